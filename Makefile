@@ -1,0 +1,49 @@
+# On a bare machine with python3.11, pip, git and make: `make demo` and `make test` do everything.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := build/demo
+
+.PHONY: setup demo test lint types docs ci clean
+
+setup: $(READY)
+
+# torch first and by itself: its pinned build must be there before anything else asks for a torch.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt pip setuptools wheel
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	rm -rf $(DEMO)
+	$(BIN)/textsmooth-gen --corpus demo --teacher demo --out $(DEMO)/dataset
+	$(BIN)/textsmooth inspect $(DEMO)/dataset --row 0 --row 3 --row 7
+	$(BIN)/textsmooth student --from demo --layers 0,1 --out $(DEMO)/student
+	$(BIN)/textsmooth-train $(DEMO)/dataset --student $(DEMO)/student --out $(DEMO)/trained --epochs 3
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Type checkers cannot follow an editable install: they read the built wheel, installed.
+types: $(READY)
+	rm -rf build/types && mkdir -p build/types
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --wheel-dir build/types .
+	$(BIN)/python -m pip install -q --no-deps --target build/types/site build/types/*.whl
+	cd build/types/site && MYPYPATH=. ../../../$(BIN)/mypy --config-file ../../../pyproject.toml \
+		-p textsmooth.schemas -p textsmooth.stages -p textsmooth.pipeline
+
+# Every command that the README shows, run.
+docs: $(READY)
+	$(BIN)/python -m pytest -m docs
+
+ci: test lint types docs
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""How the stages are put together into runs: command line, plan, executors, commit, training."""

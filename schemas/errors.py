@@ -1,0 +1,29 @@
+"""The few exceptions users meet. The command line turns each into one line and its exit code."""
+
+
+class TextsmoothError(Exception):
+    """Something went wrong that a user can act on; the message says what, and what to do next."""
+
+    exit_code = 1
+
+
+class UsageError(TextsmoothError, ValueError):
+    """A value that was asked for cannot work: an unknown corpus, a column that is not there, k > V."""
+
+    exit_code = 2
+
+
+class CorpusError(TextsmoothError):
+    """The corpus cannot be read, is empty, or changed while it was being read."""
+
+
+class TeacherError(TextsmoothError):
+    """The teacher (or student) cannot be loaded, or is not what the work at hand needs."""
+
+
+class DatasetError(TextsmoothError):
+    """A folder is not a whole smoothed dataset: no manifest, an altered file, a shard that does not fit."""
+
+
+class ConflictError(TextsmoothError):
+    """The output folder holds something else; nothing was touched."""
