@@ -1,0 +1,97 @@
+"""The manifest: the one file that makes a folder a smoothed dataset. Published last, never changed."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from textsmooth.schemas.canonical import digest
+from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.version import FORMAT_VERSION
+
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+RECEIPTS = "receipts.jsonl"
+RECEIPTS_FOLDER = "receipts"
+TOKENIZER_FOLDER = "tokenizer"
+CARD = "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One shard as the manifest lists it."""
+
+    path: str
+    split: str
+    rows: int
+    tokens: int
+    entries: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """Any other file of the dataset."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a reader needs to know, and can check, of a smoothed dataset."""
+
+    dataset: str  # digest over the plan and the list of shards: the dataset's name for machines
+    plan: str  # digest of the plan
+    corpus: dict[str, Any]  # CorpusIdentity
+    teacher: dict[str, Any]  # TeacherIdentity
+    config: dict[str, Any]  # GenerationConfig
+    token_types: bool
+    special_ids: dict[str, int | None]  # pad, cls, sep, mask, unk
+    shards: tuple[ShardEntry, ...]
+    files: tuple[FileEntry, ...]
+    statistics: dict[str, Any]
+    versions: dict[str, str]
+    created: str  # ISO 8601, UTC
+
+    @staticmethod
+    def dataset_digest(plan: str, shards: tuple[ShardEntry, ...]) -> str:
+        return digest({"plan": plan, "shards": [[s.path, s.split, s.rows, s.tokens, s.entries, s.sha256] for s in shards]})
+
+    def split(self, name: str) -> tuple[ShardEntry, ...]:
+        """The shards of a split in order; DatasetError names the splits there are."""
+        found = tuple(s for s in self.shards if s.split == name)
+        if not found:
+            raise DatasetError(f"no split {name!r} in this dataset; it has {', '.join(self.splits)}")
+        return found
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(s.split for s in self.shards))
+
+    def to_json(self) -> dict[str, Any]:
+        body = {"format": FORMAT_VERSION, **asdict(self)}
+        return {**body, "digest": digest(body)}
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> Self:
+        """Read back. DatasetError if it is no manifest, of a newer format, or altered since it was written."""
+        if not isinstance(value, dict) or "format" not in value or "shards" not in value:
+            raise DatasetError(f"{where} is not the manifest of a smoothed dataset")
+        if value["format"] != FORMAT_VERSION:
+            raise DatasetError(
+                f"{where} has format {value['format']}, this version of textsmooth reads {FORMAT_VERSION}; update textsmooth"
+            )
+        body = {k: v for k, v in value.items() if k != "digest"}
+        try:
+            altered = digest(body) != value.get("digest")
+            del body["format"]
+            shards = tuple(ShardEntry(**s) for s in body.pop("shards"))
+            files = tuple(FileEntry(**f) for f in body.pop("files"))
+            manifest = cls(shards=shards, files=files, **body)
+            altered = altered or manifest.dataset != cls.dataset_digest(manifest.plan, shards)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise DatasetError(f"{where} is damaged: {error}") from None
+        if altered:
+            raise DatasetError(f"{where} was altered: its digest does not fit; fetch or generate the dataset again")
+        return manifest

@@ -1,0 +1,210 @@
+"""The plan of a run, its units, and the receipt that each finished unit leaves.
+
+A plan holds every resolved setting and the row range of every unit; it is published once, as `plan.json`. It names files
+relative to the corpus, never where the corpus lay on some machine.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any, Self
+
+from textsmooth.schemas.canonical import digest
+from textsmooth.schemas.config import GenerationConfig
+from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.version import FORMAT_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A fixed range of rows of one input file: the unit of work. Its output is one shard."""
+
+    split: str
+    number: int  # position among the units of its split: the shard's leading number
+    file: str  # as in CorpusIdentity.files
+    start: int  # first row, counted in the file
+    stop: int  # one past the last row
+    row: int  # first row, counted in the split: the shard's `row` column starts here
+    offset: int | None  # byte offset of the first row, for line formats
+    rows_sha256: str  # of the rows' content
+    id: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}/{self.number:05d}"
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+def unit_id(
+    *,
+    split: str,
+    row: int,
+    rows_sha256: str,
+    teacher: "TeacherIdentity",
+    corpus: "CorpusIdentity",
+    config: GenerationConfig,
+) -> str:
+    """32 hex digits that stand for everything that decides a shard's bytes, apart from library versions."""
+    return digest(
+        {
+            "format": FORMAT_VERSION,
+            "split": split,
+            "row": row,
+            "rows": rows_sha256,
+            "teacher": teacher.digest,
+            "tokenizer": teacher.tokenizer_digest,
+            "columns": corpus.columns_json(),
+            # how rows are cut into units is in the rows themselves
+            "config": {k: v for k, v in config.to_json().items() if k != "rows_per_shard"},
+        }
+    )[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusIdentity:
+    """Which rows were read: the corpus by name, its files, and the columns taken from them."""
+
+    name: str  # `demo`, `glue:sst2`, `reviews.jsonl`: never a machine's path
+    files: dict[str, list[str]]  # split -> files, relative to the corpus
+    text_columns: tuple[str, ...]  # one text, or a pair
+    label_column: str | None
+    label_kind: str | None  # `class` (int64, -1 unlabelled) or `value` (float64)
+    label_names: tuple[str, ...] | None  # of classes, where the corpus has them
+    keep_columns: tuple[str, ...]
+    limit: int | None
+    keep_types: tuple[str, ...] = ()  # of keep_columns: int64, float64, string, bool
+    license: str | None = None
+
+    def columns_json(self) -> dict[str, Any]:
+        return {
+            "text": list(self.text_columns),
+            "label": self.label_column,
+            "label_kind": self.label_kind,
+            "label_names": None if self.label_names is None else list(self.label_names),
+            "keep": dict(zip(self.keep_columns, self.keep_types, strict=True)),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherIdentity:
+    """Which teacher and tokenizer: by content, the name is for people."""
+
+    name: str
+    digest: str  # over the weights and the configuration
+    tokenizer_digest: str
+    vocab_digest: str  # over the token -> id map alone: what a student must share
+    vocab_size: int  # width of the logits
+    model_type: str
+    license: str | None = None
+
+
+def _build(cls: type, value: dict[str, Any]) -> Any:
+    known = {f.name: f for f in fields(cls)}
+    built = {k: tuple(v) if isinstance(v, list) and k != "files" else v for k, v in value.items() if k in known}
+    try:
+        return cls(**built)
+    except TypeError as error:
+        raise DatasetError(f"plan.json does not fit this version of textsmooth: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All units and all resolved settings of a run."""
+
+    corpus: CorpusIdentity
+    teacher: TeacherIdentity
+    config: GenerationConfig
+    versions: dict[str, str]  # textsmooth, its code digest, torch, transformers, tokenizers, pyarrow
+    units: tuple[Unit, ...]
+    runtime: dict[str, Any] = field(default_factory=dict)  # threads …: recorded, decides nothing
+    source: dict[str, list[int]] = field(default_factory=dict)  # file -> [bytes, mtime ns]: the cheap identity
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over everything that decides the dataset: not `runtime`, not `source`."""
+        return digest({**self.header_json(), "units": [unit.id for unit in self.units]})
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.corpus.files)
+
+    @property
+    def rows(self) -> int:
+        return sum(unit.rows for unit in self.units)
+
+    def header_json(self) -> dict[str, Any]:
+        """What two plans must share to be the same run, the units apart."""
+        return {
+            "format": FORMAT_VERSION,
+            "corpus": asdict(self.corpus),
+            "teacher": asdict(self.teacher),
+            "config": self.config.to_json(),
+            "versions": self.versions,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [[u.split, u.number, u.file, u.start, u.stop, u.row, u.offset, u.rows_sha256, u.id] for u in self.units]
+        return {
+            **self.header_json(),
+            "digest": self.digest,
+            "runtime": self.runtime,
+            "source": self.source,
+            "unit_fields": [f.name for f in fields(Unit)],
+            "units": rows,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Read back; DatasetError if it is of another format, or altered."""
+        if value.get("format") != FORMAT_VERSION:
+            raise DatasetError(
+                f"plan.json has format {value.get('format')!r}, this version of textsmooth reads {FORMAT_VERSION}; "
+                "use the version that wrote it, or another --out"
+            )
+        try:
+            names = value["unit_fields"]
+            plan = cls(
+                corpus=_build(CorpusIdentity, value["corpus"]),
+                teacher=_build(TeacherIdentity, value["teacher"]),
+                config=GenerationConfig.from_json(value["config"]),
+                versions=value["versions"],
+                units=tuple(Unit(**dict(zip(names, row, strict=True))) for row in value["units"]),
+                runtime=value["runtime"],
+                source=value["source"],
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DatasetError(f"plan.json is damaged ({error}); start again with --overwrite, or another --out") from None
+        if plan.digest != value.get("digest"):
+            raise DatasetError("plan.json was altered: its digest does not fit; start again with --overwrite, or another --out")
+        return plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What a finished unit reports. The first receipt of a unit counts; one that names no such shard is void."""
+
+    unit: str  # Unit.id
+    split: str
+    number: int
+    shard: str  # path in the dataset folder
+    sha256: str
+    bytes: int
+    rows: int
+    tokens: int
+    entries: int
+    stats: dict[str, Any]  # UnitStats.to_json()
+    versions: dict[str, str]
+    device: str
+    timings: dict[str, float]  # seconds
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        try:
+            return cls(**value)
+        except TypeError as error:
+            raise DatasetError(f"a receipt is damaged: {error}") from None

@@ -1,0 +1,78 @@
+"""The columns of a shard and the metadata that makes it self-describing. docs/format.md is the specification."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import pyarrow as pa
+
+from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.soft_ids import id_dtype
+from textsmooth.schemas.version import FORMAT_VERSION
+
+METADATA_KEY = b"textsmooth"
+ROWS_PER_RECORD_BATCH = 256
+COLUMNS = (
+    "row",
+    "input_ids",
+    "token_type_ids",
+    "soft_ids",
+    "soft_logprobs",
+    "log_tail",
+    "original_logprob",
+    "log_partition",
+    "label",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardMeta:
+    """What a reader must know of a shard, carried in the Arrow schema's metadata."""
+
+    codec: str
+    topk: int
+    mass: float
+    temperatures: tuple[float, ...]  # those with a stored log-partition: all but 1
+    context: str
+    vocab_size: int
+    teacher: str  # digests
+    tokenizer: str
+    vocab: str
+    split: str
+    unit: str
+    format: int = FORMAT_VERSION
+
+    @classmethod
+    def of(cls, schema: pa.Schema, name: str) -> Self:
+        """Read from a shard's schema. DatasetError if the file is no shard, or of a newer format."""
+        raw = (schema.metadata or {}).get(METADATA_KEY)
+        if raw is None:
+            raise DatasetError(f"{name} is an Arrow file but not a shard of a smoothed dataset")
+        value: dict[str, Any] = json.loads(raw)
+        if value.get("format") != FORMAT_VERSION:
+            raise DatasetError(f"{name} has format {value.get('format')}, this version of textsmooth reads {FORMAT_VERSION}")
+        return cls(**{**value, "temperatures": tuple(value["temperatures"])})
+
+
+def shard_schema(meta: ShardMeta, *, token_types: bool, label_kind: str | None = None, keep: tuple[pa.Field, ...] = ()) -> pa.Schema:
+    """The Arrow schema of codec `plain`.
+
+    token_types: the tokenizer makes them. label_kind: `class` (int64), `value` (float64) or None. keep: columns carried through.
+    """
+    ids = pa.from_numpy_dtype(id_dtype(meta.vocab_size))
+    half = pa.float16()
+    columns = [pa.field("row", pa.int64(), nullable=False), pa.field("input_ids", pa.list_(ids))]
+    if token_types:
+        columns.append(pa.field("token_type_ids", pa.list_(pa.uint8())))
+    columns += [
+        pa.field("soft_ids", pa.list_(pa.list_(ids))),
+        pa.field("soft_logprobs", pa.list_(pa.list_(half))),
+        pa.field("log_tail", pa.list_(half)),
+        pa.field("original_logprob", pa.list_(half)),
+    ]
+    if meta.temperatures:
+        columns.append(pa.field("log_partition", pa.list_(pa.list_(pa.float32(), len(meta.temperatures)))))
+    if label_kind is not None:
+        columns.append(pa.field("label", pa.int64() if label_kind == "class" else pa.float64()))
+    columns += keep
+    return pa.schema(columns, metadata={METADATA_KEY: json.dumps(asdict(meta), sort_keys=True).encode()})
