@@ -1,0 +1,160 @@
+"""Logits to soft ids: the exact top-k, its tail, and the partition functions, without a dense softmax.
+
+Legend: N tokens of a chunk, V vocabulary, K entries kept, S extra temperatures, G rows of a group.
+
+The top-k comes from block maxima: a row's k largest values lie in the k blocks with the largest maxima, so only those are
+searched. The log-sum-exp runs over groups of rows that stay in the cache, with the chosen entries taken out first: their sum and
+the tail's are then each exact to float32, where 1 - sum(p) would cancel.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from textsmooth.schemas.soft_ids import SoftIds, id_dtype
+
+BLOCK = 64  # vocabulary entries per block of the top-k search
+GROUP = 32  # rows per log-sum-exp: 32 x 30,522 float32 fit into the last-level cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkSoftIds:
+    """Soft ids of one chunk, dense in K. The leading `keep[n]` entries of token n count."""
+
+    ids: Tensor  # [N, K] int64, most probable first, ties by id
+    logprobs: Tensor  # [N, K] float32
+    keep: Tensor  # [N] int64, 1..K
+    log_tail: Tensor  # [N] float32
+    original_logprob: Tensor  # [N] float32
+    log_partition: Tensor  # [N, S] float32
+
+
+def topk_exact(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest logits of each row and their ids: [N, K] each, descending, equal values by ascending id.
+
+    Which of several equal values at the very cut-off is taken is left open, as in torch.topk. NaN counts as the largest value.
+    """
+    vocab = logits.shape[-1]
+    blocks = vocab // BLOCK
+    if blocks < 4 * k:  # too few blocks to gain anything
+        values, ids = logits.topk(k, dim=-1)
+    else:
+        blocked = logits[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK))  # [N, V/64, 64], a view
+        best = blocked.amax(-1).topk(k, dim=-1, sorted=False).indices  # [N, K]
+        found = blocked.gather(1, best[:, :, None].expand(-1, -1, BLOCK)).flatten(1)  # [N, 64 K]
+        candidates = torch.cat([found, logits[:, blocks * BLOCK :]], dim=1)
+        values, where = candidates.topk(k, dim=-1)
+        in_block = best.gather(1, (where // BLOCK).clamp_max(k - 1)) * BLOCK + where % BLOCK
+        ids = torch.where(where < k * BLOCK, in_block, where - k * BLOCK + blocks * BLOCK)
+    by_id = ids.argsort(dim=-1)
+    values, ids = values.gather(1, by_id), ids.gather(1, by_id)
+    by_value = values.argsort(dim=-1, descending=True, stable=True)
+    return values.gather(1, by_value), ids.gather(1, by_value)
+
+
+class Sparsifier:
+    """Turns chunks of logits into soft ids; keeps its work buffer between chunks.
+
+    topk: K. mass: the fewest entries that reach it are kept, at most K. temperatures: those whose log-partition is wanted.
+    """
+
+    def __init__(self, *, topk: int, mass: float = 1.0, temperatures: tuple[float, ...] = ()) -> None:
+        self.topk, self.mass, self.temperatures = topk, mass, temperatures
+        self._buffer: Tensor | None = None
+
+    def _exp_buffer(self, logits: Tensor) -> Tensor:
+        rows, vocab = logits.shape
+        group = min(rows, GROUP) if logits.device.type == "cpu" else rows
+        buffer = self._buffer
+        if buffer is None or buffer.shape != (group, vocab) or buffer.device != logits.device:
+            buffer = self._buffer = torch.empty(group, vocab, dtype=torch.float32, device=logits.device)
+        return buffer
+
+    @torch.inference_mode()
+    def __call__(self, logits: Tensor, original: Tensor) -> ChunkSoftIds:
+        """logits: [N, V] float32, bfloat16 or float16. original: [N] int64, the input tokens. ValueError if k > V."""
+        rows, vocab = logits.shape
+        if self.topk > vocab:
+            raise ValueError(f"topk {self.topk} is more than the {vocab} entries of the vocabulary")
+        top, ids = topk_exact(logits, self.topk)
+        top = top.float()
+        peak = top[:, :1]
+        buffer = self._exp_buffer(logits)
+        group = len(buffer)
+        rest = logits.new_empty(rows, dtype=torch.float32)  # sum of exp(logit - peak) outside the entries
+        partition = logits.new_empty((rows, len(self.temperatures)), dtype=torch.float32)
+        for start in range(0, rows, group):
+            part = slice(start, min(start + group, rows))
+            work = buffer[: part.stop - start]
+            for column, temperature in enumerate(self.temperatures):
+                torch.sub(logits[part], peak[part], out=work)
+                torch.sum(work.div_(temperature).exp_(), -1, out=partition[part, column])
+            torch.sub(logits[part], peak[part], out=work)
+            work.exp_().scatter_(1, ids[part], 0.0)
+            torch.sum(work, -1, out=rest[part])
+        weights = (top - peak).double().exp()  # [N, K]
+        total = weights.sum(-1) + rest.double()  # [N]
+        log_total = total.log()
+        logprobs = (top - peak).double() - log_total[:, None]
+        keep, tail = self._cut(weights / total[:, None], rest.double() / total)
+        original_logit = logits.gather(1, original[:, None]).float() - peak
+        temperatures = torch.tensor(self.temperatures, dtype=torch.float64, device=logits.device)
+        return ChunkSoftIds(
+            ids=ids,
+            logprobs=logprobs.float(),
+            keep=keep,
+            log_tail=tail.log().float(),
+            original_logprob=(original_logit[:, 0].double() - log_total).float(),
+            log_partition=(partition.double().log() - log_total[:, None] / temperatures).float(),
+        )
+
+    def _cut(self, probs: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        """How many leading entries reach the mass [N], and what is left outside them [N]; float64."""
+        if self.mass >= 1.0:
+            return torch.full((len(probs),), self.topk, device=probs.device), rest
+        reached = probs.cumsum(-1)
+        keep = ((reached < self.mass).sum(-1) + 1).clamp_max(self.topk)
+        # what is cut off, summed from the small end: no cancellation
+        outside = torch.arange(self.topk, device=probs.device)[None, :] >= keep[:, None]
+        return keep, rest + (probs * outside).flip(-1).sum(-1)
+
+
+def gather_soft_ids(chunks: list[ChunkSoftIds], position: NDArray[np.int64], tokens: int, vocab_size: int) -> SoftIds:
+    """Put the chunks' tokens at their positions among all tokens; the others are left plain.
+
+    position: [N] where the n-th token of the chunks (in order) stands among `tokens`; each position at most once.
+    """
+
+    def flat(name: str) -> NDArray[np.float32]:
+        return np.concatenate([getattr(c, name).cpu().numpy() for c in chunks])
+
+    slots = len(chunks[0].log_partition[0]) if chunks else 0
+    log_tail = np.full(tokens, -np.inf, np.float32)
+    original = np.zeros(tokens, np.float32)
+    partition = np.zeros((tokens, slots), np.float32)
+    counts = np.zeros(tokens, np.int64)
+    ids = np.empty(0, id_dtype(vocab_size))
+    logprobs = np.empty(0, np.float32)
+    if chunks:
+        log_tail[position], original[position], partition[position] = (
+            flat("log_tail"),
+            flat("original_logprob"),
+            flat("log_partition"),
+        )
+        keep = flat("keep")
+        counts[position] = keep
+        order = np.argsort(position)  # tokens in reading order
+        kept = np.arange(chunks[0].ids.shape[1])[None, :] < keep[order, None]
+        ids = flat("ids").astype(id_dtype(vocab_size))[order][kept]
+        logprobs = flat("logprobs")[order][kept]
+    return SoftIds(
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        ids=ids,
+        logprobs=logprobs,
+        log_tail=log_tail,
+        original_logprob=original,
+        log_partition=partition,
+    )

@@ -1,0 +1,88 @@
+"""What soft ids look like in numbers: summed per unit, added up over a dataset.
+
+Legend: N tokens, E entries, K entries per token at most.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from textsmooth.schemas.soft_ids import SoftIds
+
+BINS = 100  # of the histogram of p(original)
+RANKS = (1, 2, 4, 8, 16, 32, 64, 128)  # k for which the captured mass is told
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitStats:
+    """Sums over the tokens of a unit; `+` adds two."""
+
+    rows: int = 0
+    tokens: int = 0  # specials included, no padding
+    smoothed: int = 0  # tokens with soft ids
+    entries: int = 0
+    padded: int = 0  # tokens of the forward passes, padding included
+    truncated_rows: int = 0
+    unlabelled_rows: int = 0
+    mass_by_rank: list[float] = field(default_factory=list)  # [K] sum over tokens of the r-th entry's probability
+    original: float = 0.0  # sum of p(original)
+    original_bins: list[int] = field(default_factory=lambda: [0] * BINS)
+
+    @classmethod
+    def of(cls, soft: SoftIds, *, topk: int, **counts: int) -> Self:
+        """Of the soft ids of a unit, before rounding; the counts are taken as they are."""
+        sizes = np.diff(soft.offsets)
+        smoothed = sizes > 0
+        rank = np.arange(len(soft.ids)) - np.repeat(soft.offsets[:-1], sizes)
+        original = np.exp(soft.original_logprob[smoothed].astype(np.float64))
+        return cls(
+            tokens=len(soft),
+            smoothed=int(smoothed.sum()),
+            entries=len(soft.ids),
+            mass_by_rank=np.bincount(rank, np.exp(soft.logprobs.astype(np.float64)), minlength=topk).tolist(),
+            original=float(original.sum()),
+            original_bins=np.histogram(original, BINS, (0.0, 1.0 + 1e-6))[0].tolist(),
+            **counts,
+        )
+
+    def __add__(self, other: Self) -> Self:
+        def add(a: Any, b: Any) -> Any:
+            if not isinstance(a, list):
+                return a + b
+            a, b = a + [0] * (len(b) - len(a)), b + [0] * (len(a) - len(b))
+            return [x + y for x, y in zip(a, b, strict=True)]
+
+        mine, theirs = asdict(self), asdict(other)
+        return type(self)(**{k: add(mine[k], theirs[k]) for k in mine})
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def captured(self) -> dict[int, float]:
+        """Mean probability inside the first k entries, for the k of RANKS up to K and for K itself."""
+        total = np.cumsum(self.mass_by_rank) / max(self.smoothed, 1)
+        ranks = sorted({*(r for r in RANKS if r <= len(total)), len(total)} - {0})
+        return {k: float(total[k - 1]) for k in ranks}
+
+    def original_quantile(self, q: float) -> float:
+        """The q-quantile of p(original), to within a bin of 0.01."""
+        total = np.cumsum(self.original_bins)
+        return float((np.searchsorted(total, q * total[-1]) + 0.5) / BINS) if total[-1] else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """The figures people ask for, as the manifest has them."""
+        smoothed = max(self.smoothed, 1)
+        return {
+            "rows": self.rows,
+            "tokens": self.tokens,
+            "smoothed_tokens": self.smoothed,
+            "entries": self.entries,
+            "entries_per_token": self.entries / smoothed,
+            "padding": 1 - self.tokens / self.padded if self.padded else 0.0,
+            "truncated_rows": self.truncated_rows,
+            "unlabelled_rows": self.unlabelled_rows,
+            "captured_mass": {str(k): v for k, v in self.captured().items()},
+            "p_original": {"mean": self.original / smoothed, **{f"q{int(q * 100):02d}": self.original_quantile(q) for q in (0.05, 0.5)}},
+            "p_original_bins": self.original_bins,
+        }

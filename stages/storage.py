@@ -1,0 +1,111 @@
+"""Files of a dataset folder: put in place whole, created exclusively where only the first may win, durable when the call returns."""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from textsmooth.schemas.errors import DatasetError, TextsmoothError
+from textsmooth.schemas.manifest import MANIFEST, Manifest
+
+TEMP_PREFIX = ".tmp-"  # of this run or one that was killed: removed when a dataset is finished
+
+
+class StorageError(TextsmoothError):
+    """The storage said no: no space, no permission, not a folder."""
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn the errors that users meet into one line with what to do next."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        match error.errno:
+            case errno.ENOSPC | errno.EDQUOT:
+                advice = "make room and run the same command again, finished shards are kept"
+            case errno.EACCES | errno.EPERM | errno.EROFS:
+                advice = "choose a folder you may write to with --out"
+            case errno.ENOTDIR:
+                advice = "a file stands where a folder is needed; choose another --out"
+            case _:
+                raise
+        raise StorageError(f"cannot write {path}: {os.strerror(error.errno)}; {advice}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _temp(path: Path, data: bytes | memoryview) -> Iterator[Path]:
+    """A synced temporary file with the data in the folder of `path`; gone when the block ends, unless it was renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=TEMP_PREFIX, dir=path.parent)
+    temp = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.fsync(file.fileno())
+        yield temp
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def put(path: Path, data: bytes | memoryview) -> None:
+    """Put a file in place whole: a reader sees the old one or the new one. StorageError if the storage says no."""
+    with _told(path), _temp(path, data) as temp:
+        temp.replace(path)
+        _sync_folder(path.parent)
+
+
+def put_exclusive(path: Path, data: bytes | memoryview) -> bool:
+    """Put a file in place whole if there is none yet; False, and nothing done, if there is one."""
+    with _told(path), _temp(path, data) as temp:
+        try:
+            os.link(temp, path)
+        except FileExistsError:
+            return False
+        _sync_folder(path.parent)
+        return True
+
+
+def pretty_json(value: Any) -> bytes:
+    """JSON as people and diffs like it: UTF-8, one-space indent, a newline at the end."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; DatasetError if it is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DatasetError(f"{path} is damaged: {error}") from None
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a smoothed dataset. DatasetError unless the folder is one, finished and unaltered."""
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise DatasetError(f"no smoothed dataset at {folder}: there is no such folder; make one with textsmooth-gen")
+    if not path.is_file():
+        raise DatasetError(f"{folder} has no {MANIFEST}: not a smoothed dataset, or not finished; run its textsmooth-gen again")
+    return Manifest.from_json(read_json(path), str(path))
