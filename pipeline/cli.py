@@ -1,0 +1,115 @@
+"""The command line: thin. Each command turns its options into one call; every known error into one line and an exit code.
+
+Exit codes: 0 done (or nothing to do), 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C), 143 terminated; the last two can be resumed.
+"""
+
+import contextlib
+import importlib
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import click
+
+from textsmooth.schemas.errors import TextsmoothError
+from textsmooth.schemas.version import VERSION
+
+COMMANDS = {
+    "gen": "textsmooth.pipeline.cli_gen:gen",
+    "inspect": "textsmooth.pipeline.cli_inspect:inspect",
+    "student": "textsmooth.pipeline.cli_train:student",
+    "train": "textsmooth.pipeline.cli_train:train",
+}
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is asked for: `--help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(VERSION, prog_name="textsmooth")
+def textsmooth() -> None:
+    """Smoothed datasets: a teacher reads a corpus once, students are distilled from what it left.
+
+    \b
+    textsmooth gen --corpus demo                                        make a smoothed dataset
+    textsmooth inspect smoothed/demo-demo-k32                           look at it
+    textsmooth student --from demo --layers 0,2 --out students/start    a student from the teacher's layers
+    textsmooth train smoothed/demo-demo-k32 --student students/start --out students/trained
+    """
+
+
+def run(command: click.Command, name: str, argv: list[str] | None = None) -> int:
+    """Run a command; its exit code. Prints one line for errors a user can cause, a traceback only with --debug."""
+    args = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in args
+    with contextlib.suppress(ValueError):  # not in the main thread: whoever called us handles signals
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = command.main(args=args, prog_name=name, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else name
+        return _say(path, f"{error.format_message()} (see {path} --help)", 2)
+    except click.ClickException as error:
+        return _say(name, error.format_message(), error.exit_code)
+    except TextsmoothError as error:
+        if debug:
+            raise
+        return _say(name, str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _say(name, "interrupted; the same command goes on from here", 130)
+    except Terminated:
+        return _say(name, "terminated; the same command goes on from here", 143)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _say(name: str, message: str, code: int) -> int:
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _entry(command: Any, name: str) -> None:
+    sys.exit(run(command, name))
+
+
+def main() -> None:
+    """`textsmooth`."""
+    _entry(textsmooth, "textsmooth")
+
+
+def gen_main() -> None:
+    """`textsmooth-gen`, the same as `textsmooth gen`."""
+    from textsmooth.pipeline.cli_gen import gen
+
+    _entry(gen, "textsmooth-gen")
+
+
+def train_main() -> None:
+    """`textsmooth-train`, the same as `textsmooth train`."""
+    from textsmooth.pipeline.cli_train import train
+
+    _entry(train, "textsmooth-train")

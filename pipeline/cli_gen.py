@@ -1,0 +1,124 @@
+"""`textsmooth gen`."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from textsmooth.schemas.config import DTYPES, SPECIALS, GenerateOptions
+from textsmooth.schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from textsmooth.pipeline.generate import Generated, Preview
+
+
+class Auto(click.ParamType[int | str | None]):
+    """`auto` (None), or a value of another type."""
+
+    def __init__(self, inner: click.ParamType[Any], name: str) -> None:
+        self.inner, self.name = inner, name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value is None or value == "auto" else self.inner.convert(value, param, ctx)
+
+
+AUTO_INT = Auto(click.INT, "auto|int")
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for value in values for part in value.split(","))
+    except ValueError:
+        raise UsageError(f"{param.opts[0]} takes numbers separated by commas, not {','.join(values)!r}") from None
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--corpus", required=True, help="demo; a folder laid out as a Hub dataset (FOLDER[:config]); .jsonl, .txt, .parquet.")
+@click.option("--split", "splits", multiple=True, help="Split to read; repeatable.  [default: all]")
+@click.option("--text-column", "text_columns", multiple=True, help="Column of the text; twice for a pair.  [default: found by name]")
+@click.option("--label-column", help="Column of the label.  [default: label, if there is one]")
+@click.option("--keep-columns", multiple=True, help="Column to carry through; repeatable, or a,b.")
+@click.option("--limit", type=int, help="Only the first N rows of each split.")
+@click.option("--teacher", help="Folder of a masked language model, or demo.  [default: demo for the demo corpus]")
+@click.option("--topk", type=int, default=32, show_default=True, help="Entries kept per token, at most.")
+@click.option("--mass", type=float, default=1.0, show_default=True, help="Keep the fewest entries whose probability reaches this.")
+@click.option(
+    "--temperatures",
+    multiple=True,
+    default=("1",),
+    show_default=True,
+    callback=_numbers,
+    help="Temperatures that students may use exactly: 0.5,1,2.",
+)
+@click.option("--specials", type=click.Choice(SPECIALS), default="plain", show_default=True, help="What happens to special tokens.")
+@click.option("--max-length", type=AUTO_INT, default="auto", show_default=True, help="Tokens per row, specials counted; more are cut.")
+@click.option("--max-batch-tokens", type=AUTO_INT, default="auto", show_default=True, help="Padded tokens per forward pass.")
+@click.option("--rows-per-shard", type=int, default=2048, show_default=True, help="Rows per shard: the unit of work and of resuming.")
+@click.option("--dtype", type=Auto(click.Choice(DTYPES), "auto|dtype"), default="auto", show_default=True, help="|".join(DTYPES) + "|auto.")
+@click.option("--device", type=Auto(click.STRING, "auto|device"), default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
+@click.option("--threads", type=AUTO_INT, default="auto", show_default=True, help="CPU threads of the forward pass.")
+@click.option("--out", help="Folder of the dataset.  [default: smoothed/<corpus>-<teacher>-k<topk>]")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@click.option("--overwrite", is_flag=True, help="Remove the run that is in the output folder first.")
+@click.option("--progress", type=click.Choice(("auto", "rich", "json", "none")), default="auto", show_default=True, help="On stderr.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def gen(keep_columns: tuple[str, ...], dry_run: bool, progress: str, debug: bool, **options: Any) -> None:
+    """Make a smoothed dataset: for every token of a corpus, the top of a teacher's distribution over the vocabulary.
+
+    Interrupted, the same command goes on where it was. A finished folder is never written again.
+    """
+    kept = tuple(name for value in keep_columns for name in value.split(","))
+    asked = GenerateOptions(keep_columns=kept, **options)
+
+    from textsmooth.pipeline.generate import generate, preview
+    from textsmooth.pipeline.progress import Progress
+
+    if dry_run:
+        click.echo(preview_text(preview(asked, Progress(progress))))
+    else:
+        click.echo(summary_text(generate(asked, Progress(progress))))
+
+
+def preview_text(preview: "Preview") -> str:
+    """What --dry-run prints."""
+    plan, config = preview.plan, preview.plan.config
+    rows = {split: sum(u.rows for u in plan.units if u.split == split) for split in plan.splits}
+    label = "none" if plan.corpus.label_kind is None else f"{plan.corpus.label_column} ({plan.corpus.label_kind})"
+    mass = f", mass {config.mass:g}" if config.mass < 1 else ""
+    return "\n".join(
+        (
+            f"Would write {preview.out}",
+            f"  {plan.rows:,} rows: {', '.join(f'{name} {count:,}' for name, count in rows.items())}",
+            f"  text from {' + '.join(plan.corpus.text_columns)}, label {label}",
+            f"  teacher {plan.teacher.name} ({plan.teacher.model_type}, vocabulary {plan.teacher.vocab_size:,}), "
+            f"{config.dtype} on {config.device}, {plan.runtime['threads']} threads",
+            f"  top {config.topk}{mass}, rows up to {config.max_length} tokens",
+            f"  {len(plan.units):,} shards, {preview.done:,} of them done",
+        )
+    )
+
+
+def summary_text(made: "Generated") -> str:
+    """The closing summary: what was made, how fast, how large, what to do next."""
+    manifest, statistics = made.manifest, made.manifest.statistics
+    captured, original = statistics["captured_mass"], statistics["p_original"]
+    k = max(captured, key=int)
+    first = f"Wrote {made.out}" if made.units else f"Nothing to do: {made.out} is finished"
+    lines = [
+        f"{first}  (dataset {manifest.dataset[:12]})",
+        f"  {statistics['rows']:,} rows, {statistics['tokens']:,} tokens, {statistics['smoothed_tokens']:,} of them smoothed",
+    ]
+    if made.units:
+        lines.append(
+            f"  {made.tokens:,} tokens in {made.seconds:.1f} s: {made.tokens / made.seconds:,.0f} tokens/s, "
+            f"padding {statistics['padding']:.1%}, device busy {made.busy:.0%}"
+        )
+    if statistics["truncated_rows"]:
+        lines.append(f"  {statistics['truncated_rows']:,} rows were longer than {manifest.config['max_length']} tokens and were cut")
+    lines += [
+        f"  the top {k} hold {captured[k]:.1%} of the probability; p(original) is {original['mean']:.2f} on average",
+        f"  {len(manifest.shards):,} shards, {statistics['bytes'] / 1e6:,.1f} MB, {statistics['bytes_per_token']:.0f} bytes per token",
+        f"Next: textsmooth inspect {made.out}",
+    ]
+    if manifest.corpus["label_kind"]:
+        lines.append(f"      textsmooth train {made.out} --student STUDENT --out OUT   (textsmooth student --help makes a STUDENT)")
+    return "\n".join(lines)

@@ -1,0 +1,37 @@
+"""`textsmooth inspect`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from textsmooth.pipeline.inspect import SmoothedRow
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--row", "rows", type=click.IntRange(0), multiple=True, default=(0,), show_default=True, help="Row of the split; repeatable.")
+@click.option("--split", help="Split to look into.  [default: the first]")
+@click.option("--alternatives", type=click.IntRange(1), default=5, show_default=True, help="Alternatives shown per token.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def inspect(dataset: Path, rows: tuple[int, ...], split: str | None, alternatives: int, debug: bool) -> None:
+    """Show smoothed sentences: each token with its most probable alternatives."""
+    from textsmooth.pipeline.inspect import read_row
+
+    for row in rows:
+        show(read_row(dataset, row, split, alternatives))
+
+
+def show(row: "SmoothedRow") -> None:
+    """Print a row: a token per line, darker the surer the teacher is of it."""
+    label = f", label {row.label}" if row.label is not None else ""
+    click.secho(f"{row.split} row {row.row}{label}", bold=True)
+    width = max(len(t.token) for t in row.tokens)
+    for token in row.tokens:
+        if not token.alternatives:
+            click.secho(f"  {token.token:{width}}  (plain)", dim=True)
+            continue
+        shown = "  ".join(f"{name} {p:.2f}" for name, p in token.alternatives)
+        click.echo(f"  {token.token:{width}}  {token.p_original:.2f}  ", nl=False)
+        click.secho(shown, fg="yellow" if token.p_original < 0.5 else "cyan" if token.p_original < 0.9 else None)

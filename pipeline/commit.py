@@ -1,0 +1,112 @@
+"""The end of a run: is every unit there, then what is left over goes, and the manifest makes the folder a dataset."""
+
+import datetime
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textsmooth.pipeline.card import card
+from textsmooth.pipeline.unit import find_receipt
+from textsmooth.schemas.canonical import file_sha256
+from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.manifest import (
+    CARD,
+    MANIFEST,
+    PLAN,
+    RECEIPTS,
+    RECEIPTS_FOLDER,
+    TOKENIZER_FOLDER,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+)
+from textsmooth.schemas.plan import Plan, Receipt, Unit
+from textsmooth.stages.statistics import UnitStats
+from textsmooth.stages.storage import TEMP_PREFIX, pretty_json, put, put_exclusive, read_manifest
+from textsmooth.stages.tokenize import makes_token_types, special_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def finished_units(out: Path, plan: Plan) -> dict[str, Receipt]:
+    """Receipts by unit id, of the units whose shards are there."""
+    found = ((unit, find_receipt(out, unit)) for unit in plan.units)
+    return {unit.id: receipt for unit, receipt in found if receipt is not None}
+
+
+def _leftovers(out: Path, plan: Plan, receipts: list[Receipt]) -> Iterator[Path]:
+    """Temporary files, and shards that no receipt names: of runs that were killed."""
+    named = {out / r.shard for r in receipts}
+    for folder in (out, *(out / split for split in plan.splits)):
+        if folder.is_dir():
+            yield from (p for p in folder.iterdir() if p.name.startswith(TEMP_PREFIX))
+    for split in plan.splits:
+        yield from (p for p in (out / split).glob("*.arrow") if p not in named)
+
+
+def remove_working_files(out: Path) -> None:
+    """The receipts one by one, once receipts.jsonl has them all."""
+    shutil.rmtree(out / RECEIPTS_FOLDER, ignore_errors=True)
+
+
+def _put_tokenizer(out: Path, tokenizer: "PreTrainedTokenizerFast") -> list[Path]:
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
+        placed = [out / TOKENIZER_FOLDER / p.relative_to(folder) for p in files]
+        for source, target in zip(files, placed, strict=True):
+            put(target, source.read_bytes())
+    return placed
+
+
+def commit(out: Path, plan: Plan, tokenizer: "PreTrainedTokenizerFast") -> Manifest:
+    """Publish the manifest of a run whose every unit has a receipt. The first manifest wins.
+
+    Raises DatasetError, naming the first, if a unit has none.
+    """
+    receipts = finished_units(out, plan)
+    missing: list[Unit] = [unit for unit in plan.units if unit.id not in receipts]
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} of {len(plan.units)} units have no shard, the first is {missing[0].name}; run the same command again"
+        )
+    ordered = [receipts[unit.id] for unit in plan.units]
+    for path in list(_leftovers(out, plan, ordered)):
+        path.unlink(missing_ok=True)
+    shards = tuple(
+        ShardEntry(path=r.shard, split=r.split, rows=r.rows, tokens=r.tokens, entries=r.entries, bytes=r.bytes, sha256=r.sha256)
+        for r in ordered
+    )
+    total = sum((UnitStats(**r.stats) for r in ordered), UnitStats())
+    size = sum(s.bytes for s in shards)
+    statistics = {**total.summary(), "bytes": size, "bytes_per_token": size / max(total.tokens, 1)}
+    put(out / RECEIPTS, "".join(json.dumps(r.to_json(), ensure_ascii=False) + "\n" for r in ordered).encode())
+    files = [out / PLAN, out / RECEIPTS, *_put_tokenizer(out, tokenizer)]
+    digest = Manifest.dataset_digest(plan.digest, shards)
+    put(out / CARD, card(plan, shards, statistics, digest).encode())
+    manifest = Manifest(
+        dataset=digest,
+        plan=plan.digest,
+        corpus=asdict(plan.corpus),
+        teacher=asdict(plan.teacher),
+        config=plan.config.to_json(),
+        token_types=makes_token_types(tokenizer),
+        special_ids=special_ids(tokenizer),
+        shards=shards,
+        files=tuple(
+            FileEntry(path=p.relative_to(out).as_posix(), bytes=p.stat().st_size, sha256=file_sha256(p)) for p in [*files, out / CARD]
+        ),
+        statistics=statistics,
+        versions=plan.versions,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    put_exclusive(out / MANIFEST, pretty_json(manifest.to_json()))
+    remove_working_files(out)
+    return read_manifest(out)
