@@ -1,0 +1,185 @@
+"""Students: made from some of a teacher's layers, loaded for a task, saved whole or not at all."""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from textsmooth.schemas.errors import ConflictError, TeacherError, UsageError
+from textsmooth.schemas.manifest import Manifest
+from textsmooth.stages.storage import TEMP_PREFIX, StorageError
+from textsmooth.stages.teacher import load_checked
+from textsmooth.stages.tokenize import load_tokenizer, vocab_digest
+
+
+@contextlib.contextmanager
+def new_model_folder(out: Path, *, overwrite: bool, room: int = 0) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place when the block ends well; otherwise it goes, and `out` stays as it was.
+
+    ConflictError if `out` holds something and overwrite is false, or if what it holds is no model folder (never deleted).
+    room: bytes that will be needed. StorageError if there is less, or nothing can be written there.
+    """
+    from safetensors import SafetensorError
+
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - without following links
+    check_out(out, overwrite=overwrite)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temp = Path(tempfile.mkdtemp(prefix=f"{TEMP_PREFIX}{out.name}-", dir=out.parent))
+        free = shutil.disk_usage(temp).free
+    except OSError as error:
+        raise StorageError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+    try:
+        if free < room:
+            raise StorageError(f"cannot write {out}: {room:,} bytes are needed, {free:,} are free; make room or choose another --out")
+        new = temp / "new"
+        new.mkdir()
+        yield new
+        if out.is_dir():
+            out.rename(temp / "old")
+        new.rename(out)
+    except SafetensorError as error:
+        raise StorageError(f"cannot write {out}: {error}; choose another --out") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise StorageError(f"cannot write {out}: {os.strerror(error.errno)}; make room or choose another --out") from error
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """ConflictError unless a model may be saved at `out`."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ConflictError(f"{out} is a file; choose another --out")
+    if any(out.iterdir()):
+        if not overwrite:
+            raise ConflictError(f"{out} is not empty; choose another --out, or replace it with --overwrite")
+        if not (out / "config.json").is_file():
+            raise ConflictError(f"{out} holds something that is no model, --overwrite does not delete it; choose another --out")
+
+
+def model_folder(name: str, what: str) -> Path:
+    """The folder of a local model. UsageError if there is none."""
+    folder = Path(name).expanduser()
+    if not (folder / "config.json").is_file():
+        reason = "there is no such folder" if not folder.is_dir() else "it has no config.json"
+        advice = "make one with `textsmooth student --from TEACHER`" if what == "student" else "give the folder of a local model"
+        raise UsageError(f"no {what} at {name}: {reason}; {advice}")
+    return folder
+
+
+def _stack(model: Any) -> tuple[str, Any]:
+    """Name and modules of the list of layers of a BERT-like encoder. TeacherError if there is none."""
+    from torch.nn import ModuleList
+
+    count = getattr(model.config, "num_hidden_layers", None)
+    for name, module in model.base_model.named_modules():
+        if isinstance(module, ModuleList) and len(module) == count:
+            return name, module
+    raise TeacherError(f"a {model.config.model_type} model has no plain stack of layers to choose from; take a BERT-like teacher")
+
+
+def make_student(teacher: Path, layers: tuple[int, ...], out: Path, *, overwrite: bool = False) -> Path:
+    """Make a student from a masked LM's embeddings, head and some encoder layers; save it with its tokenizer as safetensors.
+
+    layers: indices from 0, in the student's order. The new folder needs nothing of the teacher. Returns it.
+    UsageError if a layer is not there or comes twice; TeacherError if the teacher is no masked LM with a stack of layers.
+    """
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    if Path(out).resolve() == Path(teacher).resolve():
+        raise UsageError(f"--out {out} is the teacher itself; choose another folder")
+    check_out(Path(out), overwrite=overwrite)
+    tokenizer = load_tokenizer(teacher)
+    model = load_checked(AutoModelForMaskedLM, teacher, dtype=torch.float32)
+    name, stack = _stack(model)
+    if not layers:
+        raise UsageError("a student needs at least one layer: give for example --layers 0")
+    for layer in layers:
+        if not 0 <= layer < len(stack):
+            raise UsageError(f"layer {layer} is not in the teacher: it has layers 0 to {len(stack) - 1}")
+    if len(set(layers)) < len(layers):
+        raise UsageError(f"layers {','.join(map(str, layers))}: a layer comes twice")
+    model.base_model.set_submodule(name, torch.nn.ModuleList(stack[layer] for layer in layers))
+    model.config.num_hidden_layers = len(layers)
+    with new_model_folder(Path(out), overwrite=overwrite, room=weight_bytes(model)) as folder:
+        save_model(model, folder)
+        tokenizer.save_pretrained(str(folder))
+    return Path(out)
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes that the model's weights take when saved."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """`save_pretrained` as safetensors, without progress bars."""
+    from transformers.utils import logging as hf
+
+    bar = hf.is_progress_bar_enabled()
+    hf.disable_progress_bar()
+    try:
+        model.save_pretrained(str(folder))
+    finally:
+        if bar:
+            hf.enable_progress_bar()
+
+
+def check_token_map(folder: Path, manifest: Manifest) -> None:
+    """TeacherError unless the student's tokenizer has the token -> id map that the dataset was made with."""
+    found = vocab_digest(load_tokenizer(folder))
+    if found != manifest.teacher["vocab_digest"]:
+        raise TeacherError(
+            f"the student in {folder} has another token -> id map than the dataset's teacher {manifest.teacher['name']} "
+            f"(digest {found[:12]}, expected {manifest.teacher['vocab_digest'][:12]}); choose a student with the same vocabulary, "
+            "or make one with `textsmooth student`"
+        )
+
+
+def load_student(folder: Path, *, label_names: tuple[str, ...], label_kind: str) -> Any:
+    """A sequence classifier from a local folder of safetensors, in float32; a head that does not fit the labels is made anew.
+
+    label_kind: `class` (one logit per name) or `value` (one logit). A new head is drawn from torch's generator: seed it first.
+    TeacherError if anything but the head would be new.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        base = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)].base_model_prefix
+    except Exception as error:
+        raise TeacherError(f"cannot use the model in {folder} as a student: {(str(error).splitlines() or ['?'])[0]}") from error
+    names = label_names if label_kind == "class" else ("value",)
+    return load_checked(
+        AutoModelForSequenceClassification,
+        folder,
+        allow_new=("classifier", "pre_classifier", "score", "pooler", f"{base}.pooler"),
+        ignore_mismatched_sizes=True,
+        dtype=torch.float32,
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
+        problem_type="single_label_classification" if label_kind == "class" else "regression",
+    )
+
+
+def positions(student: Any) -> int | None:
+    """Longest row, in tokens, that the student can take; None if nothing limits it."""
+    from torch.nn import Embedding
+
+    for name, module in student.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, Embedding):
+            # RoBERTa and its kin count positions from padding_idx + 1
+            return int(module.num_embeddings) - (0 if module.padding_idx is None else module.padding_idx + 1)
+    limit = getattr(student.config, "max_position_embeddings", None)
+    return None if limit is None or limit < 1 else int(limit)

@@ -1,0 +1,194 @@
+"""What the tests of training share: small synthetic smoothed datasets, a tokenizer, and tiny random models."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from textsmooth.schemas.canonical import file_sha256
+from textsmooth.schemas.config import GenerationConfig
+from textsmooth.schemas.manifest import MANIFEST, FileEntry, Manifest, ShardEntry
+from textsmooth.schemas.shard import ShardMeta, shard_schema
+from textsmooth.schemas.soft_ids import SoftIds
+from textsmooth.stages.codec import TokenBlock, encode
+from textsmooth.stages.shard import shard_bytes
+from textsmooth.stages.storage import pretty_json
+from textsmooth.stages.tokenize import special_ids, vocab_digest
+
+VOCAB = 60
+PAD, UNK, CLS, SEP, MASK = range(5)
+TOPK = 8
+TEMPERATURES = (0.5, 2.0)
+
+
+def make_tokenizer(words: int = VOCAB) -> PreTrainedTokenizerFast:
+    """A word tokenizer: [PAD] [UNK] [CLS] [SEP] [MASK] w5 w6 … w59."""
+    vocab = {name: i for i, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(5, words))])}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+    )
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **{f"{k}_token": v for k, v in names.items()},
+    )
+
+
+def config(family: str, **changes: Any) -> Any:
+    """The configuration of a tiny model: 3 layers, hidden 16."""
+    from transformers import BertConfig, DistilBertConfig, RobertaConfig
+
+    if family == "distilbert":
+        sizes = {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 40}
+        return DistilBertConfig(vocab_size=VOCAB, pad_token_id=PAD, **{**sizes, **changes})
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    kind = {"bert": BertConfig, "roberta": RobertaConfig}[family]
+    if family == "roberta":
+        sizes["type_vocab_size"] = 1  # as its checkpoints have
+    return kind(**{"vocab_size": VOCAB, "pad_token_id": PAD, "max_position_embeddings": 40, "initializer_range": 0.2, **sizes, **changes})
+
+
+def save_masked_lm(folder: Path, family: str = "bert", *, seed: int = 0, words: int = VOCAB, **changes: Any) -> Path:
+    """A tiny random masked LM with its tokenizer in a folder."""
+    from transformers import AutoModelForMaskedLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForMaskedLM.from_config(config(family, **changes))
+    model.save_pretrained(folder)
+    make_tokenizer(words).save_pretrained(folder)
+    return folder
+
+
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    top = logits.max(-1, keepdims=True)
+    return logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """A block with the full distributions it was cut from."""
+
+    block: TokenBlock
+    logits: NDArray[np.float64]  # [N, V]
+    plain: NDArray[np.bool_]  # [N]
+
+
+def random_rows(seed: int, rows: int, *, first_row: int = 0, label_kind: str | None = "class", longest: int = 9) -> Dense:
+    """Random rows [CLS] words [SEP] with soft ids of random distributions, at most TOPK entries of each, mass up to 0.98."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, longest - 1, rows) + 2
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = int(offsets[-1])
+    ids = rng.integers(15, VOCAB, tokens)
+    ids[offsets[:-1]], ids[offsets[1:] - 1] = CLS, SEP
+    ids[offsets[:-1] + 1] = rng.integers(5, 15, rows)  # the word that the label hangs on
+    plain = ids < 5
+    logits = rng.normal(0, 2.5, (tokens, VOCAB))
+    logits[np.arange(tokens), ids] += 4.0
+    logprobs = log_softmax(logits)
+    order = np.argsort(-logprobs, kind="stable")[:, :TOPK]
+    top = np.take_along_axis(logprobs, order, 1)
+    reached = np.cumsum(np.exp(top), 1) - np.exp(top)
+    keep = (reached < 0.98) & ~plain[:, None]
+    tail = np.maximum(1 - (np.exp(top) * keep).sum(1), 1e-9)
+    first_word = ids[offsets[:-1] + 1]
+    label: NDArray[Any] | None = None
+    if label_kind == "class":
+        label = (first_word % 2).astype(np.int64)
+    elif label_kind == "value":
+        label = first_word % 2 + first_word / 100
+    block = TokenBlock(
+        row=np.arange(first_row, first_row + rows, dtype=np.int64),
+        row_offsets=offsets,
+        input_ids=ids.astype(np.uint16),
+        token_type_ids=rng.integers(0, 2, tokens).astype(np.uint8),
+        soft=SoftIds(
+            offsets=np.concatenate([[0], np.cumsum(keep.sum(1))]),
+            ids=order[keep].astype(np.uint16),
+            logprobs=top[keep],
+            log_tail=np.where(plain, -np.inf, np.log(tail)),
+            original_logprob=np.where(plain, 0.0, logprobs[np.arange(tokens), ids]),
+            log_partition=np.stack([np.where(plain, 0, np.log(np.exp(logprobs / t).sum(1))) for t in TEMPERATURES], 1).astype(np.float32),
+        ),
+        label=label,
+    )
+    return Dense(block=block, logits=logits, plain=plain)
+
+
+def write_dataset(
+    folder: Path,
+    splits: dict[str, list[TokenBlock]],
+    *,
+    label_kind: str | None = "class",
+    label_names: tuple[str, ...] | None = ("even", "odd"),
+    words: int = VOCAB,
+) -> Path:
+    """A finished smoothed dataset: each block of each split is a shard."""
+    tokenizer = make_tokenizer(words)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    files = [p for p in sorted(folder.glob("tokenizer/*")) if p.is_file()]
+    generation = GenerationConfig(topk=TOPK, mass=0.98, temperatures=(1.0, *TEMPERATURES), max_length=40)
+    shards = []
+    for split, blocks in splits.items():
+        for number, block in enumerate(blocks):
+            meta = ShardMeta(
+                codec="plain",
+                topk=TOPK,
+                mass=0.98,
+                temperatures=TEMPERATURES,
+                context="unmasked",
+                vocab_size=VOCAB,
+                teacher="t",
+                tokenizer="k",
+                vocab="v",
+                split=split,
+                unit=f"{number}",
+            )
+            schema = shard_schema(meta, token_types=True, label_kind=label_kind)
+            data = shard_bytes(encode(block, schema, {}))
+            path = folder / split / f"{number:05d}.arrow"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(memoryview(data))
+            shards.append(
+                ShardEntry(
+                    path=f"{split}/{path.name}",
+                    split=split,
+                    rows=len(block),
+                    tokens=len(block.input_ids),
+                    entries=len(block.soft.ids),
+                    bytes=data.size,
+                    sha256=file_sha256(path),
+                )
+            )
+    corpus = {"name": "synthetic", "label_kind": label_kind, "label_names": None if label_names is None else list(label_names)}
+    manifest = Manifest(
+        dataset=Manifest.dataset_digest("p", tuple(shards)),
+        plan="p",
+        corpus=corpus,
+        teacher={"name": "tiny", "vocab_digest": vocab_digest(tokenizer), "vocab_size": VOCAB},
+        config=generation.to_json(),
+        token_types=True,
+        special_ids=special_ids(tokenizer),
+        shards=tuple(shards),
+        files=tuple(FileEntry(path=str(p.relative_to(folder)), bytes=p.stat().st_size, sha256=file_sha256(p)) for p in files),
+        statistics={},
+        versions={},
+        created="2026-01-01T00:00:00Z",
+    )
+    (folder / MANIFEST).write_bytes(pretty_json(manifest.to_json()))
+    return folder
+
+
+def small_dataset(folder: Path, **changes: Any) -> Path:
+    """Two training shards of unequal size (300 rows), one validation shard (60 rows)."""
+    kind = changes.get("label_kind", "class")
+    blocks = [random_rows(seed, rows, first_row=first, label_kind=kind).block for seed, rows, first in ((1, 270, 0), (2, 30, 270))]
+    return write_dataset(folder, {"train": blocks, "validation": [random_rows(3, 60, label_kind=kind).block]}, **changes)

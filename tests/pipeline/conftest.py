@@ -1,0 +1,31 @@
+"""Fixtures of training runs."""
+
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import helpers_train
+import pytest
+
+from textsmooth.stages.student import make_student
+
+
+@pytest.fixture(scope="session")
+def kit() -> ModuleType:
+    """tests/helpers_train.py: synthetic datasets and tiny models."""
+    return helpers_train
+
+
+@pytest.fixture(scope="session")
+def smoothed(kit, tmp_path_factory) -> Path:
+    """A small smoothed dataset, not to be changed."""
+    return kit.small_dataset(tmp_path_factory.mktemp("smoothed") / "dataset")
+
+
+@pytest.fixture(scope="session")
+def student(kit, tmp_path_factory) -> Path:
+    """A tiny student, not to be changed; the teacher it was made from is gone."""
+    folder = tmp_path_factory.mktemp("student")
+    make_student(kit.save_masked_lm(folder / "teacher"), (0, 2), folder / "student")
+    shutil.rmtree(folder / "teacher")
+    return folder / "student"

@@ -1,0 +1,163 @@
+"""Students: a teacher's layers in a folder of their own."""
+
+import errno
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from textsmooth.schemas.errors import ConflictError, TeacherError, UsageError
+from textsmooth.stages.storage import StorageError
+from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.student import check_token_map, load_student, make_student, model_folder, new_model_folder, positions
+
+
+@pytest.fixture(scope="module")
+def teacher(kit, tmp_path_factory):
+    return kit.save_masked_lm(tmp_path_factory.mktemp("teacher") / "t")
+
+
+@pytest.mark.parametrize(
+    ("family", "stack"), [("bert", "encoder.layer"), ("distilbert", "transformer.layer"), ("roberta", "encoder.layer")]
+)
+def test_a_student_has_the_chosen_layers(kit, tmp_path, family, stack):
+    teacher = kit.save_masked_lm(tmp_path / "t", family)
+    out = make_student(teacher, (0, 2), tmp_path / "s")
+    whole, some = AutoModelForMaskedLM.from_pretrained(teacher), AutoModelForMaskedLM.from_pretrained(out)
+    assert some.config.num_hidden_layers == 2
+    prefix = f"{whole.base_model_prefix}.{stack}."
+    for name, value in some.state_dict().items():
+        origin = name.replace(f"{prefix}1.", f"{prefix}2.")
+        torch.testing.assert_close(value, whole.state_dict()[origin], atol=0, rtol=0)
+    assert not list(out.glob("*.bin"))
+    assert AutoTokenizer.from_pretrained(out)("w5 w6")["input_ids"] == [2, 5, 6, 3]
+    classifier = AutoModelForSequenceClassification.from_pretrained(out, num_labels=3)
+    assert classifier.num_labels == 3
+
+
+def test_layers_may_be_in_another_order(teacher, tmp_path):
+    out = make_student(teacher, (2, 0, 1), tmp_path / "s")
+    whole, some = AutoModelForMaskedLM.from_pretrained(teacher), AutoModelForMaskedLM.from_pretrained(out)
+    names = {f"bert.encoder.layer.{i}.output.dense.weight": f"bert.encoder.layer.{j}.output.dense.weight" for i, j in ((0, 2), (2, 1))}
+    for mine, theirs in names.items():
+        torch.testing.assert_close(some.state_dict()[mine], whole.state_dict()[theirs])
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ((3,), "layer 3 is not in the teacher: it has layers 0 to 2"),
+        ((-1,), "layer -1 is not in the teacher"),
+        ((0, 0), "layers 0,0: a layer comes twice"),
+        ((), "at least one layer"),
+    ],
+)
+def test_impossible_layers_are_refused(teacher, tmp_path, layers, said):
+    with pytest.raises(UsageError, match=said):
+        make_student(teacher, layers, tmp_path / "s")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_classifier_is_no_teacher(teacher, tmp_path):
+    AutoModelForSequenceClassification.from_pretrained(teacher).save_pretrained(tmp_path / "c")
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "c")
+    with pytest.raises(TeacherError, match="lacks weights"):
+        make_student(tmp_path / "c", (0,), tmp_path / "s")
+
+
+def test_the_teacher_is_never_replaced(teacher):
+    with pytest.raises(UsageError, match="is the teacher itself"):
+        make_student(teacher, (0,), teacher, overwrite=True)
+
+
+def test_an_output_folder_is_replaced_only_when_asked_and_a_model(teacher, tmp_path):
+    out = make_student(teacher, (0, 1), tmp_path / "s")
+    with pytest.raises(ConflictError, match=r"is not empty; .* --overwrite"):
+        make_student(teacher, (0,), out)
+    assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 2
+    make_student(teacher, (0,), out, overwrite=True)
+    assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 1
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("years of work")
+    with pytest.raises(ConflictError, match="no model, --overwrite does not delete it"):
+        make_student(teacher, (0,), tmp_path / "thesis", overwrite=True)
+    with pytest.raises(ConflictError, match="is a file"):
+        make_student(teacher, (0,), tmp_path / "thesis" / "chapter", overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s", "thesis"]
+
+
+def test_a_failed_save_leaves_everything_as_it_was(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("old")
+    with pytest.raises(KeyboardInterrupt), new_model_folder(tmp_path / "m", overwrite=True) as folder:
+        (folder / "config.json").write_text("new")
+        raise KeyboardInterrupt
+    assert (tmp_path / "m" / "config.json").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="choose another --out"), new_model_folder(tmp_path / "file" / "m", overwrite=False):
+        pass
+
+
+def test_too_little_room_is_told_before_the_work(tmp_path):
+    with pytest.raises(StorageError, match=r"bytes are needed, [\d,]+ are free; make room"):  # noqa: SIM117
+        with new_model_folder(tmp_path / "m", overwrite=False, room=10**18):
+            pytest.fail("went on")
+    with pytest.raises(StorageError, match="No space left on device"), new_model_folder(tmp_path / "m", overwrite=False):
+        raise OSError(errno.ENOSPC, "full")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_token_map_is_compared_by_content(kit, smoothed, teacher, tmp_path):
+    manifest = SmoothedDataset(smoothed, "train").manifest
+    check_token_map(teacher, manifest)
+    other = kit.save_masked_lm(tmp_path / "t", words=kit.VOCAB - 1)
+    with pytest.raises(TeacherError, match="another token -> id map than the dataset's teacher tiny"):
+        check_token_map(other, manifest)
+
+
+def test_a_student_gets_a_head_for_the_labels(teacher, tmp_path):
+    torch.manual_seed(5)
+    first = load_student(teacher, label_names=("no", "yes", "maybe"), label_kind="class")
+    assert first.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
+    torch.manual_seed(5)
+    again = load_student(teacher, label_names=("no", "yes", "maybe"), label_kind="class")
+    torch.testing.assert_close(first.classifier.weight, again.classifier.weight, atol=0, rtol=0)
+    first.save_pretrained(tmp_path / "c")
+    kept = load_student(tmp_path / "c", label_names=("a", "b", "c"), label_kind="class")
+    torch.testing.assert_close(kept.classifier.weight, first.classifier.weight, atol=0, rtol=0)
+    assert load_student(tmp_path / "c", label_names=("a", "b"), label_kind="class").classifier.weight.shape == (2, 16)
+    assert load_student(tmp_path / "c", label_names=(), label_kind="value").config.problem_type == "regression"
+
+
+def test_weights_that_are_missing_or_pickled_are_refused(kit, teacher, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = kit.save_masked_lm(tmp_path / "t")
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "layer.1." not in k}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TeacherError, match="lacks weights"):
+        load_student(folder, label_names=("a", "b"), label_kind="class")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(TeacherError, match="cannot load"):
+        load_student(folder, label_names=("a", "b"), label_kind="class")
+
+
+@pytest.mark.parametrize(("family", "expected"), [("bert", 40), ("distilbert", 40), ("roberta", 39)])
+def test_positions(kit, family, expected):
+    student = AutoModelForSequenceClassification.from_config(kit.config(family))
+    assert positions(student) == expected
+    student(input_ids=torch.full((1, expected), 7), attention_mask=torch.ones(1, expected))
+    with pytest.raises((RuntimeError, IndexError)):
+        student(input_ids=torch.full((1, expected + 1), 7), attention_mask=torch.ones(1, expected + 1))
+
+
+def test_a_missing_model_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"no student at .*/nowhere: there is no such folder; make one with"):
+        model_folder(str(tmp_path / "nowhere"), "student")
+    with pytest.raises(UsageError, match=r"no teacher at .*: it has no config\.json; give the folder of a local model"):
+        model_folder(str(tmp_path), "teacher")

@@ -1,0 +1,112 @@
+"""The docs say what is true: commands run, the format's table is the code's, links lead somewhere."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from textsmooth.pipeline import demo
+from textsmooth.schemas.shard import COLUMNS, ShardMeta, shard_schema
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FORMAT = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+OWN = ("textsmooth", "textsmooth-gen", "textsmooth-train")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands(text: str) -> list[list[str]]:
+    lines = "".join(blocks(text, "bash")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def run(words: list[str], folder: Path) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.docs
+def test_every_command_of_the_readme_runs_in_order(tmp_path: Path) -> None:
+    rows = (demo.corpus_folder() / "train.jsonl").read_text().splitlines()[:200]
+    (tmp_path / "reviews.jsonl").write_text("\n".join(rows) + "\n")
+    ran = [words for words in commands(README) if words[0] in OWN]
+    assert {words[0] for words in ran} == set(OWN)
+    for words in ran:
+        run(words, tmp_path)
+    for code in [*blocks(README, "python"), *blocks(FORMAT, "python")]:
+        run([sys.executable, "-c", code], tmp_path)
+
+
+def test_the_readme_names_only_make_targets_that_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = [words[1] for words in commands(README) if words[0] == "make"]
+    assert targets == ["demo", "test"]
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    assert all(words[0] in (*OWN, "make", "pip") for words in commands(README))
+
+
+def test_the_readme_is_short_and_names_every_module() -> None:
+    assert len(README.splitlines()) < 200
+    house = README[README.index("## The house") :]
+    for room in ("schemas", "stages", "pipeline"):
+        for file in (ROOT / room).glob("*.py"):
+            if file.name != "__init__.py" and not file.name.startswith("cli"):
+                assert re.search(rf"\b{file.name}\b", house), f"{room}/{file.name} is not in the README's tree"
+
+
+def test_relative_links_lead_somewhere() -> None:
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_table_of_columns_is_the_schema() -> None:
+    meta = ShardMeta(
+        codec="plain",
+        topk=8,
+        mass=1.0,
+        temperatures=(0.5, 2.0),
+        context="unmasked",
+        vocab_size=100,
+        teacher="t",
+        tokenizer="k",
+        vocab="v",
+        split="train",
+        unit="u",
+    )
+    schema = shard_schema(meta, token_types=True, label_kind="class")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", FORMAT, re.MULTILINE)
+    told = {name: kind.replace("\\", "").replace("[S]", "[2]") for name, kind in rows}
+    assert list(told) == list(COLUMNS) == schema.names
+
+    def short(kind: pa.DataType) -> str:
+        if pa.types.is_fixed_size_list(kind):
+            return f"fixed_size_list<{short(kind.value_type)}>[{kind.list_size}]"
+        if pa.types.is_list(kind):
+            return f"list<{short(kind.value_type)}>"
+        return {"halffloat": "float16", "float": "float32", "uint16": "id"}.get(str(kind), str(kind))
+
+    for name, kind in told.items():
+        assert short(schema.field(name).type) in kind.split(" or "), name
+
+
+def test_every_metadata_key_of_a_shard_is_in_the_format() -> None:
+    text = FORMAT[FORMAT.index("## Metadata of a shard") : FORMAT.index("## Digests")]
+    for field in ShardMeta.__dataclass_fields__:
+        assert f"`{field}`" in text, field
+
+
+def test_the_demo_corpus_is_what_the_readme_shows() -> None:
+    row = json.loads((demo.corpus_folder() / "train.jsonl").read_text().splitlines()[3])
+    assert row["text"].startswith("we watched this movie last night")
