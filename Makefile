@@ -39,8 +39,8 @@ types: $(READY)
 	cd build/types/site && MYPYPATH=. ../../../$(BIN)/mypy --config-file ../../../pyproject.toml \
 		-p textsmooth.schemas -p textsmooth.stages -p textsmooth.pipeline
 
-# Every command that the README shows, run.
-docs: $(READY)
+# Every command that the docs show, run.
+docs: demo
 	$(BIN)/python -m pytest -m docs
 
 ci: test lint types docs

@@ -109,8 +109,8 @@ def summary_text(made: "Generated") -> str:
     ]
     if made.units:
         lines.append(
-            f"  {made.tokens:,} tokens in {made.seconds:.1f} s: {made.tokens / made.seconds:,.0f} tokens/s, "
-            f"padding {statistics['padding']:.1%}, device busy {made.busy:.0%}"
+            f"  {made.tokens:,} tokens in {made.run_s:.1f} s: {made.tokens / made.run_s:,.0f} tokens/s, "
+            f"padding {statistics['padding']:.1%}, device busy {made.busy:.0%} (teacher loaded in {made.load_s:.1f} s)"
         )
     if statistics["truncated_rows"]:
         lines.append(f"  {statistics['truncated_rows']:,} rows were longer than {manifest.config['max_length']} tokens and were cut")

@@ -26,7 +26,7 @@ from textsmooth.schemas.manifest import (
 )
 from textsmooth.schemas.plan import Plan, Receipt, Unit
 from textsmooth.stages.statistics import UnitStats
-from textsmooth.stages.storage import TEMP_PREFIX, pretty_json, put, put_exclusive, read_manifest
+from textsmooth.stages.storage import TEMP_PREFIX, pretty_json, put, put_exclusive, read_manifest, remove
 from textsmooth.stages.tokenize import makes_token_types, special_ids
 
 if TYPE_CHECKING:
@@ -39,19 +39,32 @@ def finished_units(out: Path, plan: Plan) -> dict[str, Receipt]:
     return {unit.id: receipt for unit, receipt in found if receipt is not None}
 
 
-def _leftovers(out: Path, plan: Plan, receipts: list[Receipt]) -> Iterator[Path]:
-    """Temporary files, and shards that no receipt names: of runs that were killed."""
-    named = {out / r.shard for r in receipts}
-    for folder in (out, *(out / split for split in plan.splits)):
+def _leftovers(out: Path, plan: Plan, shards: set[str]) -> Iterator[Path]:
+    """Temporary files, and shards that are not of the dataset: of runs that were killed, and of drivers that came second."""
+    named = {out / shard for shard in shards}
+    for folder in (out, out / TOKENIZER_FOLDER, *(out / split for split in plan.splits)):
         if folder.is_dir():
             yield from (p for p in folder.iterdir() if p.name.startswith(TEMP_PREFIX))
     for split in plan.splits:
         yield from (p for p in (out / split).glob("*.arrow") if p not in named)
 
 
-def remove_working_files(out: Path) -> None:
-    """The receipts one by one, once receipts.jsonl has them all."""
+def tidy(out: Path, plan: Plan) -> Manifest:
+    """Remove whatever a finished dataset does not list, the receipts one by one among it; its manifest.
+
+    Raises DatasetError if a shard that the manifest lists is missing or has another size.
+    """
+    manifest = read_manifest(out)
+    if manifest.plan != plan.digest:
+        raise DatasetError(f"{out} has the manifest of another run than its {PLAN}; start again with --overwrite, or another --out")
+    for path in list(_leftovers(out, plan, {s.path for s in manifest.shards})):
+        remove(path)
     shutil.rmtree(out / RECEIPTS_FOLDER, ignore_errors=True)
+    for shard in manifest.shards:
+        path = out / shard.path
+        if not path.is_file() or path.stat().st_size != shard.bytes:
+            raise DatasetError(f"{path} is missing or cut short; make the dataset again with --overwrite, or fetch the file")
+    return manifest
 
 
 def _put_tokenizer(out: Path, tokenizer: "PreTrainedTokenizerFast") -> list[Path]:
@@ -67,19 +80,21 @@ def _put_tokenizer(out: Path, tokenizer: "PreTrainedTokenizerFast") -> list[Path
 
 
 def commit(out: Path, plan: Plan, tokenizer: "PreTrainedTokenizerFast") -> Manifest:
-    """Publish the manifest of a run whose every unit has a receipt. The first manifest wins.
+    """Publish the manifest of a run whose every unit has a receipt. The first manifest wins, also one that is there already.
 
     Raises DatasetError, naming the first, if a unit has none.
     """
     receipts = finished_units(out, plan)
+    if (out / MANIFEST).is_file():  # looked for after the receipts: until there is one they only grow
+        return tidy(out, plan)
     missing: list[Unit] = [unit for unit in plan.units if unit.id not in receipts]
     if missing:
         raise DatasetError(
             f"{len(missing)} of {len(plan.units)} units have no shard, the first is {missing[0].name}; run the same command again"
         )
     ordered = [receipts[unit.id] for unit in plan.units]
-    for path in list(_leftovers(out, plan, ordered)):
-        path.unlink(missing_ok=True)
+    for path in list(_leftovers(out, plan, {r.shard for r in ordered})):
+        remove(path)
     shards = tuple(
         ShardEntry(path=r.shard, split=r.split, rows=r.rows, tokens=r.tokens, entries=r.entries, bytes=r.bytes, sha256=r.sha256)
         for r in ordered
@@ -108,5 +123,4 @@ def commit(out: Path, plan: Plan, tokenizer: "PreTrainedTokenizerFast") -> Manif
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     put_exclusive(out / MANIFEST, pretty_json(manifest.to_json()))
-    remove_working_files(out)
-    return read_manifest(out)
+    return tidy(out, plan)

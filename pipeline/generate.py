@@ -1,12 +1,10 @@
 """A run of generation: plan, drop what is done, run units, commit."""
 
-import shutil
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from textsmooth.pipeline import executors
-from textsmooth.pipeline.commit import commit, finished_units, remove_working_files
+from textsmooth.pipeline.commit import commit, finished_units, tidy
 from textsmooth.pipeline.plan import cut, differences, same_rows, same_source
 from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.request import Draft, default_out, draft
@@ -14,7 +12,9 @@ from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError
 from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, RECEIPTS, RECEIPTS_FOLDER, TOKENIZER_FOLDER, Manifest
 from textsmooth.schemas.plan import Plan
-from textsmooth.stages.storage import TEMP_PREFIX, StorageError, pretty_json, put_exclusive, read_json, read_manifest
+from textsmooth.stages.storage import TEMP_PREFIX, StorageError, pretty_json, put_exclusive, read_json, remove
+
+SHARDS = f"*/[0-9]*-{'[0-9a-f]' * 12}.arrow"  # as units name them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,9 @@ class Generated:
     manifest: Manifest
     units: int  # run now; 0 if all were there
     tokens: int  # smoothed or read now
-    seconds: float  # of running units, teacher's loading included
-    busy: float  # share of that time in which the forward pass ran
+    load_s: float  # of loading the teacher
+    run_s: float  # of running units
+    busy: float  # share of run_s in which the forward pass ran
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,30 +47,30 @@ def generate(options: GenerateOptions, progress: Progress | None = None) -> Gene
     with progress or Progress("none") as shown:
         out, asked, plan = _prepare(options, shown)
         if (out / MANIFEST).is_file():
-            remove_working_files(out)
-            return Generated(out=out, manifest=read_manifest(out), units=0, tokens=0, seconds=0.0, busy=0.0)
+            return Generated(out=out, manifest=tidy(out, plan), units=0, tokens=0, load_s=0.0, run_s=0.0, busy=0.0)
         done = finished_units(out, plan)
         todo = [unit for unit in plan.units if unit.id not in done]
-        start = time.perf_counter()
         shown.start(plan, sum(r.rows for r in done.values()))
-        for number, receipt in enumerate(executors.inline(plan, asked.sources, out, todo, shown.batch) if todo else (), len(done) + 1):
+        receipts = executors.inline(plan, asked.sources, out, todo, shown.batch, shown.ready) if todo else ()
+        for number, receipt in enumerate(receipts, len(done) + 1):
             shown.unit(receipt, number, len(plan.units))
-        seconds, busy = time.perf_counter() - start, shown.busy
+        load_s, run_s, busy = shown.load_s, shown.elapsed_s, shown.busy
         manifest = commit(out, plan, asked.tokenizer)
-        return Generated(out=out, manifest=manifest, units=len(todo), tokens=shown.tokens, seconds=seconds, busy=busy)
+        return Generated(out=out, manifest=manifest, units=len(todo), tokens=shown.tokens, load_s=load_s, run_s=run_s, busy=busy)
 
 
 def preview(options: GenerateOptions, progress: Progress | None = None) -> Preview:
     """Plan a run and say what it would do; nothing is written."""
     with progress or Progress("none") as shown:
         out, _, plan = _prepare(options, shown, write=False)
-        return Preview(out=out, plan=plan, done=len(plan.units) if (out / MANIFEST).is_file() else len(finished_units(out, plan)))
+        finished = len(plan.units) if (out / MANIFEST).is_file() else len(finished_units(out, plan))
+        return Preview(out=out, plan=plan, done=0 if options.overwrite else finished)
 
 
 def _prepare(options: GenerateOptions, progress: Progress, *, write: bool = True) -> tuple[Path, Draft, Plan]:
     """The folder, the resolved request, and the plan: the one that is there, or a new one, published."""
     out = Path(options.out).expanduser() if options.out else default_out(options)
-    before = None if options.overwrite else _plan_in(out)
+    before = _plan_in(out, overwrite=options.overwrite)
     asked = draft(options, before)
     if before is not None:
         finished = (out / MANIFEST).is_file()
@@ -79,30 +80,36 @@ def _prepare(options: GenerateOptions, progress: Progress, *, write: bool = True
                 f"{out} holds another run ({'; '.join(found[:4])}{' …' if len(found) > 4 else ''}); "
                 "give another --out, or start again with --overwrite"
             )
-        if not same_source(asked, before):
-            same_rows(asked, before, progress.reading)
-        return out, asked, before
+        plan = before if same_source(asked, before) else same_rows(asked, before, progress.reading)
+        runtime = {**plan.runtime, **({} if options.threads is None else asked.runtime)}  # decides nothing: what is asked now counts
+        return out, asked, replace(plan, runtime=runtime)
     plan = cut(asked, progress.reading)
     if write:
         if options.overwrite:
             _clear(out)
-        put_exclusive(out / PLAN, pretty_json(plan.to_json()))
-        published = _plan_in(out)
-        assert published is not None
-        if published.digest != plan.digest:
-            raise ConflictError(f"another run has just begun in {out}; give another --out")
-        plan = published
+        if not put_exclusive(out / PLAN, pretty_json(plan.to_json())):  # another driver was first: its plan counts
+            return _prepare(replace(options, overwrite=False), progress)
     return out, asked, plan
 
 
-def _plan_in(out: Path) -> Plan | None:
-    """The plan in a folder, None if the folder is new. ConflictError if it holds something else."""
-    if not out.exists():
-        return None
+def _plan_in(out: Path, *, overwrite: bool) -> Plan | None:
+    """The plan in a folder, None if there is none or it will be overwritten. ConflictError if the folder holds something else."""
+    try:
+        if not out.exists():
+            return None
+    except OSError as error:
+        raise StorageError(f"cannot use {out}: {error.strerror}; choose another --out") from None
     if not out.is_dir():
         raise StorageError(f"{out} is a file, --out must be a folder")
+    if overwrite:
+        if any(out.iterdir()) and not (out / PLAN).is_file() and not (out / MANIFEST).is_file():
+            raise ConflictError(f"--overwrite removes only runs of textsmooth, and {out} holds none; give another --out")
+        return None
     if (out / PLAN).is_file():
-        return Plan.from_json(read_json(out / PLAN))
+        try:
+            return Plan.from_json(read_json(out / PLAN))
+        except DatasetError as error:
+            raise DatasetError(f"{out}: {error}; start again with --overwrite, or give another --out") from None
     if (out / MANIFEST).is_file():
         raise ConflictError(f"{out} has a manifest but no {PLAN}: it was made elsewhere or damaged; give another --out")
     if any(not p.name.startswith(TEMP_PREFIX) for p in out.iterdir()):
@@ -111,23 +118,13 @@ def _plan_in(out: Path) -> Plan | None:
 
 
 def _clear(out: Path) -> None:
-    """Remove a run of textsmooth: the files and folders that a run makes, and nothing else that may lie beside them."""
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not (out / PLAN).is_file() and not (out / MANIFEST).is_file():
-        raise ConflictError(f"--overwrite removes only runs of textsmooth, and {out} holds none; give another --out")
-    splits = _splits_in(out)
-    for name in (MANIFEST, CARD, RECEIPTS):  # the manifest first: from here on it is no dataset
-        (out / name).unlink(missing_ok=True)
-    for name in (RECEIPTS_FOLDER, TOKENIZER_FOLDER, *splits):
-        if (out / name).is_dir():
-            shutil.rmtree(out / name)
-    (out / PLAN).unlink(missing_ok=True)  # last: until here a run of textsmooth can be recognised
-
-
-def _splits_in(out: Path) -> tuple[str, ...]:
-    """The splits of the run in a folder, also of one whose plan this version cannot use."""
-    try:
-        return tuple(read_json(out / PLAN)["corpus"]["files"])
-    except (DatasetError, OSError, KeyError, TypeError):
-        return tuple(p.parent.name for p in out.glob("*/*.arrow"))
+    """Remove a run of textsmooth: the files that a run makes, and nothing else that may lie beside them."""
+    shards = [*out.glob(SHARDS), *out.glob(f"*/{TEMP_PREFIX}*")]
+    for name in (MANIFEST, CARD, RECEIPTS, RECEIPTS_FOLDER, TOKENIZER_FOLDER):  # the manifest first: from here on it is no dataset
+        remove(out / name)
+    for shard in shards:
+        remove(shard)
+    for folder in {shard.parent for shard in shards}:
+        if folder.is_dir() and not any(folder.iterdir()):
+            remove(folder)
+    remove(out / PLAN)  # last: until here a run of textsmooth can be recognised

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from textsmooth.schemas.errors import UsageError
+from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import TOKENIZER_FOLDER, Manifest
 from textsmooth.stages.codec import decode
 from textsmooth.stages.shard import ShardReader
@@ -38,7 +38,11 @@ def read_row(folder: Path, row: int, split: str | None = None, alternatives: int
 
     manifest = read_manifest(folder)
     split = split or manifest.splits[0]
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FOLDER / "tokenizer.json"))
+    path = folder / TOKENIZER_FOLDER / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise DatasetError(f"{path} is missing or damaged ({error}); generate or fetch the dataset again") from None
     left = row
     for entry in manifest.split(split):
         if 0 <= left < entry.rows:

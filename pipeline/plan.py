@@ -138,7 +138,11 @@ def row_columns(identity: CorpusIdentity) -> tuple[str, ...]:
 
 
 def check_text(rows: corpora.Rows, identity: CorpusIdentity, file: SourceFile, start: int) -> None:
-    """CorpusError for the first row whose text is not text."""
+    """CorpusError for the first row whose text is not text, or with a number that Arrow has no type for."""
+    for column in row_columns(identity)[len(identity.text_columns) :]:
+        for index, value in enumerate(rows[column]):
+            if isinstance(value, int) and value.bit_length() > 63:
+                raise CorpusError(f"row {start + index} of {file.path}: column {column!r} is {value}, more than 64 bits hold")
     for column in identity.text_columns:
         for index, value in enumerate(rows[column]):
             if not isinstance(value, str):
@@ -181,11 +185,11 @@ def same_source(asked: Draft, plan: Plan) -> bool:
     return plan.source == {file.name: file.stat() for file in asked.corpus.files}
 
 
-def same_rows(asked: Draft, plan: Plan, progress: Callable[[int], None] = lambda rows: None) -> None:
-    """Read the corpus again; ConflictError if its rows are not those of the plan."""
+def same_rows(asked: Draft, plan: Plan, progress: Callable[[int], None] = lambda rows: None) -> Plan:
+    """Read the corpus again: the plan, with its units where they stand in the files now. ConflictError if the rows are others."""
     now = cut(asked, progress)
     if [u.id for u in now.units] == [u.id for u in plan.units]:
-        return
+        return replace(plan, units=now.units)
     changed = next((a.name for a, b in zip(now.units, plan.units, strict=False) if a.id != b.id), "the number of rows")
     raise ConflictError(
         f"the corpus {plan.corpus.name} changed since this folder was planned (first at {changed}; {plan.rows:,} rows then, "

@@ -17,7 +17,7 @@ class Progress(AbstractContextManager["Progress"]):
     def __init__(self, mode: str) -> None:
         self.mode = ("rich" if sys.stderr.isatty() else "json") if mode == "auto" else mode
         self.rows = self.tokens = self.padded = 0
-        self.busy_s = 0.0
+        self.busy_s = self.load_s = 0.0
         self._start = time.perf_counter()
         self._bar: Any = None
         self._task: Any = None
@@ -57,6 +57,10 @@ class Progress(AbstractContextManager["Progress"]):
             if self._task is not None:
                 self._bar.remove_task(self._task)
             self._task = self._bar.add_task("smoothing rows", total=plan.rows, completed=done, detail="loading the teacher")
+
+    def ready(self) -> None:
+        """The teacher is loaded: the clock of the units starts."""
+        self.load_s, self._start = self.elapsed_s, time.perf_counter()
 
     def batch(self, tokens: int, padded: int, rows: int) -> None:
         """A forward pass is done."""

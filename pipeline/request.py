@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from textsmooth.pipeline import demo
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import CorpusError, TeacherError, UsageError
+from textsmooth.schemas.manifest import RECEIPTS_FOLDER, TOKENIZER_FOLDER
 from textsmooth.schemas.plan import CorpusIdentity, Plan, TeacherIdentity
 from textsmooth.schemas.shard import COLUMNS
 from textsmooth.stages import corpus as corpora
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 DEFAULT_TEACHER = "google-bert/bert-base-uncased"
+RESERVED = (RECEIPTS_FOLDER, TOKENIZER_FOLDER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ def open_corpus(name: str) -> Corpus:
     if name == "demo":
         folder = demo.corpus_folder()
         files = {s: folder / f"{s}.jsonl" for s in ("train", "validation")}
-        splits = {s: (SourceFile(name=p.name, path=p, format="jsonl"),) for s, p in files.items()}
+        splits: dict[str, tuple[SourceFile, ...]] = {s: (SourceFile(name=p.name, path=p, format="jsonl"),) for s, p in files.items()}
         return Corpus(name="demo", splits=splits, license="apache-2.0")
     return corpora.open_corpus(name)
 
@@ -83,10 +85,16 @@ def _model_config(folder: Path) -> dict[str, Any]:
         value = json.loads((folder / "config.json").read_bytes())
     except FileNotFoundError:
         raise TeacherError(f"{folder} is not a model folder: it has no config.json") from None
+    except OSError as error:
+        raise TeacherError(f"cannot read {folder}/config.json: {error.strerror}") from None
     except ValueError as error:
         raise TeacherError(f"{folder}/config.json is not JSON: {error}") from None
     if not isinstance(value, dict) or "vocab_size" not in value:
         raise TeacherError(f"{folder}/config.json names no vocab_size: not a masked language model")
+    for name in ("vocab_size", "max_position_embeddings"):
+        number = value.get(name)
+        if (number is not None or name == "vocab_size") and (not isinstance(number, int) or number < 1):
+            raise TeacherError(f"{folder}/config.json has {name} {number!r}: not a masked language model")
     return value
 
 
@@ -99,6 +107,9 @@ def draft(options: GenerateOptions, before: Plan | None) -> Draft:
     from textsmooth.stages import tokenize as tokenizers
 
     corpus = open_corpus(options.corpus).select(options.splits)
+    for split in corpus.splits:
+        if split in RESERVED:
+            raise UsageError(f"corpus {corpus.name} has a split {split!r}, and a dataset a folder of that name for itself; rename it")
     text, label = _columns(corpus, options)
     folder = teacher_folder(options.teacher, options.corpus)
     model = _model_config(folder)
@@ -107,8 +118,11 @@ def draft(options: GenerateOptions, before: Plan | None) -> Draft:
     vocab_size = int(model["vocab_size"])
     if options.topk > vocab_size:
         raise UsageError(f"topk {options.topk} is more than the teacher's vocabulary of {vocab_size}")
-    if len(tokenizer) > vocab_size:
-        raise TeacherError(f"the tokenizer in {folder} knows {len(tokenizer)} tokens, the model {vocab_size}: they do not belong together")
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= vocab_size:
+        raise TeacherError(
+            f"the tokenizer in {folder} has token ids up to {highest}, the model {vocab_size} of them: they do not belong together"
+        )
     limit = min(int(model.get("max_position_embeddings") or tokenizers.NO_LIMIT), int(tokenizer.model_max_length))
     if options.max_length is not None and options.max_length > limit:
         raise UsageError(f"max-length {options.max_length} is more than the teacher's {limit} positions")

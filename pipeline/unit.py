@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from textsmooth.pipeline.plan import check_text, row_columns
 from textsmooth.pipeline.request import Sources
-from textsmooth.schemas.errors import CorpusError, TeacherError
-from textsmooth.schemas.manifest import RECEIPTS_FOLDER
+from textsmooth.schemas.errors import CorpusError, DatasetError, TeacherError
+from textsmooth.schemas.manifest import MANIFEST, RECEIPTS_FOLDER
 from textsmooth.schemas.plan import Plan, Receipt, Unit
 from textsmooth.schemas.shard import ShardMeta, shard_schema
 from textsmooth.stages import corpus as corpora
@@ -30,7 +30,7 @@ from textsmooth.stages.device import device_name
 from textsmooth.stages.shard import shard_bytes
 from textsmooth.stages.sparsify import ChunkSoftIds, Sparsifier, gather_soft_ids
 from textsmooth.stages.statistics import UnitStats
-from textsmooth.stages.storage import pretty_json, put, put_exclusive, read_json
+from textsmooth.stages.storage import pretty_json, put, put_exclusive, read_json, remove
 from textsmooth.stages.teacher import Batch, Teacher, batches, chunks
 from textsmooth.stages.tokenize import TokenRows, load_tokenizer, tokenize
 
@@ -64,15 +64,12 @@ def receipt_path(out: Path, unit: Unit) -> Path:
 
 def find_receipt(out: Path, unit: Unit) -> Receipt | None:
     """The receipt of a unit whose shard is there with the right size; None if the unit is still to be done."""
-    path = receipt_path(out, unit)
-    if not path.is_file():
+    try:
+        receipt = Receipt.from_json(read_json(receipt_path(out, unit)))
+        whole = receipt.unit == unit.id and (out / receipt.shard).stat().st_size == receipt.bytes
+    except (FileNotFoundError, TypeError, DatasetError):
         return None
-    receipt = Receipt.from_json(read_json(path))
-    shard = out / receipt.shard
-    if receipt.unit == unit.id and shard.is_file() and shard.stat().st_size == receipt.bytes:
-        return receipt
-    path.unlink()
-    return None
+    return receipt if whole else None
 
 
 class UnitWorker:
@@ -97,16 +94,24 @@ class UnitWorker:
         self.device = device_name(sources.device)
 
     def run(self, units: Iterable[Unit]) -> Iterator[Receipt]:
-        """Run units in order; yields the receipt of each as soon as it is on storage. Interrupted, it leaves only whole units."""
+        """Run units in order; yields the receipt of each as soon as it is on storage. Interrupted, it leaves only whole units.
+
+        A unit that another driver has done meanwhile is not run, its receipt is passed on; none is once the dataset is finished.
+        """
         waiting = deque(units)
         ready: deque[tuple[Unit, Future[Ready]]] = deque()
         writing: deque[Future[Receipt]] = deque()
         with ThreadPoolExecutor(1, "prepare") as reader, ThreadPoolExecutor(1, "write") as writer:
             try:
-                while waiting or ready:
+                while (waiting or ready) and not (self.out / MANIFEST).is_file():
                     while waiting and len(ready) < READ_AHEAD:
                         ready.append((waiting[0], reader.submit(self._prepare, waiting.popleft())))
                     unit, future = ready.popleft()
+                    done = find_receipt(self.out, unit)
+                    if done is not None:
+                        future.cancel()
+                        yield done
+                        continue
                     prepared = future.result()
                     scored = self._score(prepared)
                     writing.append(writer.submit(self._finish, unit, prepared, scored))
@@ -170,6 +175,8 @@ class UnitWorker:
         start = time.perf_counter()
         plan, tokens = self.plan, ready.tokens
         soft = gather_soft_ids(scored.chunks, scored.positions, len(tokens.input_ids), plan.teacher.vocab_size)
+        if not scored.chunks:  # nothing but special tokens: no chunk tells how many temperatures there are
+            soft = replace(soft, log_partition=np.zeros((len(tokens.input_ids), len(plan.config.extra_temperatures)), np.float32))
         if np.isnan(soft.logprobs).any():
             raise TeacherError(
                 f"the teacher gave NaN for rows of {unit.name} in {plan.config.dtype}; try --dtype float32, or check its weights"
@@ -217,11 +224,13 @@ class UnitWorker:
                 "write_s": round(time.perf_counter() - encoded, 4),
             },
         )
-        if put_exclusive(receipt_path(self.out, unit), pretty_json(receipt.to_json())):
-            return receipt
-        first = find_receipt(self.out, unit)  # another driver was faster: the first receipt counts
-        assert first is not None, f"receipt of {unit.name} names no shard"
-        return first
+        path = receipt_path(self.out, unit)
+        while not put_exclusive(path, pretty_json(receipt.to_json())):
+            first = find_receipt(self.out, unit)  # another driver was faster: the first receipt counts
+            if first is not None:
+                return first
+            remove(path)  # void: it names a shard that is not there
+        return receipt
 
 
 def _kept(plan: Plan) -> list[tuple[str, str]]:

@@ -81,7 +81,8 @@ class GenerationConfig:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         known = {f.name for f in fields(cls)}
-        return cls(**{k: tuple(v) if k == "temperatures" else v for k, v in value.items() if k in known})
+        found: dict[str, Any] = {k: tuple(v) if k == "temperatures" else v for k, v in value.items() if k in known}
+        return cls(**found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,5 +120,9 @@ class GenerateOptions:
         for name in ("limit", "max_length", "max_batch_tokens", "threads"):
             if getattr(self, name) is not None:
                 _positive(name.replace("_", "-"), getattr(self, name))
+        for name, values in (("text-column", self.text_columns), ("keep-columns", self.keep_columns)):
+            for value in values:
+                if values.count(value) > 1:
+                    raise UsageError(f"--{name} names {value!r} twice")
         if len(self.text_columns) > 2:
             raise UsageError(f"a row has one text or a pair: give --text-column once or twice, not {len(self.text_columns)} times")

@@ -146,7 +146,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         rows = [[u.split, u.number, u.file, u.start, u.stop, u.row, u.offset, u.rows_sha256, u.id] for u in self.units]
-        return {
+        body = {
             **self.header_json(),
             "digest": self.digest,
             "runtime": self.runtime,
@@ -154,15 +154,15 @@ class Plan:
             "unit_fields": [f.name for f in fields(Unit)],
             "units": rows,
         }
+        return {**body, "file_digest": digest(body)}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
+    def from_json(cls, value: Any) -> Self:
         """Read back; DatasetError if it is of another format, or altered."""
-        if value.get("format") != FORMAT_VERSION:
-            raise DatasetError(
-                f"plan.json has format {value.get('format')!r}, this version of textsmooth reads {FORMAT_VERSION}; "
-                "use the version that wrote it, or another --out"
-            )
+        if not isinstance(value, dict) or "format" not in value:
+            raise DatasetError("plan.json is not the plan of a run")
+        if value["format"] != FORMAT_VERSION:
+            raise DatasetError(f"plan.json has format {value['format']!r}, this version of textsmooth reads {FORMAT_VERSION}")
         try:
             names = value["unit_fields"]
             plan = cls(
@@ -174,10 +174,12 @@ class Plan:
                 runtime=value["runtime"],
                 source=value["source"],
             )
+            altered = plan.digest != value.get("digest")
+            altered = altered or value.get("file_digest") != digest({k: v for k, v in value.items() if k != "file_digest"})
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise DatasetError(f"plan.json is damaged ({error}); start again with --overwrite, or another --out") from None
-        if plan.digest != value.get("digest"):
-            raise DatasetError("plan.json was altered: its digest does not fit; start again with --overwrite, or another --out")
+            raise DatasetError(f"plan.json is damaged ({error})") from None
+        if altered:
+            raise DatasetError("plan.json was altered: its digest does not fit")
         return plan
 
 

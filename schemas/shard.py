@@ -48,10 +48,15 @@ class ShardMeta:
         raw = (schema.metadata or {}).get(METADATA_KEY)
         if raw is None:
             raise DatasetError(f"{name} is an Arrow file but not a shard of a smoothed dataset")
-        value: dict[str, Any] = json.loads(raw)
-        if value.get("format") != FORMAT_VERSION:
-            raise DatasetError(f"{name} has format {value.get('format')}, this version of textsmooth reads {FORMAT_VERSION}")
-        return cls(**{**value, "temperatures": tuple(value["temperatures"])})
+        try:
+            value: dict[str, Any] = json.loads(raw)
+            if value["format"] != FORMAT_VERSION:
+                raise DatasetError(
+                    f"{name} has format {value['format']}, this version of textsmooth reads {FORMAT_VERSION}; update textsmooth"
+                )
+            return cls(**{**value, "temperatures": tuple(value["temperatures"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise DatasetError(f"{name} has damaged metadata ({error}); generate or fetch the dataset again") from None
 
 
 def shard_schema(meta: ShardMeta, *, token_types: bool, label_kind: str | None = None, keep: tuple[pa.Field, ...] = ()) -> pa.Schema:

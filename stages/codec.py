@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.soft_ids import SoftIds
 
 
@@ -35,7 +36,7 @@ class TokenBlock:
 
 def _offsets(offsets: NDArray[Any], what: str) -> pa.Array:
     if offsets[-1] > np.iinfo(np.int32).max:
-        raise ValueError(f"{offsets[-1]:,} {what} in one shard, Arrow lists hold 2**31 - 1; lower --rows-per-shard")
+        raise UsageError(f"{offsets[-1]:,} {what} in one shard, Arrow lists hold 2**31 - 1; lower --rows-per-shard")
     return pa.array(offsets.astype(np.int32, copy=False))
 
 

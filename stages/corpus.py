@@ -161,11 +161,14 @@ def columns(file: SourceFile) -> dict[str, bool]:
 
         try:
             schema = pq.read_schema(file.path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CorpusError(f"cannot read {file.path}: {error}") from None
+        except (pa.ArrowException, OSError) as error:
+            raise CorpusError(f"cannot read {file.path}: {str(error).splitlines()[0]}") from None
         return {f.name: pa.types.is_string(f.type) or pa.types.is_large_string(f.type) for f in schema}
     for _, _, first in _lines(file, 0, 0, None):
-        return {k: isinstance(v, str) for k, v in _parse(file, 0, first).items()}
+        found = {k: isinstance(v, str) for k, v in _parse(file, 0, first).items()}
+        if not found:
+            raise CorpusError(f"row 0 of {file.path} is an empty object: it has no columns")
+        return found
     return {}
 
 
@@ -201,7 +204,11 @@ def _parse(file: SourceFile, row: int, line: bytes) -> dict[str, Any]:
 
 def _lines(file: SourceFile, row: int, offset: int, stop: int | None) -> Iterator[tuple[int, int, bytes]]:
     """(row, byte offset, line without its end) from a row that starts at a byte offset; blank lines are no rows in JSON lines."""
-    with file.path.open("rb") as lines:
+    try:
+        lines = file.path.open("rb")
+    except OSError as error:
+        raise CorpusError(f"cannot read {file.path}: {error.strerror}") from None
+    with lines:
         lines.seek(offset)
         while stop is None or row < stop:
             at = lines.tell()
@@ -225,7 +232,19 @@ def _column_values(file: SourceFile, row: int, line: bytes, names: tuple[str, ..
     missing = [n for n in names if n not in value]
     if missing:
         raise CorpusError(f"row {row} of {file.path} has no column {missing[0]!r}; it has {', '.join(value) or 'none'}")
-    return [value[n] for n in names]
+    found = [value[n] for n in names]
+    for name, item in zip(names, found, strict=True):
+        if isinstance(item, str) and not _is_unicode(item):
+            raise CorpusError(f"row {row} of {file.path}: column {name!r} has half of a surrogate pair, which is no character")
+    return found
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read(file: SourceFile, names: tuple[str, ...], start: int, stop: int, offset: int | None) -> Rows:
@@ -299,7 +318,7 @@ def _scan_parquet(file: SourceFile, names: tuple[str, ...], start: int, limit: i
                     yield None, {n: part.column(n).to_pylist() for n in names}
                 if limit is not None and row >= limit:
                     return
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"cannot read {file.path}: {str(error).splitlines()[0]}") from None
 
 

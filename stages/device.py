@@ -18,7 +18,7 @@ def pick_device(asked: str | None) -> str:
     if asked is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=asked)
+        torch.zeros(1, device=asked).item()
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {asked!r} is not usable here ({str(error).splitlines()[0]}); try --device cpu") from None
     return asked

@@ -68,7 +68,7 @@ def _class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dic
 
 
 def _value_scores(predicted: NDArray[np.float32], labels: NDArray[np.float64]) -> dict[str, float]:
-    from scipy.stats import pearsonr, spearmanr  # type: ignore[import-untyped]
+    from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import mean_squared_error
 
     constant = np.ptp(predicted) == 0 or np.ptp(labels) == 0  # no correlation to speak of

@@ -4,8 +4,9 @@ import contextlib
 import errno
 import json
 import os
-import tempfile
-from collections.abc import Iterator
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from textsmooth.schemas.errors import DatasetError, TextsmoothError
 from textsmooth.schemas.manifest import MANIFEST, Manifest
 
 TEMP_PREFIX = ".tmp-"  # of this run or one that was killed: removed when a dataset is finished
+ATTEMPTS = 5  # to put a file in place while other drivers tidy up the same folder
 
 
 class StorageError(TextsmoothError):
@@ -24,19 +26,17 @@ def _told(path: Path) -> Iterator[None]:
     """Turn the errors that users meet into one line with what to do next."""
     try:
         yield
-    except FileExistsError:
-        raise
     except OSError as error:
         match error.errno:
             case errno.ENOSPC | errno.EDQUOT:
                 advice = "make room and run the same command again, finished shards are kept"
             case errno.EACCES | errno.EPERM | errno.EROFS:
                 advice = "choose a folder you may write to with --out"
-            case errno.ENOTDIR:
+            case errno.ENOTDIR | errno.EEXIST:
                 advice = "a file stands where a folder is needed; choose another --out"
             case _:
-                raise
-        raise StorageError(f"cannot write {path}: {os.strerror(error.errno)}; {advice}") from error
+                advice = "see to the storage and run the same command again, or choose another --out"
+        raise StorageError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -51,41 +51,58 @@ def _sync_folder(folder: Path) -> None:
 def _temp(path: Path, data: bytes | memoryview) -> Iterator[Path]:
     """A synced temporary file with the data in the folder of `path`; gone when the block ends, unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=TEMP_PREFIX, dir=path.parent)
-    temp = Path(name)
+    temp = path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temp.open("xb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
         yield temp
     finally:
         temp.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _place(path: Path, data: bytes | memoryview, place: Callable[[Path], object]) -> None:
+    """Write a temporary file and let `place` put it where it belongs, again if another driver tidied it away meanwhile."""
+    with _told(path):
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                with _temp(path, data) as temp:
+                    place(temp)
+                    _sync_folder(path.parent)
+                return
+            except FileNotFoundError:
+                if not left:
+                    raise
 
 
 def put(path: Path, data: bytes | memoryview) -> None:
     """Put a file in place whole: a reader sees the old one or the new one. StorageError if the storage says no."""
-    with _told(path), _temp(path, data) as temp:
-        temp.replace(path)
-        _sync_folder(path.parent)
+    _place(path, data, lambda temp: temp.replace(path))
 
 
 def put_exclusive(path: Path, data: bytes | memoryview) -> bool:
     """Put a file in place whole if there is none yet; False, and nothing done, if there is one."""
-    with _told(path), _temp(path, data) as temp:
+    mine = True
+
+    def link(temp: Path) -> None:
+        nonlocal mine
         try:
             os.link(temp, path)
         except FileExistsError:
-            return False
-        _sync_folder(path.parent)
-        return True
+            mine = False
+
+    _place(path, data, link)
+    return mine
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there. StorageError if the storage says no."""
+    with _told(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def pretty_json(value: Any) -> bytes:

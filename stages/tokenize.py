@@ -47,7 +47,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
         raise TeacherError(f"{folder} has no fast tokenizer; save one there first (it needs a tokenizer.json)")
     if len(tokenizer) < 10 or (tokenizer.cls_token_id is None and tokenizer.bos_token_id is None):
         raise TeacherError(f"{folder} has no usable tokenizer; save the model's tokenizer there (tokenizer.json)")
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def _first_line(error: BaseException) -> str:
