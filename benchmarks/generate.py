@@ -76,7 +76,7 @@ def bare(asked: Draft, texts: list[list[str]], dtype: torch.dtype) -> Callable[[
 
 def ours(options: GenerateOptions, folder: Path) -> Callable[[], int]:
     """The whole of generation: rows from the corpus to shards and receipts on disk."""
-    asked = draft(options, None)
+    asked = draft(options)
     plan = cut(asked)
     count = 0
     worker: UnitWorker | None = None
@@ -106,7 +106,7 @@ def main() -> None:
     options = GenerateOptions(
         corpus=args.corpus, teacher=args.teacher, splits=(args.split,), limit=args.rows, rows_per_shard=max(args.rows // 4, 64)
     )
-    asked = draft(options, None)
+    asked = draft(options)
     texts = texts_of(asked, args.rows)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

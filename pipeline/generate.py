@@ -71,9 +71,9 @@ def _prepare(options: GenerateOptions, progress: Progress, *, write: bool = True
     """The folder, the resolved request, and the plan: the one that is there, or a new one, published."""
     out = Path(options.out).expanduser() if options.out else default_out(options)
     before = _plan_in(out, overwrite=options.overwrite)
-    asked = draft(options, before)
+    finished = before is not None and (out / MANIFEST).is_file()
+    asked = draft(options, before, finished=finished)
     if before is not None:
-        finished = (out / MANIFEST).is_file()
         found = differences(asked, before, finished=finished)
         if found:
             raise ConflictError(

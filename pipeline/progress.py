@@ -37,6 +37,7 @@ class Progress(AbstractContextManager["Progress"]):
                 transient=True,
             )
             self._bar.start()
+            self._task = self._bar.add_task("starting", total=None, detail="")
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -46,16 +47,13 @@ class Progress(AbstractContextManager["Progress"]):
     def reading(self, rows: int) -> None:
         """The corpus has been read up to so many rows."""
         if self._bar is not None:
-            if self._task is None:
-                self._task = self._bar.add_task("reading the corpus", total=None, detail="")
-            self._bar.update(self._task, completed=rows)
+            self._bar.update(self._task, description="reading the corpus", completed=rows)
 
     def start(self, plan: Plan, done: int) -> None:
         """Units are about to run; `done` rows need not."""
         self._start = time.perf_counter()
         if self._bar is not None:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
+            self._bar.remove_task(self._task)
             self._task = self._bar.add_task("smoothing rows", total=plan.rows, completed=done, detail="loading the teacher")
 
     def ready(self) -> None:

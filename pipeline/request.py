@@ -98,7 +98,7 @@ def _model_config(folder: Path) -> dict[str, Any]:
     return value
 
 
-def draft(options: GenerateOptions, before: Plan | None) -> Draft:
+def draft(options: GenerateOptions, before: Plan | None = None, *, finished: bool = False) -> Draft:
     """Resolve what was asked; where it was left open, as the plan that is already there (`before`) has it.
 
     Raises UsageError, CorpusError or TeacherError in one line for whatever cannot work.
@@ -129,7 +129,7 @@ def draft(options: GenerateOptions, before: Plan | None) -> Draft:
     smallest = tokenizer.num_special_tokens_to_add(pair=len(text) == 2) + 1
     if options.max_length is not None and options.max_length < smallest:
         raise UsageError(f"max-length {options.max_length} leaves no room for text: {smallest} is the least")
-    device, settings = _auto(options, before)
+    device, settings = _auto(options, before, finished=finished)
     return Draft(
         corpus=corpus,
         identity=CorpusIdentity(
@@ -188,18 +188,18 @@ def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...],
     return chosen
 
 
-def _auto(options: GenerateOptions, before: Plan | None) -> tuple[str, dict[str, Any]]:
-    """The device, and the settings that depend on it."""
+def _auto(options: GenerateOptions, before: Plan | None, *, finished: bool) -> tuple[str, dict[str, Any]]:
+    """The device, and the settings that depend on it. A finished run needs no device: where it was made on one, that is the answer."""
     from textsmooth.stages.device import pick_device, pick_dtype
 
-    device = pick_device(options.device)
+    device = before.config.device if finished and before and not options.device else pick_device(options.device)
     kind = device.partition(":")[0]
     same = before.config if before is not None and before.config.device == kind else None
     on_gpu = kind == "cuda"
     return device, {
         "device": kind,
         "dtype": options.dtype or (same.dtype if same else pick_dtype(device)),
-        "max_batch_tokens": options.max_batch_tokens or (same.max_batch_tokens if same else 65536 if on_gpu else 4096),
+        "max_batch_tokens": options.max_batch_tokens or (same.max_batch_tokens if same else 65536 if on_gpu else 2048),
         "chunk_tokens": same.chunk_tokens if same else 4096 if on_gpu else 256,
     }
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +174,13 @@ class UnitWorker:
     def _finish(self, unit: Unit, ready: Ready, scored: Scored) -> Receipt:
         start = time.perf_counter()
         plan, tokens = self.plan, ready.tokens
-        soft = gather_soft_ids(scored.chunks, scored.positions, len(tokens.input_ids), plan.teacher.vocab_size)
-        if not scored.chunks:  # nothing but special tokens: no chunk tells how many temperatures there are
-            soft = replace(soft, log_partition=np.zeros((len(tokens.input_ids), len(plan.config.extra_temperatures)), np.float32))
+        soft = gather_soft_ids(
+            scored.chunks,
+            scored.positions,
+            tokens=len(tokens.input_ids),
+            vocab_size=plan.teacher.vocab_size,
+            temperatures=len(plan.config.extra_temperatures),
+        )
         if np.isnan(soft.logprobs).any():
             raise TeacherError(
                 f"the teacher gave NaN for rows of {unit.name} in {plan.config.dtype}; try --dtype float32, or check its weights"

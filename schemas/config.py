@@ -12,6 +12,7 @@ SPECIALS = ("plain", "smoothed")
 CODECS = ("plain",)
 CONTEXTS = ("unmasked",)
 LONG_ROWS = ("truncate",)
+COLDEST = 0.001  # temperature: below, only the argmax is left and float32 runs out
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -25,10 +26,10 @@ def _positive(name: str, value: object) -> None:
 
 
 def check_temperatures(temperatures: tuple[float, ...]) -> tuple[float, ...]:
-    """The temperatures in ascending order without repeats; UsageError unless each is finite and > 0."""
+    """The temperatures in ascending order without repeats; UsageError unless each is finite and at least COLDEST."""
     for temperature in temperatures:
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise UsageError(f"temperature must be a finite number above 0, not {temperature:g}")
+        if not (math.isfinite(temperature) and temperature >= COLDEST):
+            raise UsageError(f"temperature must be a finite number of at least {COLDEST:g}, not {temperature:g}")
     return tuple(sorted(set(temperatures)))
 
 

@@ -163,7 +163,8 @@ def columns(file: SourceFile) -> dict[str, bool]:
             schema = pq.read_schema(file.path)
         except (pa.ArrowException, OSError) as error:
             raise CorpusError(f"cannot read {file.path}: {str(error).splitlines()[0]}") from None
-        return {f.name: pa.types.is_string(f.type) or pa.types.is_large_string(f.type) for f in schema}
+        kinds = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema}
+        return {name: pa.types.is_string(kind) or pa.types.is_large_string(kind) for name, kind in kinds.items()}
     for _, _, first in _lines(file, 0, 0, None):
         found = {k: isinstance(v, str) for k, v in _parse(file, 0, first).items()}
         if not found:

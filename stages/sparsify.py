@@ -122,19 +122,21 @@ class Sparsifier:
         return keep, rest + (probs * outside).flip(-1).sum(-1)
 
 
-def gather_soft_ids(chunks: list[ChunkSoftIds], position: NDArray[np.int64], tokens: int, vocab_size: int) -> SoftIds:
+def gather_soft_ids(
+    chunks: list[ChunkSoftIds], position: NDArray[np.int64], *, tokens: int, vocab_size: int, temperatures: int = 0
+) -> SoftIds:
     """Put the chunks' tokens at their positions among all tokens; the others are left plain.
 
     position: [N] where the n-th token of the chunks (in order) stands among `tokens`; each position at most once.
+    temperatures: S, how many have a log-partition.
     """
 
     def flat(name: str) -> NDArray[np.float32]:
         return np.concatenate([getattr(c, name).cpu().numpy() for c in chunks])
 
-    slots = len(chunks[0].log_partition[0]) if chunks else 0
     log_tail = np.full(tokens, -np.inf, np.float32)
     original = np.zeros(tokens, np.float32)
-    partition = np.zeros((tokens, slots), np.float32)
+    partition = np.zeros((tokens, temperatures), np.float32)
     counts = np.zeros(tokens, np.int64)
     ids = np.empty(0, id_dtype(vocab_size))
     logprobs = np.empty(0, np.float32)

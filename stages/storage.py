@@ -14,6 +14,7 @@ from textsmooth.schemas.errors import DatasetError, TextsmoothError
 from textsmooth.schemas.manifest import MANIFEST, Manifest
 
 TEMP_PREFIX = ".tmp-"  # of this run or one that was killed: removed when a dataset is finished
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 ATTEMPTS = 5  # to put a file in place while other drivers tidy up the same folder
 
 
@@ -81,6 +82,18 @@ def put(path: Path, data: bytes | memoryview) -> None:
     _place(path, data, lambda temp: temp.replace(path))
 
 
+def _create(path: Path, data: bytes | memoryview) -> bool:
+    """Exclusive creation where there are no hard links. Killed in the middle it leaves a damaged file, which readers tell."""
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return False
+    return True
+
+
 def put_exclusive(path: Path, data: bytes | memoryview) -> bool:
     """Put a file in place whole if there is none yet; False, and nothing done, if there is one."""
     mine = True
@@ -91,6 +104,10 @@ def put_exclusive(path: Path, data: bytes | memoryview) -> bool:
             os.link(temp, path)
         except FileExistsError:
             mine = False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            mine = _create(path, data)
 
     _place(path, data, link)
     return mine

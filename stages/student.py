@@ -165,7 +165,6 @@ def load_student(folder: Path, *, label_names: tuple[str, ...], label_kind: str)
         AutoModelForSequenceClassification,
         folder,
         allow_new=("classifier", "pre_classifier", "score", "pooler", f"{base}.pooler"),
-        ignore_mismatched_sizes=True,
         dtype=torch.float32,
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},

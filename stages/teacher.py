@@ -63,6 +63,7 @@ def load_checked(auto_class: Any, folder: Path, *, allow_new: tuple[str, ...] = 
             model, info = auto_class.from_pretrained(
                 str(folder),
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, in one line
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -71,11 +72,13 @@ def load_checked(auto_class: Any, folder: Path, *, allow_new: tuple[str, ...] = 
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise TeacherError(f"cannot load the model in {folder}: {lines[0]}") from error
-    missing = sorted(k for k in {*info["missing_keys"], *(m[0] for m in info["mismatched_keys"])} if not k.startswith(allow_new or "\0"))
+    absent = {*info["missing_keys"], *(mismatch[0] for mismatch in info["mismatched_keys"])}
+    missing = sorted(key for key in absent if not (allow_new and key.startswith(allow_new)))
     if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise TeacherError(
-            f"the model in {folder} lacks weights that {type(model).__name__} needs ({missing[0]}"
-            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}): they would be random; use a checkpoint that has them"
+            f"the model in {folder} lacks weights that {type(model).__name__} needs ({missing[0]}{others}): "
+            "they would be random; use a checkpoint that has them"
         )
     return model
 
@@ -122,7 +125,25 @@ class Teacher:
         self._given = _Given()
         self._head = copy.copy(self.model)
         self._head._modules = {**self.model._modules, prefix: self._given}
-        self.vocab_size = self.project(torch.zeros(1, self.hidden_size, dtype=dtype, device=self.device)).shape[-1]
+        self.vocab_size = self._check_head(dtype)
+
+    @torch.inference_mode()
+    def _check_head(self, dtype: torch.dtype) -> int:
+        """The width of the logits, after a look at whether head and encoder taken apart still say what the whole model says."""
+        ids = torch.arange(5, 13, device=self.device)[None] % int(self.model.config.vocab_size)
+        mask = torch.ones_like(ids)
+        whole: Tensor = self.model(input_ids=ids, attention_mask=mask).logits[0].float()
+        try:
+            parts = self.project(self.encoder(input_ids=ids, attention_mask=mask)[0][0]).float()
+            far = parts.shape != whole.shape or float((parts - whole).abs().max()) > 64 * torch.finfo(dtype).eps * float(whole.abs().max())
+        except (RuntimeError, TypeError, AttributeError, ValueError):
+            far = True
+        if far:
+            raise TeacherError(
+                f"teachers of type {self.model.config.model_type!r} are not supported: "
+                f"the head of {type(self.model).__name__} needs more than the hidden states"
+            )
+        return whole.shape[-1]
 
     @property
     def max_length(self) -> int:

@@ -124,7 +124,7 @@ def test_a_temperature_that_is_not_stored_names_those_that_are(kit):
     ("bad", "said"),
     [
         ({"lam": 1.5}, "lam must be between 0 and 1, not 1.5"),
-        ({"temperature": 0.0}, "temperature must be a finite number above 0"),
+        ({"temperature": 0.0}, "temperature must be a finite number of at least 0.001"),
         ({"topk": 0}, "topk must be a whole number of at least 1"),
         ({"mass": 1.1}, "mass must be above 0 and at most 1"),
         ({"tail": "drop"}, "tail 'drop' is not one of renormalize, original, mean"),

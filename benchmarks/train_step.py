@@ -1,0 +1,101 @@
+"""A training step on plain input, on stored soft ids, and with the teacher in the loop, side by side on the same batches.
+
+    python benchmarks/train_step.py DATASET --student FOLDER [--teacher FOLDER] [--batch-size 32] [--batches 12]
+
+plain       token ids; an ordinary fine-tuning step
+smoothed    the dataset's soft ids through SoftEmbedding, collating included
+in the loop what the published code does: the teacher reads the batch, a full softmax [B, L, V], times the student's table
+
+Prints the median milliseconds per optimizer update and the median of the ratios to plain, batch by batch.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from textsmooth.schemas.train import Smoothing
+from textsmooth.stages.collate import Batch, SmoothedCollator
+from textsmooth.stages.device import default_threads
+from textsmooth.stages.distill import Distiller, task_objective
+from textsmooth.stages.smooth import SoftEmbedding
+from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.student import load_student
+from textsmooth.stages.teacher import load_checked
+
+
+def distiller(student: torch.nn.Module, inputs: str, vocab_size: int) -> Distiller:
+    soft = SoftEmbedding(student.get_input_embeddings(), vocab_size=vocab_size) if inputs == "smoothed" else None
+    objective = task_objective("class")
+    return Distiller(student, objective, soft=soft, inputs=inputs, lr=1e-4, weight_decay=0.01, warmup=0.1, steps=10**6)
+
+
+class InTheLoop:
+    """The published step: softmax of the teacher on the plain text, mixed with the one-hot input, times the student's table."""
+
+    def __init__(self, student: torch.nn.Module, teacher: torch.nn.Module, lam: float) -> None:
+        self.student, self.teacher, self.lam = student.train(), teacher.eval(), lam
+        self.optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
+
+    def step(self, batch: Batch) -> None:
+        inputs = {"attention_mask": batch.attention_mask, "token_type_ids": batch.token_type_ids}
+        with torch.no_grad():
+            probs = torch.softmax(self.teacher(input_ids=batch.input_ids, **inputs).logits, dim=-1)
+            mixed = self.lam * probs
+            mixed.scatter_add_(2, batch.input_ids[:, :, None], torch.full_like(mixed[:, :, :1], 1 - self.lam))
+        embeds = mixed @ self.student.get_input_embeddings().weight
+        loss = torch.nn.functional.cross_entropy(self.student(inputs_embeds=embeds, **inputs).logits, batch.labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--student", required=True)
+    parser.add_argument("--teacher")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batches", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=default_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    dataset = SmoothedDataset(args.dataset, "train")
+    vocab_size, pad = dataset.manifest.teacher["vocab_size"], dataset.manifest.special_ids["pad"] or 0
+    names = tuple(dataset.manifest.corpus["label_names"])
+    plain, smoothed = SmoothedCollator(pad_id=pad), SmoothedCollator(pad_id=pad, smoothing=Smoothing())
+
+    def student() -> torch.nn.Module:
+        return load_student(Path(args.student), label_names=names, label_kind="class")
+
+    on_plain, on_smoothed = distiller(student(), "plain", vocab_size), distiller(student(), "smoothed", vocab_size)
+    arms: dict[str, Callable[[torch.Tensor], object]] = {
+        "plain": lambda rows: list(on_plain.updates(plain(dataset.batch(rows)))),
+        "smoothed": lambda rows: list(on_smoothed.updates(smoothed(dataset.batch(rows)))),
+    }
+    if args.teacher:
+        from transformers import AutoModelForMaskedLM
+
+        loop = InTheLoop(student(), load_checked(AutoModelForMaskedLM, Path(args.teacher)), 0.5)
+        arms["in the loop"] = lambda rows: loop.step(plain(dataset.batch(rows)))
+    order = dataset.order(seed=0, epoch=0)
+    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+    for number in range(args.batches + 2):  # the first two are a warm-up
+        rows = order.take(number * args.batch_size, (number + 1) * args.batch_size)
+        for arm, run in arms.items():
+            start = time.perf_counter()
+            run(rows)
+            if number >= 2:
+                seconds[arm].append(time.perf_counter() - start)
+    print(f"batches of {args.batch_size} rows, {args.threads} threads, medians of {args.batches}")
+    for arm, found in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(found, seconds["plain"], strict=True))
+        print(f"{arm:12} {1000 * statistics.median(found):8.1f} ms per update   {ratio:5.2f} x plain")
+
+
+if __name__ == "__main__":
+    main()

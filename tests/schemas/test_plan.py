@@ -1,0 +1,272 @@
+"""Plans, receipts and manifests survive JSON; altered, newer or foreign ones are refused; digests are what they always were."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textsmooth.schemas.canonical import canonical_json, digest, file_sha256
+from textsmooth.schemas.config import GenerationConfig
+from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.manifest import FileEntry, Manifest, ShardEntry
+from textsmooth.schemas.plan import CorpusIdentity, Plan, Receipt, TeacherIdentity, Unit, unit_id
+
+# surrogates are no text: the corpus reader refuses them
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+hexes = st.text("0123456789abcdef", min_size=64, max_size=64)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+corpora = st.builds(
+    CorpusIdentity,
+    name=texts,
+    files=st.dictionaries(texts, st.lists(texts, max_size=3), max_size=3),
+    text_columns=st.lists(texts, min_size=1, max_size=2).map(tuple),
+    label_column=st.none() | texts,
+    label_kind=st.sampled_from([None, "class", "value"]),
+    label_names=st.none() | st.lists(texts, max_size=3).map(tuple),
+    keep_columns=st.just(("a", "b")),
+    keep_types=st.just(("int64", "string")),
+    limit=st.none() | st.integers(1, 10**9),
+    license=st.none() | texts,
+)
+teachers = st.builds(
+    TeacherIdentity,
+    name=texts, digest=hexes, tokenizer_digest=hexes, vocab_digest=hexes,
+    vocab_size=st.integers(1, 10**6), model_type=texts, license=st.none() | texts,
+)  # fmt: skip
+units = st.builds(
+    Unit,
+    split=texts, number=st.integers(0, 10**6), file=texts, start=st.integers(0, 10**9), stop=st.integers(0, 10**9),
+    row=st.integers(0, 10**9), offset=st.none() | st.integers(0, 2**50), rows_sha256=hexes, id=hexes,
+)  # fmt: skip
+plans = st.builds(
+    Plan,
+    corpus=corpora,
+    teacher=teachers,
+    config=st.builds(GenerationConfig, topk=st.integers(1, 999), temperatures=st.lists(st.floats(0.1, 9), max_size=3).map(tuple)),
+    versions=st.dictionaries(texts, texts, max_size=3),
+    units=st.lists(units, max_size=4).map(tuple),
+    runtime=st.dictionaries(texts, st.integers(0, 99), max_size=2),
+    source=st.dictionaries(texts, st.lists(st.integers(0, 2**62), min_size=2, max_size=2), max_size=2),
+)
+receipts = st.builds(
+    Receipt,
+    unit=hexes, split=texts, number=st.integers(0, 9), shard=texts, sha256=hexes, bytes=st.integers(0, 2**50), rows=st.integers(0, 9),
+    tokens=st.integers(0, 9), entries=st.integers(0, 9), stats=st.dictionaries(texts, json_values, max_size=3),
+    versions=st.dictionaries(texts, texts, max_size=2), device=texts, timings=st.dictionaries(texts, st.floats(0, 1e9), max_size=3),
+)  # fmt: skip
+
+
+def through_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+@given(plans)
+def test_a_plan_survives_json(plan: Plan) -> None:
+    again = Plan.from_json(through_json(plan.to_json()))
+    assert again == plan
+    assert again.digest == plan.digest
+    assert again.to_json() == plan.to_json()
+
+
+@given(receipts)
+def test_a_receipt_survives_json(receipt: Receipt) -> None:
+    assert Receipt.from_json(through_json(receipt.to_json())) == receipt
+
+
+@pytest.mark.parametrize("value", [{}, [], None, {"unit": "x"}, 3])
+def test_a_receipt_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(DatasetError, match="receipt is damaged"):
+        Receipt.from_json(value)
+
+
+@pytest.fixture
+def plan() -> Plan:
+    corpus = CorpusIdentity(
+        name="c", files={"train": ["a.jsonl"]}, text_columns=("text",), label_column="label", label_kind="class",
+        label_names=("no", "yes"), keep_columns=("idx",), keep_types=("int64",), limit=None, license="mit",
+    )  # fmt: skip
+    teacher = TeacherIdentity(
+        name="t", digest="a" * 64, tokenizer_digest="b" * 64, vocab_digest="c" * 64, vocab_size=100, model_type="bert"
+    )
+    config = GenerationConfig(topk=4, temperatures=(0.5, 1.0))
+    shared = {"teacher": teacher, "corpus": corpus, "config": config}
+    found = tuple(
+        Unit(
+            split="train", number=n, file="a.jsonl", start=5 * n, stop=5 * n + 5, row=5 * n, offset=100 * n, rows_sha256=f"{n:064x}",
+            id=unit_id(split="train", row=5 * n, rows_sha256=f"{n:064x}", **shared),
+        )
+        for n in range(2)
+    )  # fmt: skip
+    return Plan(
+        corpus=corpus,
+        teacher=teacher,
+        config=config,
+        versions={"torch": "1"},
+        units=found,
+        runtime={"threads": 2},
+        source={"a.jsonl": [1, 2]},
+    )
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all values in a JSON value."""
+    if isinstance(value, dict):
+        return [leaf for k, v in value.items() for leaf in leaves(v, (*path, k))]
+    if isinstance(value, list):
+        return [leaf for i, v in enumerate(value) for leaf in leaves(v, (*path, i))]
+    return [path]
+
+
+def changed(value: Any, path: tuple[Any, ...]) -> Any:
+    value = copy.deepcopy(value)
+    place = value
+    for step in path[:-1]:
+        place = place[step]
+    old = place[path[-1]]
+    place[path[-1]] = old + 1 if isinstance(old, int | float) else "changed"
+    return value
+
+
+def test_a_plan_altered_anywhere_is_refused(plan: Plan) -> None:
+    value = through_json(plan.to_json())
+    assert len(leaves(value)) > 40
+    for path in leaves(value):
+        with pytest.raises(DatasetError, match=r"plan\.json"):
+            Plan.from_json(changed(value, path))
+    for name in value:
+        with pytest.raises(DatasetError, match=r"plan\.json"):
+            Plan.from_json({k: v for k, v in value.items() if k != name})
+
+
+@pytest.mark.parametrize("value", [None, [], 3, "plan", {}])
+def test_what_is_no_plan_is_refused(value: Any) -> None:
+    with pytest.raises(DatasetError, match="not the plan of a run"):
+        Plan.from_json(value)
+
+
+def test_a_plan_of_a_newer_format_is_refused(plan: Plan) -> None:
+    with pytest.raises(DatasetError, match="has format 2, this version of textsmooth reads 1"):
+        Plan.from_json({**plan.to_json(), "format": 2})
+
+
+def test_runtime_and_source_do_not_change_what_a_plan_is(plan: Plan) -> None:
+    assert dataclasses.replace(plan, runtime={"threads": 64}, source={}).digest == plan.digest
+    assert dataclasses.replace(plan, versions={"torch": "2"}).digest != plan.digest
+    assert dataclasses.replace(plan, units=plan.units[::-1]).digest != plan.digest
+
+
+UNIT: dict[str, Any] = {"split": "train", "row": 0, "rows_sha256": "0" * 64}
+CHANGES: dict[str, Callable[[Plan], dict[str, Any]]] = {
+    "split": lambda p: {"split": "test"},
+    "row": lambda p: {"row": 1},
+    "rows": lambda p: {"rows_sha256": "1" * 64},
+    "teacher": lambda p: {"teacher": dataclasses.replace(p.teacher, digest="d" * 64)},
+    "tokenizer": lambda p: {"teacher": dataclasses.replace(p.teacher, tokenizer_digest="d" * 64)},
+    "text column": lambda p: {"corpus": dataclasses.replace(p.corpus, text_columns=("text", "text2"))},
+    "label names": lambda p: {"corpus": dataclasses.replace(p.corpus, label_names=("yes", "no"))},
+    "kept": lambda p: {"corpus": dataclasses.replace(p.corpus, keep_columns=("id",))},
+    "topk": lambda p: {"config": dataclasses.replace(p.config, topk=5)},
+    "dtype": lambda p: {"config": dataclasses.replace(p.config, dtype="bfloat16")},
+    "batch": lambda p: {"config": dataclasses.replace(p.config, max_batch_tokens=1)},
+}
+SAME: dict[str, Callable[[Plan], dict[str, Any]]] = {
+    "teacher's name": lambda p: {"teacher": dataclasses.replace(p.teacher, name="other")},
+    "corpus's name and files": lambda p: {"corpus": dataclasses.replace(p.corpus, name="other", files={"train": ["b.txt"]}, limit=5)},
+    "rows per shard": lambda p: {"config": dataclasses.replace(p.config, rows_per_shard=7)},
+}
+
+
+def test_a_unit_id_stands_for_all_that_decides_its_shard(plan: Plan) -> None:
+    def made(change: Callable[[Plan], dict[str, Any]]) -> str:
+        return unit_id(**{**UNIT, "teacher": plan.teacher, "corpus": plan.corpus, "config": plan.config, **change(plan)})
+
+    here = made(lambda p: {})
+    ids = {name: made(change) for name, change in CHANGES.items()}
+    assert len({here, *ids.values()}) == 1 + len(ids)
+    assert {made(change) for change in SAME.values()} == {here}
+
+
+def test_digests_are_what_they_always_were(plan: Plan) -> None:
+    """Golden: a change here makes every unit of every dataset in the world a stranger. Raise FORMAT_VERSION when that is meant."""
+    assert plan.units[0].id == "1477c4c65ddebd796f9f68440fac78c2"
+    assert plan.digest == "dd805c68a3586b27d02348bd50654b85358323091ad47b08969e016997ee2725"
+    value = {"b": [1, 2.5, None, True, "é\n🎉"], "a": {"z": -0.0, "y": 1e-07}}
+    assert canonical_json(value) == '{"a":{"y":1e-07,"z":-0.0},"b":[1,2.5,null,true,"é\\n🎉"]}'
+    assert digest(value) == hashlib.sha256('{"a":{"y":1e-07,"z":-0.0},"b":[1,2.5,null,true,"é\\n🎉"]}'.encode()).hexdigest()
+    assert digest({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+@given(st.dictionaries(texts, json_values, max_size=5))
+def test_canonical_json_does_not_depend_on_order(value: dict[str, Any]) -> None:
+    assert canonical_json(dict(reversed(list(value.items())))) == canonical_json(value)
+    assert json.loads(canonical_json(value)) == value
+
+
+def test_canonical_json_has_no_nan() -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        canonical_json([float("nan")])
+
+
+def test_file_sha256(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc" * 10**6)
+    assert file_sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 10**6).hexdigest()
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    shards = tuple(
+        ShardEntry(path=f"{s}/0.arrow", split=s, rows=2, tokens=9, entries=12, bytes=100, sha256="e" * 64) for s in ("train", "test")
+    )
+    return Manifest(
+        dataset=Manifest.dataset_digest("f" * 64, shards), plan="f" * 64, corpus={"name": "c"}, teacher={"name": "t"}, config={"topk": 4},
+        token_types=True, special_ids={"pad": 0, "mask": None}, shards=shards,
+        files=(FileEntry(path="README.md", bytes=5, sha256="a" * 64),),
+        statistics={"rows": 4, "padding": 0.25}, versions={"torch": "1"}, created="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+
+
+def test_a_manifest_survives_json(manifest: Manifest) -> None:
+    assert Manifest.from_json(through_json(manifest.to_json()), "m") == manifest
+    assert manifest.splits == ("train", "test")
+    with pytest.raises(DatasetError, match="no split 'dev' in this dataset; it has train, test"):
+        manifest.split("dev")
+
+
+def test_a_manifest_altered_anywhere_is_refused(manifest: Manifest) -> None:
+    value = through_json(manifest.to_json())
+    assert len(leaves(value)) > 25
+    for path in leaves(value):
+        with pytest.raises(DatasetError, match=r"there/manifest\.json"):
+            Manifest.from_json(changed(value, path), "there/manifest.json")
+    for name in value:
+        with pytest.raises(DatasetError, match=r"there/manifest\.json"):
+            Manifest.from_json({k: v for k, v in value.items() if k != name}, "there/manifest.json")
+
+
+def test_a_manifest_whose_shards_are_not_those_of_its_name_is_refused(manifest: Manifest) -> None:
+    """Even with its own digest made to fit."""
+    forged = dataclasses.replace(manifest, shards=manifest.shards[:1])
+    with pytest.raises(DatasetError, match="was altered"):
+        Manifest.from_json(through_json(forged.to_json()), "m")
+
+
+def test_a_manifest_of_a_newer_format_is_refused(manifest: Manifest) -> None:
+    with pytest.raises(DatasetError, match="has format 2, this version of textsmooth reads 1; update textsmooth"):
+        Manifest.from_json({**manifest.to_json(), "format": 2}, "m")
+
+
+@pytest.mark.parametrize("value", [None, [], {}, {"format": 1}, {"shards": []}, "manifest"])
+def test_what_is_no_manifest_is_refused(value: Any) -> None:
+    with pytest.raises(DatasetError, match="not the manifest of a smoothed dataset"):
+        Manifest.from_json(value, "m")

@@ -1,0 +1,190 @@
+"""The house as it was drawn: floors, arrows that run one way, light imports, and what may stand in a published file."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers_gen import REPOSITORY
+
+FLOORS = ("schemas", "stages", "pipeline")  # from below
+HEAVY = ("torch", "transformers", "datasets", "ray", "pyarrow", "numpy", "sklearn", "pandas", "rich", "yaml")
+LINES = 400
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def tracked() -> list[Path]:
+    """Files that git knows, or would take."""
+    asked = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(asked, cwd=REPOSITORY, capture_output=True, check=True, text=True).stdout
+    return [p for name in sorted(set(listed.split("\0")) - {""}) if (p := REPOSITORY / name).is_file()]
+
+
+def sources(*rooms: str) -> Iterator[Path]:
+    for room in rooms:
+        yield from sorted((REPOSITORY / room).rglob("*.py"))
+
+
+def imports(path: Path, *, top_level: bool = False) -> set[str]:
+    """Modules that a file imports; top_level: not those inside functions or `if TYPE_CHECKING`."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            match child:
+                case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda() if top_level:
+                    continue
+                case ast.If(test=ast.Name(id="TYPE_CHECKING")) if top_level:
+                    continue
+                case ast.Import(names=names):
+                    found.update(name.name for name in names)
+                case ast.ImportFrom(module=str(module), names=names):
+                    found.update((module, *(f"{module}.{name.name}" for name in names)))
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, cwd="/")
+
+
+def test_the_package_list_is_the_folders_on_disk() -> None:
+    folders = {p.parent.relative_to(REPOSITORY) for room in FLOORS for p in (REPOSITORY / room).rglob("__init__.py")}
+    wanted = {f"textsmooth.{'.'.join(folder.parts)}": folder.as_posix() for folder in folders}
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == set(wanted)
+    assert PYPROJECT["tool"]["setuptools"]["package-dir"] == wanted
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    folders = {p.parent for p in sources(*FLOORS)}
+    assert [f for f in folders if not (f / "__init__.py").is_file()] == []
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_every_floor_is_typed_and_ships_its_marker(room: str) -> None:
+    assert (REPOSITORY / room / "py.typed").is_file()
+    assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"][f"textsmooth.{room}"]
+
+
+def test_textsmooth_is_a_namespace() -> None:
+    assert not (REPOSITORY / "textsmooth").exists()
+
+
+@pytest.mark.parametrize("floor", range(3))
+def test_no_import_runs_upward(floor: int) -> None:
+    above = tuple(f"textsmooth.{room}" for room in FLOORS[floor + 1 :])
+    for path in sources(FLOORS[floor]):
+        assert not [name for name in imports(path) if name.startswith(above or "\0")], path
+        assert not [name for name in imports(path) if name.split(".")[0] in FLOORS], f"{path}: imports are always textsmooth.…"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    files = {f"textsmooth.{'.'.join(p.relative_to(REPOSITORY).with_suffix('').parts)}": p for p in sources(*FLOORS)}
+    arrows = {name: imports(path, top_level=True) & set(files) for name, path in files.items()}
+    while free := [name for name, to in arrows.items() if not to]:
+        for name in free:
+            del arrows[name]
+        arrows = {name: to - set(free) for name, to in arrows.items()}
+    assert arrows == {}
+
+
+def test_stages_and_schemas_name_neither_ray_nor_click_and_datasets_only_where_it_is_needed() -> None:
+    for path in sources("stages", "schemas"):
+        assert not {name.split(".")[0] for name in imports(path)} & {"ray", "click", "rich"}, path
+        assert "datasets" not in {name.split(".")[0] for name in imports(path, top_level=True)}, path
+
+
+def test_stages_and_schemas_import_where_ray_click_and_datasets_are_missing() -> None:
+    modules = [f"textsmooth.{'.'.join(p.relative_to(REPOSITORY).with_suffix('').parts)}" for p in sources("stages", "schemas")]
+    block = "import sys, importlib\nfor name in ('ray', 'click', 'datasets', 'rich'): sys.modules[name] = None\n"
+    ran = python(f"{block}for name in {modules!r}: importlib.import_module(name)\nprint('fine')")
+    assert ran.stdout == "fine\n", ran.stderr
+    assert python(f"{block}import click").returncode != 0
+
+
+@pytest.mark.parametrize("args", [["--help"], ["gen", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(args: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv[1:] = {args!r}\n"
+        "from textsmooth.pipeline.cli import main\n"
+        "try: main()\n"
+        f"finally: print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    ran = python(code)
+    assert (ran.returncode, ran.stderr) == (0, "[]\n")
+    assert "Usage" in ran.stdout or "version" in ran.stdout
+
+
+def test_every_command_is_there_with_help() -> None:
+    import click
+    from click.testing import CliRunner
+
+    from textsmooth.pipeline.cli import COMMANDS, textsmooth
+
+    for name in COMMANDS:
+        ran = CliRunner().invoke(textsmooth, [name, "--help"])
+        assert ran.exit_code == 0, ran.output
+        command = textsmooth.get_command(click.Context(textsmooth), name)
+        assert command is not None and command.help
+        for option in command.params:
+            assert isinstance(option, click.Argument) or option.help, f"{name} {option.name} has no help"  # type: ignore[attr-defined]
+
+
+def test_no_file_is_two_files() -> None:
+    too_long = {str(p): lines for p in sources(*FLOORS) if (lines := len(p.read_text(encoding="utf-8").splitlines())) > LINES}
+    assert too_long == {}
+
+
+FORBIDDEN = ["/wor" + "k/", "/ro" + "ot/", "pypi.or" + "g/simple", "files.python" + "hosted", "arti" + "factory", "download.py" + "torch"]
+
+
+def test_no_file_names_a_place_of_some_machine_or_a_package_host() -> None:
+    found = {}
+    for path in tracked():
+        text = path.read_bytes().decode("utf-8", "ignore")
+        names = [word for word in FORBIDDEN if word in text]
+        if names:
+            found[path.relative_to(REPOSITORY).as_posix()] = names
+    assert found == {}
+
+
+def cluster() -> dict[str, object]:
+    value = yaml.safe_load((REPOSITORY / "ray_cluster.yaml").read_text(encoding="utf-8"))
+    assert isinstance(value, dict)
+    return value
+
+
+VALIDATE = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+from ray.autoscaler._private.util import prepare_config, validate_config
+for config in json.load(sys.stdin):
+    try:
+        validate_config(prepare_config(config))
+        print("valid")
+    except Exception as error:
+        print(type(error).__name__)
+"""
+
+
+def test_the_cluster_file_is_valid_for_the_ray_that_is_installed() -> None:
+    import json
+
+    pytest.importorskip("ray", reason="the extra `ray` is not installed", exc_type=ImportError)
+    good = cluster()
+    bad = [{**good, "made_up_key": 1}, {**good, "max_workers": "eight"}, {k: v for k, v in good.items() if k != "provider"}]
+    ran = subprocess.run([sys.executable, "-c", VALIDATE], input=json.dumps([good, *bad]), capture_output=True, text=True)
+    verdicts = ran.stdout.split()
+    assert verdicts[0] == "valid", ran.stderr
+    assert len(verdicts) == 1 + len(bad) and "valid" not in verdicts[1:]
+
+
+def test_the_cluster_file_names_its_own_node_types() -> None:
+    value = cluster()
+    assert value["head_node_type"] in value["available_node_types"]  # type: ignore[operator]
