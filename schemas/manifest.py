@@ -1,6 +1,7 @@
 """The manifest: the one file that makes a folder a smoothed dataset. Published last, never changed."""
 
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import Any, Self
 
 from textsmooth.schemas.canonical import digest
@@ -92,6 +93,10 @@ class Manifest:
             altered = altered or manifest.dataset != cls.dataset_digest(manifest.plan, shards)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise DatasetError(f"{where} is damaged: {error}") from None
+        for entry in (*shards, *files):
+            place = PurePosixPath(entry.path)
+            if place.is_absolute() or ".." in place.parts or "\\" in entry.path:
+                raise DatasetError(f"{where} lists {entry.path!r}, which is outside the dataset; do not use this dataset")
         if altered:
             raise DatasetError(f"{where} was altered: its digest does not fit; fetch or generate the dataset again")
         return manifest

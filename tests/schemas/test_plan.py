@@ -270,3 +270,15 @@ def test_a_manifest_of_a_newer_format_is_refused(manifest: Manifest) -> None:
 def test_what_is_no_manifest_is_refused(value: Any) -> None:
     with pytest.raises(DatasetError, match="not the manifest of a smoothed dataset"):
         Manifest.from_json(value, "m")
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "train/../../outside", "..\\outside"])
+def test_a_manifest_that_points_outside_its_folder_is_refused(path: str, manifest: Manifest) -> None:
+    """Even with all digests made to fit: a dataset may come from a stranger."""
+    shards = tuple(dataclasses.replace(s, path=path) for s in manifest.shards)
+    forged = dataclasses.replace(manifest, shards=shards, dataset=Manifest.dataset_digest(manifest.plan, shards))
+    with pytest.raises(DatasetError, match="outside the dataset"):
+        Manifest.from_json(through_json(forged.to_json()), "m")
+    forged = dataclasses.replace(manifest, files=(FileEntry(path=path, bytes=5, sha256="a" * 64),))
+    with pytest.raises(DatasetError, match="outside the dataset"):
+        Manifest.from_json(through_json(forged.to_json()), "m")
