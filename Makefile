@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: setup demo test lint types docs ci clean
+.PHONY: setup demo test lint types wheel docs ci clean
 
 setup: $(READY)
 
@@ -22,7 +22,7 @@ demo: $(READY)
 	$(BIN)/textsmooth-gen --corpus demo --teacher demo --out $(DEMO)/dataset
 	$(BIN)/textsmooth inspect $(DEMO)/dataset --row 0 --row 3 --row 7
 	$(BIN)/textsmooth student --from demo --layers 0,1 --out $(DEMO)/student
-	$(BIN)/textsmooth-train $(DEMO)/dataset --student $(DEMO)/student --out $(DEMO)/trained --epochs 3
+	$(BIN)/textsmooth-train $(DEMO)/dataset --student $(DEMO)/student --out $(DEMO)/trained --epochs 3 --lr 5e-4
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -39,11 +39,19 @@ types: $(READY)
 	cd build/types/site && MYPYPATH=. ../../../$(BIN)/mypy --config-file ../../../pyproject.toml \
 		-p textsmooth.schemas -p textsmooth.stages -p textsmooth.pipeline
 
+# The wheel as a user gets it: another folder, nothing of the checkout on the path, demo data inside.
+wheel: types
+	cd build/types && rm -rf dataset && ../../$(BIN)/python -c "\
+import sys; sys.path.insert(0, 'site'); \
+import textsmooth.schemas, textsmooth.pipeline.cli_gen as c, textsmooth.pipeline.cli as m; \
+assert all('types/site' in x.__path__[0] for x in (textsmooth.schemas, textsmooth.pipeline)); \
+sys.exit(m.run(c.gen, 'textsmooth-gen', ['--corpus', 'demo', '--limit', '64', '--out', 'dataset', '--progress', 'none']))"
+
 # Every command that the docs show, run.
 docs: demo
 	$(BIN)/python -m pytest -m docs
 
-ci: test lint types docs
+ci: test lint types wheel docs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -4,6 +4,7 @@ Exit codes: 0 done (or nothing to do), 1 failed, 2 wrong usage, 130 interrupted 
 """
 
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -22,6 +23,20 @@ COMMANDS = {
     "student": "textsmooth.pipeline.cli_train:student",
     "train": "textsmooth.pipeline.cli_train:train",
 }
+
+
+# What a user can cause anywhere a file is opened; every other OSError shows its traceback.
+USERS_ERRNO = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+)
 
 
 class Terminated(BaseException):
@@ -79,17 +94,31 @@ def run(command: click.Command, name: str, argv: list[str] | None = None) -> int
     except TextsmoothError as error:
         if debug:
             raise
-        return _say(name, str(error), error.exit_code)
+        return _say(_path(name, args), str(error), error.exit_code)
+    except BrokenPipeError:  # whoever read our output has gone
+        sys.stdout = None
+        return 1
+    except OSError as error:
+        if debug or error.errno not in USERS_ERRNO:
+            raise
+        return _say(
+            _path(name, args), f"{error.filename or 'storage'}: {error.strerror}; check the path, its permissions and the space left", 1
+        )
     except (KeyboardInterrupt, click.Abort):
-        return _say(name, f"interrupted; {_resume(name, args)}", 130)
+        return _say(_path(name, args), f"interrupted; {_resume(name, args)}", 130)
     except Terminated:
-        return _say(name, f"terminated; {_resume(name, args)}", 143)
+        return _say(_path(name, args), f"terminated; {_resume(name, args)}", 143)
 
 
 def _resume(name: str, args: list[str]) -> str:
     """What running the same command again will do."""
     generates = name == "textsmooth-gen" or (name == "textsmooth" and args[:1] == ["gen"])
     return "the same command goes on from here" if generates else "nothing was written"
+
+
+def _path(name: str, args: list[str]) -> str:
+    """The command as it was typed: `textsmooth inspect`."""
+    return f"{name} {args[0]}" if name == "textsmooth" and args and args[0] in COMMANDS else name
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -38,7 +38,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 @click.option("--label-column", help="Column of the label.  [default: label, if there is one]")
 @click.option("--keep-columns", multiple=True, help="Column to carry through; repeatable, or a,b.")
 @click.option("--limit", type=int, help="Only the first N rows of each split.")
-@click.option("--teacher", help="Folder of a masked language model, or demo.  [default: demo for the demo corpus]")
+@click.option("--teacher", help="Folder of a masked language model, or demo; needed but for the demo corpus.")
 @click.option("--topk", type=int, default=32, show_default=True, help="Entries kept per token, at most.")
 @click.option("--mass", type=float, default=1.0, show_default=True, help="Keep the fewest entries whose probability reaches this.")
 @click.option(
@@ -84,17 +84,33 @@ def preview_text(preview: "Preview") -> str:
     rows = {split: sum(u.rows for u in plan.units if u.split == split) for split in plan.splits}
     label = "none" if plan.corpus.label_kind is None else f"{plan.corpus.label_column} ({plan.corpus.label_kind})"
     mass = f", mass {config.mass:g}" if config.mass < 1 else ""
+    stored = ", ".join(f"{t:g}" for t in sorted({1.0, *config.temperatures}))
+    first = f"Would write {preview.out}"
+    if preview.finished:
+        first = f"Nothing to do: {preview.out} is finished"
+    elif preview.removes:
+        first += ", removing the run that is there"
     return "\n".join(
         (
-            f"Would write {preview.out}",
+            first,
             f"  {plan.rows:,} rows: {', '.join(f'{name} {count:,}' for name, count in rows.items())}",
             f"  text from {' + '.join(plan.corpus.text_columns)}, label {label}",
             f"  teacher {plan.teacher.name} ({plan.teacher.model_type}, vocabulary {plan.teacher.vocab_size:,}), "
             f"{config.dtype} on {config.device}, {plan.runtime['threads']} threads",
-            f"  top {config.topk}{mass}, rows up to {config.max_length} tokens",
-            f"  {len(plan.units):,} shards, {preview.done:,} of them done",
+            f"  top {config.topk}{mass}, temperatures {stored}, rows up to {config.max_length} tokens, special tokens {config.specials}",
+            f"  {counted(len(plan.units), 'shard')}, {preview.done:,} done",
         )
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 shard`, `2,000 shards`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def size(count: int) -> str:
+    """Bytes as people read them."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 def summary_text(made: "Generated") -> str:
@@ -105,7 +121,7 @@ def summary_text(made: "Generated") -> str:
     first = f"Wrote {made.out}" if made.units else f"Nothing to do: {made.out} is finished"
     lines = [
         f"{first}  (dataset {manifest.dataset[:12]})",
-        f"  {statistics['rows']:,} rows, {statistics['tokens']:,} tokens, {statistics['smoothed_tokens']:,} of them smoothed",
+        f"  {counted(statistics['rows'], 'row')}, {counted(statistics['tokens'], 'token')}, {statistics['smoothed_tokens']:,} smoothed",
     ]
     if made.units:
         lines.append(
@@ -113,10 +129,15 @@ def summary_text(made: "Generated") -> str:
             f"padding {statistics['padding']:.1%}, device busy {made.busy:.0%} (teacher loaded in {made.load_s:.1f} s)"
         )
     if statistics["truncated_rows"]:
-        lines.append(f"  {statistics['truncated_rows']:,} rows were longer than {manifest.config['max_length']} tokens and were cut")
+        lines.append(f"  cut: {counted(statistics['truncated_rows'], 'row')} longer than {manifest.config['max_length']} tokens")
+    if statistics["unlabelled_rows"]:
+        lines.append(f"  without a label (null or -1): {counted(statistics['unlabelled_rows'], 'row')}")
+    if statistics["smoothed_tokens"]:
+        lines.append(f"  the top {k} hold {captured[k]:.1%} of the probability; p(original) is {original['mean']:.2f} on average")
+    else:
+        lines.append("  no token was smoothed: the rows are blank, look at the corpus")
     lines += [
-        f"  the top {k} hold {captured[k]:.1%} of the probability; p(original) is {original['mean']:.2f} on average",
-        f"  {len(manifest.shards):,} shards, {statistics['bytes'] / 1e6:,.1f} MB, {statistics['bytes_per_token']:.0f} bytes per token",
+        f"  {counted(len(manifest.shards), 'shard')}, {size(statistics['bytes'])}, {statistics['bytes_per_token']:.0f} bytes per token",
         f"Next: textsmooth inspect {made.out}",
     ]
     if manifest.corpus["label_kind"]:

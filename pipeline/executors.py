@@ -7,20 +7,20 @@ from textsmooth.pipeline.request import Sources
 from textsmooth.schemas.plan import Plan, Receipt, Unit
 
 
-def inline(
-    plan: Plan,
-    sources: Sources,
-    out: Path,
-    units: Sequence[Unit],
-    on_batch: Callable[[int, int, int], None],
-    on_ready: Callable[[], None],
-) -> Iterator[Receipt]:
-    """Run units in this process, one worker, in order. on_ready is told when the teacher is loaded, on_batch of forward passes."""
-    import torch
+class Inline:
+    """Runs units in this process, one worker, in order. Made before anything is written: a teacher that does not load is told then.
 
-    from textsmooth.pipeline.unit import UnitWorker
+    on_batch is told of every forward pass: real tokens, padded tokens, rows.
+    """
 
-    torch.set_num_threads(plan.runtime["threads"])
-    worker = UnitWorker(plan, sources, out, on_batch)
-    on_ready()
-    yield from worker.run(units)
+    def __init__(self, plan: Plan, sources: Sources, out: Path, on_batch: Callable[[int, int, int], None]) -> None:
+        import torch
+
+        from textsmooth.pipeline.unit import UnitWorker
+
+        torch.set_num_threads(plan.runtime["threads"])
+        self._worker = UnitWorker(plan, sources, out, on_batch)
+
+    def run(self, units: Sequence[Unit]) -> Iterator[Receipt]:
+        """The receipt of each unit, as soon as it is on storage."""
+        return self._worker.run(units)

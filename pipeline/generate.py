@@ -9,10 +9,10 @@ from textsmooth.pipeline.plan import cut, differences, same_rows, same_source
 from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.request import Draft, default_out, draft
 from textsmooth.schemas.config import GenerateOptions
-from textsmooth.schemas.errors import ConflictError, DatasetError
+from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError
 from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, RECEIPTS, RECEIPTS_FOLDER, TOKENIZER_FOLDER, Manifest
 from textsmooth.schemas.plan import Plan
-from textsmooth.stages.storage import TEMP_PREFIX, StorageError, pretty_json, put_exclusive, read_json, remove
+from textsmooth.stages.storage import TEMP_PREFIX, pretty_json, put_exclusive, read_json, remove
 
 SHARDS = f"*/[0-9]*-{'[0-9a-f]' * 12}.arrow"  # as units name them
 
@@ -36,7 +36,9 @@ class Preview:
 
     out: Path
     plan: Plan
-    done: int  # units with a receipt
+    done: int  # units that are there
+    finished: bool  # there is nothing to do
+    removes: bool  # another run is removed first: --overwrite
 
 
 def generate(options: GenerateOptions, progress: Progress | None = None) -> Generated:
@@ -45,15 +47,19 @@ def generate(options: GenerateOptions, progress: Progress | None = None) -> Gene
     Raises UsageError, CorpusError, TeacherError, ConflictError or StorageError. A finished folder is never written again.
     """
     with progress or Progress("none") as shown:
-        out, asked, plan = _prepare(options, shown)
-        if (out / MANIFEST).is_file():
+        out, asked, plan, new = _prepare(options, shown)
+        if (out / MANIFEST).is_file() and not new:
             return Generated(out=out, manifest=tidy(out, plan), units=0, tokens=0, load_s=0.0, run_s=0.0, busy=0.0)
-        done = finished_units(out, plan)
+        done = {} if new else finished_units(out, plan)
         todo = [unit for unit in plan.units if unit.id not in done]
         shown.start(plan, sum(r.rows for r in done.values()))
-        receipts = executors.inline(plan, asked.sources, out, todo, shown.batch, shown.ready) if todo else ()
-        for number, receipt in enumerate(receipts, len(done) + 1):
-            shown.unit(receipt, number, len(plan.units))
+        if todo:
+            executor = executors.Inline(plan, asked.sources, out, shown.batch)
+            if new and not _publish(out, plan, overwrite=options.overwrite):  # another driver was first: its plan counts
+                return generate(replace(options, overwrite=False), progress)
+            shown.ready()
+            for number, receipt in enumerate(executor.run(todo), len(done) + 1):
+                shown.unit(receipt, number, len(plan.units))
         load_s, run_s, busy = shown.load_s, shown.elapsed_s, shown.busy
         manifest = commit(out, plan, asked.tokenizer)
         return Generated(out=out, manifest=manifest, units=len(todo), tokens=shown.tokens, load_s=load_s, run_s=run_s, busy=busy)
@@ -62,34 +68,36 @@ def generate(options: GenerateOptions, progress: Progress | None = None) -> Gene
 def preview(options: GenerateOptions, progress: Progress | None = None) -> Preview:
     """Plan a run and say what it would do; nothing is written."""
     with progress or Progress("none") as shown:
-        out, _, plan = _prepare(options, shown, write=False)
-        finished = len(plan.units) if (out / MANIFEST).is_file() else len(finished_units(out, plan))
-        return Preview(out=out, plan=plan, done=0 if options.overwrite else finished)
+        out, _, plan, new = _prepare(options, shown)
+        removes = new and (out / PLAN).is_file()
+        finished = not new and (out / MANIFEST).is_file()
+        done = 0 if new else len(plan.units) if finished else len(finished_units(out, plan))
+        return Preview(out=out, plan=plan, done=done, finished=finished, removes=removes)
 
 
-def _prepare(options: GenerateOptions, progress: Progress, *, write: bool = True) -> tuple[Path, Draft, Plan]:
-    """The folder, the resolved request, and the plan: the one that is there, or a new one, published."""
+def _prepare(options: GenerateOptions, progress: Progress) -> tuple[Path, Draft, Plan, bool]:
+    """The folder, the resolved request, the plan, and whether that is a new one; nothing is written."""
     out = Path(options.out).expanduser() if options.out else default_out(options)
     before = _plan_in(out, overwrite=options.overwrite)
     finished = before is not None and (out / MANIFEST).is_file()
     asked = draft(options, before, finished=finished)
-    if before is not None:
-        found = differences(asked, before, finished=finished)
-        if found:
-            raise ConflictError(
-                f"{out} holds another run ({'; '.join(found[:4])}{' …' if len(found) > 4 else ''}); "
-                "give another --out, or start again with --overwrite"
-            )
-        plan = before if same_source(asked, before) else same_rows(asked, before, progress.reading)
-        runtime = {**plan.runtime, **({} if options.threads is None else asked.runtime)}  # decides nothing: what is asked now counts
-        return out, asked, replace(plan, runtime=runtime)
-    plan = cut(asked, progress.reading)
-    if write:
-        if options.overwrite:
-            _clear(out)
-        if not put_exclusive(out / PLAN, pretty_json(plan.to_json())):  # another driver was first: its plan counts
-            return _prepare(replace(options, overwrite=False), progress)
-    return out, asked, plan
+    if before is None:
+        return out, asked, cut(asked, progress.reading), True
+    found = differences(asked, before, finished=finished)
+    if found:
+        raise ConflictError(
+            f"{out} holds another run ({'; '.join(found[:4])}{' …' if len(found) > 4 else ''}); "
+            "give another --out, or start again with --overwrite"
+        )
+    plan = before if same_source(asked, before) else same_rows(asked, before, progress.reading)
+    return out, asked, replace(plan, runtime=asked.runtime), False  # decides nothing: what is asked now counts
+
+
+def _publish(out: Path, plan: Plan, *, overwrite: bool) -> bool:
+    """Put a new plan in place; False if another driver was first."""
+    if overwrite:
+        _clear(out)
+    return put_exclusive(out / PLAN, pretty_json(plan.to_json()))
 
 
 def _plan_in(out: Path, *, overwrite: bool) -> Plan | None:

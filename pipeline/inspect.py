@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.schemas.manifest import TOKENIZER_FOLDER, Manifest
-from textsmooth.stages.codec import decode
-from textsmooth.stages.shard import ShardReader
+from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER
 from textsmooth.stages.storage import read_manifest
+from textsmooth.stages.stream import SmoothedDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,30 +36,19 @@ def read_row(folder: Path, row: int, split: str | None = None, alternatives: int
     from tokenizers import Tokenizer
 
     manifest = read_manifest(folder)
-    split = split or manifest.splits[0]
+    dataset = SmoothedDataset(folder, split or manifest.splits[0])
     path = folder / TOKENIZER_FOLDER / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower
-        raise DatasetError(f"{path} is missing or damaged ({error}); generate or fetch the dataset again") from None
-    left = row
-    for entry in manifest.split(split):
-        if 0 <= left < entry.rows:
-            return _row(ShardReader(folder / entry.path), left, manifest, split, tokenizer, alternatives)
-        left -= entry.rows
-    rows = sum(s.rows for s in manifest.split(split))
-    raise UsageError(f"no row {row} in split {split}: it has rows 0 to {rows - 1}")
-
-
-def _row(reader: ShardReader, index: int, manifest: Manifest, split: str, tokenizer: object, alternatives: int) -> SmoothedRow:
-    number = 0
-    while index >= (size := reader.record_batch(number).num_rows):
-        index, number = index - size, number + 1
-    block = decode(reader.record_batch(number).slice(index, 1))
+        raise DatasetError(f"{path} is missing or damaged ({error}); {AGAIN}") from None
+    if not 0 <= row < len(dataset):
+        raise UsageError(f"no row {row} in split {dataset.name}: it has rows 0 to {len(dataset) - 1}")
+    block = dataset.batch(np.array([row]))
     soft = block.soft
 
     def name(token: int) -> str:
-        return str(tokenizer.id_to_token(int(token)))  # type: ignore[attr-defined]
+        return str(tokenizer.id_to_token(int(token)))
 
     def tokens() -> Iterator[SmoothedToken]:
         for n, token in enumerate(block.input_ids):
@@ -73,4 +61,4 @@ def _row(reader: ShardReader, index: int, manifest: Manifest, split: str, tokeni
     if block.label is not None:
         names, value = manifest.corpus["label_names"], block.label[0]
         label = names[value] if names and 0 <= value < len(names) else f"{value:g}"
-    return SmoothedRow(split=split, row=int(block.row[0]), label=label, tokens=tuple(tokens()))
+    return SmoothedRow(split=dataset.name, row=int(block.row[0]), label=label, tokens=tuple(tokens()))

@@ -16,6 +16,7 @@ from textsmooth.schemas.plan import CorpusIdentity, Plan, Unit, unit_id
 from textsmooth.schemas.version import VERSION
 from textsmooth.stages import corpus as corpora
 from textsmooth.stages.corpus import Corpus, SourceFile
+from textsmooth.stages.device import device_name
 
 DECIDES_BYTES = (
     "schemas/config.py",
@@ -47,22 +48,25 @@ def code_digest() -> str:
     return total.hexdigest()[:16]
 
 
-def versions() -> dict[str, str]:
-    """Versions of everything that could change a shard's bytes."""
+def versions(device: str) -> dict[str, str]:
+    """Versions of everything that could change a shard's bytes, the device's model among them."""
     libraries = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
-    return {"textsmooth": VERSION, "code": code_digest(), **{name: importlib.metadata.version(name) for name in libraries}}
+    found = {name: importlib.metadata.version(name) for name in libraries}
+    return {"textsmooth": VERSION, "code": code_digest(), "device": device_name(device), **found}
 
 
 KEPT_TYPES = {int: "int64", float: "float64", str: "string", bool: "bool"}
 
 
-def _labels(column: str | None, corpus: Corpus, kinds: set[type], values: set[str]) -> dict[str, Any]:
-    """What kind of label the rows hold, from the types seen."""
+def _labels(column: str | None, corpus: Corpus, kinds: set[type], values: set[str], lowest: int) -> dict[str, Any]:
+    """What kind of label the rows hold, from the types and values seen."""
     if column is None:
         return {}
     if kinds == {str}:
         return {"label_kind": "class", "label_names": tuple(sorted(values))}
     if kinds <= {int, bool}:
+        if lowest < -1:
+            raise CorpusError(f"label column {column!r} of {corpus.name} has {lowest}: classes count from 0, -1 stands for no label")
         return {"label_kind": "class", "label_names": corpus.class_names.get(column)}
     if kinds <= {int, float}:
         return {"label_kind": "value"}
@@ -87,6 +91,7 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Pl
     names = row_columns(identity)
     kinds: dict[str, set[type]] = {name: set() for name in names}
     values: set[str] = set()  # string labels
+    lowest = 0  # integer label
     ranges: list[dict[str, Any]] = []
     done = 0
     for split, files in asked.corpus.splits.items():
@@ -100,7 +105,9 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Pl
                 for name in names:
                     kinds[name].update(map(type, part.rows[name]))
                 if identity.label_column:
-                    values.update(v for v in part.rows[identity.label_column] if isinstance(v, str))
+                    labels = part.rows[identity.label_column]
+                    values.update(v for v in labels if isinstance(v, str))
+                    lowest = min([lowest, *(v for v in labels if isinstance(v, int))])
                 place = {"split": split, "number": number, "file": file.name, "start": part.start, "stop": part.start + part.count}
                 ranges.append({**place, "row": row, "offset": part.offset, "rows_sha256": corpora.rows_sha256(part.rows)})
                 number, row, done = number + 1, row + part.count, done + part.count
@@ -112,7 +119,7 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Pl
     column = identity.label_column
     identity = replace(
         identity,
-        **_labels(column, asked.corpus, kinds[column] if column else set(), values),
+        **_labels(column, asked.corpus, kinds[column] if column else set(), values, lowest),
         keep_types=tuple(_kept_type(name, asked.corpus, kinds[name]) for name in identity.keep_columns),
     )
 
@@ -124,7 +131,7 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Pl
         corpus=identity,
         teacher=asked.teacher,
         config=asked.config,
-        versions=versions(),
+        versions=versions(asked.sources.device),
         units=tuple(unit(place) for place in ranges),
         runtime=asked.runtime,
         source={file.name: file.stat() for file in asked.corpus.files},
@@ -153,15 +160,15 @@ def check_text(rows: corpora.Rows, identity: CorpusIdentity, file: SourceFile, s
 def differences(asked: Draft, plan: Plan, *, finished: bool) -> list[str]:
     """What the plan in a folder has otherwise than what is asked for, each as `name: there …, asked …`. Rows are not compared.
 
-    A finished dataset may have been made with other library versions.
+    A finished dataset may have been made with other library versions, on another device.
     """
     open_fields = {"corpus.label_kind", "corpus.label_names", "corpus.keep_types"}  # read from the rows
-    mine = {"corpus": asdict(asked.identity), "teacher": asdict(asked.teacher), "config": asked.config.to_json(), "versions": versions()}
+    mine = {"corpus": asdict(asked.identity), "teacher": asdict(asked.teacher), "config": asked.config.to_json()}
+    if not finished:
+        mine["versions"] = versions(asked.sources.device)
     theirs = plan.header_json()
     found = []
     for group, values in mine.items():
-        if group == "versions" and finished:
-            continue
         for name, value in values.items():
             there = theirs[group].get(name)
             if f"{group}.{name}" not in open_fields and _plain(value) != _plain(there):

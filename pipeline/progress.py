@@ -65,7 +65,8 @@ class Progress(AbstractContextManager["Progress"]):
         self.tokens, self.padded, self.rows = self.tokens + tokens, self.padded + padded, self.rows + rows
         if self._bar is not None:
             padding = 1 - self.tokens / max(self.padded, 1)
-            detail = f"{self.tokens / self.elapsed_s:,.0f} tokens/s  padding {padding:.1%}  busy {self.busy:.0%}"
+            busy = f"  busy {self.busy:.0%}" if self.busy_s else ""  # known once a unit is done
+            detail = f"{self.tokens / self.elapsed_s:,.0f} tokens/s  padding {padding:.1%}{busy}"
             self._bar.update(self._task, advance=rows, detail=detail)
 
     def unit(self, receipt: Receipt, done: int, total: int) -> None:

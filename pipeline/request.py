@@ -46,18 +46,18 @@ class Draft:
 
 def slug(name: str) -> str:
     """A name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-")
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")
 
 
 def teacher_folder(name: str | None, corpus: str) -> Path:
-    """The folder of a teacher, by `demo` or path. TeacherError if there is none."""
-    if name is None:
-        name = "demo" if corpus == "demo" else DEFAULT_TEACHER
-    if name == "demo":
+    """The folder of a teacher, by `demo` or path. UsageError if there is none."""
+    if name is None and corpus != "demo":
+        raise UsageError("--teacher is needed: a folder with a masked language model (config.json, *.safetensors), or `demo`")
+    if name is None or name == "demo":
         return demo.teacher_folder()
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise TeacherError(
+        raise UsageError(
             f"no teacher at {name!r}: give --teacher a folder with a masked language model (config.json, *.safetensors), or `demo`"
         )
     return folder
@@ -75,7 +75,7 @@ def open_corpus(name: str) -> Corpus:
 
 def default_out(options: GenerateOptions) -> Path:
     """smoothed/<corpus>-<teacher>-k<topk>."""
-    teacher = options.teacher or ("demo" if options.corpus == "demo" else DEFAULT_TEACHER)
+    teacher = options.teacher or "demo"
     corpus, teacher = (name if name == "demo" else Path(name).expanduser().resolve().name for name in (options.corpus, teacher))
     return Path("smoothed") / f"{slug(corpus)}-{slug(teacher)}-k{options.topk}"
 
@@ -168,24 +168,27 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
 
 
 def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...], str | None]:
-    """The text and label columns of the first file; every other file must have them too."""
-    chosen: tuple[tuple[str, ...], str | None] | None = None
-    for file in corpus.files:
-        found = corpora.columns(file)
-        if not found:
-            continue  # an empty file has no rows to lose
-        if chosen is None:
-            chosen = corpora.choose_columns(
-                found, text=options.text_columns, label=options.label_column, keep=options.keep_columns, where=corpus.name
-            )
-        text, label = chosen
-        corpora.choose_columns(found, text=text, label=label, keep=options.keep_columns, where=str(file.path))
+    """The text and label columns, chosen among those of all files; each file must have them."""
+    found = {file: columns for file in corpus.files if (columns := corpora.columns(file))}  # an empty file has no rows to lose
+    if not found:
+        raise CorpusError(f"corpus {corpus.name} is empty: no rows in {', '.join(f.name for f in corpus.files)}")
     for column in options.keep_columns:
         if column in COLUMNS:
             raise UsageError(f"cannot keep column {column!r}: a shard has a column of that name; rename it in the corpus")
-    if chosen is None:
-        raise CorpusError(f"corpus {corpus.name} is empty: no rows in {', '.join(f.name for f in corpus.files)}")
-    return chosen
+    union: dict[str, bool] = {}
+    for columns in found.values():
+        union.update(columns)
+    text, label = corpora.choose_columns(
+        union, text=options.text_columns, label=options.label_column, keep=options.keep_columns, where=corpus.name
+    )
+    for file, columns in found.items():
+        missing = [c for c in (*text, *options.keep_columns, *([label] if label else [])) if c not in columns]
+        if missing:
+            raise UsageError(
+                f"{file.path} has no column {missing[0]!r} (it has {', '.join(columns)}), other files have; "
+                "leave such splits out with --split, or add the column"
+            )
+    return text, label
 
 
 def _auto(options: GenerateOptions, before: Plan | None, *, finished: bool) -> tuple[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from textsmooth.pipeline.train_progress import TrainProgress
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.schemas.manifest import TOKENIZER_FOLDER, Manifest
+from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER, Manifest
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.schemas.version import VERSION
 from textsmooth.stages.collate import Batch, SmoothedCollator
@@ -37,6 +37,12 @@ from textsmooth.stages.student import (
 )
 
 TRAIN_SPLIT = "train"
+# What a tokenizer consists of; whatever else a dataset may bring there is not copied into a model's folder.
+TOKENIZER_FILES = {
+    f"{TOKENIZER_FOLDER}/{name}"
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
+}
+MOST_CLASSES = 10_000
 RECORD = "train.json"  # what was done, beside the saved student
 
 
@@ -278,6 +284,8 @@ def _labels(rows: _Rows, evaluation: _Rows | None) -> tuple[str, tuple[str, ...]
     if kind == "value":
         return kind, ()
     highest = max(int(part.labels.max()) for part in (rows, evaluation) if part is not None)
+    if corpus["label_names"] is None and highest >= MOST_CLASSES:
+        raise DatasetError(f"label {highest} is taken for a class, and {MOST_CLASSES:,} are the most; generate with another --label-column")
     names = tuple(corpus["label_names"] or (f"LABEL_{i}" for i in range(max(highest + 1, 2))))
     if highest >= len(names):
         raise DatasetError(f"label {highest} is none of the {len(names)} classes {', '.join(names)}; generate the dataset again")
@@ -304,13 +312,13 @@ def _soft(options: TrainOptions, student: Any, manifest: Manifest) -> SoftEmbedd
 
 def _tokenizer_files(folder: Path, manifest: Manifest) -> list[Path]:
     """The files of the dataset's tokenizer, checked against the manifest. DatasetError if one is missing or altered."""
-    entries = [entry for entry in manifest.files if Path(entry.path).parent == Path(TOKENIZER_FOLDER)]
+    entries = [entry for entry in manifest.files if entry.path in TOKENIZER_FILES]
     if not entries:
         raise DatasetError(f"{folder} has no {TOKENIZER_FOLDER}/ in its manifest; generate the dataset again")
     for entry in entries:
         path = folder / entry.path
         if not path.is_file() or file_sha256(path) != entry.sha256:
-            raise DatasetError(f"{entry.path} in {folder} is missing or was altered; fetch or generate the dataset again")
+            raise DatasetError(f"{entry.path} in {folder} is missing or was altered; {AGAIN}")
     return [folder / entry.path for entry in entries]
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from textsmooth.pipeline.plan import check_text, row_columns
 from textsmooth.pipeline.request import Sources
-from textsmooth.schemas.errors import CorpusError, DatasetError, TeacherError
+from textsmooth.schemas.errors import CorpusError, DatasetError, TeacherError, first_line
 from textsmooth.schemas.manifest import MANIFEST, RECEIPTS_FOLDER
 from textsmooth.schemas.plan import Plan, Receipt, Unit
 from textsmooth.schemas.shard import ShardMeta, shard_schema
@@ -31,8 +31,8 @@ from textsmooth.stages.shard import shard_bytes
 from textsmooth.stages.sparsify import ChunkSoftIds, Sparsifier, gather_soft_ids
 from textsmooth.stages.statistics import UnitStats
 from textsmooth.stages.storage import pretty_json, put, put_exclusive, read_json, remove
-from textsmooth.stages.teacher import Batch, Teacher, batches, chunks
-from textsmooth.stages.tokenize import TokenRows, load_tokenizer, tokenize
+from textsmooth.stages.teacher import Batch, Teacher, batches, chunks, teacher_digest
+from textsmooth.stages.tokenize import TokenRows, load_tokenizer, tokenize, tokenizer_digest
 
 READ_AHEAD = 2  # units made ready before their forward pass, and units being written after it
 
@@ -66,10 +66,15 @@ def find_receipt(out: Path, unit: Unit) -> Receipt | None:
     """The receipt of a unit whose shard is there with the right size; None if the unit is still to be done."""
     try:
         receipt = Receipt.from_json(read_json(receipt_path(out, unit)))
-        whole = receipt.unit == unit.id and (out / receipt.shard).stat().st_size == receipt.bytes
+        fits = (receipt.unit, receipt.rows, receipt.shard) == (unit.id, unit.rows, shard_path(unit, receipt.sha256))
+        return receipt if fits and (out / receipt.shard).stat().st_size == receipt.bytes else None
     except (FileNotFoundError, TypeError, DatasetError):
         return None
-    return receipt if whole else None
+
+
+def shard_path(unit: Unit, sha256: str) -> str:
+    """Where the shard of a unit lies in the dataset: its name carries its content."""
+    return f"{unit.split}/{unit.number:05d}-{sha256[:12]}.arrow"
 
 
 class UnitWorker:
@@ -86,6 +91,8 @@ class UnitWorker:
         config = plan.config
         self.tokenizer = load_tokenizer(sources.teacher)
         self.teacher = Teacher(sources.teacher, dtype=getattr(torch, config.dtype), device=sources.device)
+        if (teacher_digest(sources.teacher), tokenizer_digest(self.tokenizer)) != (plan.teacher.digest, plan.teacher.tokenizer_digest):
+            raise TeacherError(f"the teacher in {sources.teacher} is not the planned one: it changed meanwhile; give another --out")
         if self.teacher.vocab_size != plan.teacher.vocab_size:
             raise TeacherError(
                 f"the teacher's logits are {self.teacher.vocab_size} wide, its config.json says {plan.teacher.vocab_size}: a damaged folder"
@@ -194,7 +201,7 @@ class UnitWorker:
             soft=soft,
             label=label,
         )
-        kept = {name: pa.array(ready.rows[name], _arrow(kind)) for name, kind in _kept(plan)}
+        kept = {name: _kept_array(ready.rows[name], name, kind) for name, kind in _kept(plan)}
         data = shard_bytes(encode(block, unit_schema(plan, unit, token_types=tokens.token_type_ids is not None), kept))
         sha256 = hashlib.sha256(data).hexdigest()
         stats = UnitStats.of(
@@ -206,7 +213,7 @@ class UnitWorker:
             unlabelled_rows=0 if label is None else int((np.isnan(label) if label.dtype.kind == "f" else label < 0).sum()),
         )
         encoded = time.perf_counter()
-        shard = f"{unit.split}/{unit.number:05d}-{sha256[:12]}.arrow"
+        shard = shard_path(unit, sha256)
         put(self.out / shard, memoryview(data))
         receipt = Receipt(
             unit=unit.id,
@@ -239,6 +246,13 @@ class UnitWorker:
 
 def _kept(plan: Plan) -> list[tuple[str, str]]:
     return list(zip(plan.corpus.keep_columns, plan.corpus.keep_types, strict=True))
+
+
+def _kept_array(values: list[Any], name: str, kind: str) -> pa.Array:
+    try:
+        return pa.array(values, _arrow(kind))
+    except pa.ArrowException as error:
+        raise CorpusError(f"column {name!r} cannot be kept as {kind}: {first_line(error)}") from None
 
 
 def _arrow(kind: str) -> pa.DataType:

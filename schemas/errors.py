@@ -25,5 +25,15 @@ class DatasetError(TextsmoothError):
     """A folder is not a whole smoothed dataset: no manifest, an altered file, a shard that does not fit."""
 
 
+class StorageError(TextsmoothError):
+    """The storage said no: no space, no permission, not a folder."""
+
+
 class ConflictError(TextsmoothError):
     """The output folder holds something else; nothing was touched."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

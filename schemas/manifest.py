@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import Any, Self
 
 from textsmooth.schemas.canonical import digest
-from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.version import FORMAT_VERSION
 
 MANIFEST = "manifest.json"
@@ -14,6 +14,8 @@ RECEIPTS = "receipts.jsonl"
 RECEIPTS_FOLDER = "receipts"
 TOKENIZER_FOLDER = "tokenizer"
 CARD = "README.md"
+
+AGAIN = "fetch the dataset again, or make it again with --overwrite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +62,10 @@ class Manifest:
         return digest({"plan": plan, "shards": [[s.path, s.split, s.rows, s.tokens, s.entries, s.sha256] for s in shards]})
 
     def split(self, name: str) -> tuple[ShardEntry, ...]:
-        """The shards of a split in order; DatasetError names the splits there are."""
+        """The shards of a split in order; UsageError names the splits there are."""
         found = tuple(s for s in self.shards if s.split == name)
         if not found:
-            raise DatasetError(f"no split {name!r} in this dataset; it has {', '.join(self.splits)}")
+            raise UsageError(f"no split {name!r} in this dataset; it has {', '.join(self.splits)}")
         return found
 
     @property
@@ -92,11 +94,11 @@ class Manifest:
             manifest = cls(shards=shards, files=files, **body)
             altered = altered or manifest.dataset != cls.dataset_digest(manifest.plan, shards)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise DatasetError(f"{where} is damaged: {error}") from None
-        for entry in (*shards, *files):
-            place = PurePosixPath(entry.path)
-            if place.is_absolute() or ".." in place.parts or "\\" in entry.path:
-                raise DatasetError(f"{where} lists {entry.path!r}, which is outside the dataset; do not use this dataset")
+            raise DatasetError(f"{where} is damaged ({error}); {AGAIN}") from None
+        for path in (*(shard.path for shard in shards), *(file.path for file in files)):
+            place = PurePosixPath(path)
+            if place.is_absolute() or ".." in place.parts or "\\" in path:
+                raise DatasetError(f"{where} lists {path!r}, which is outside the dataset; do not use this dataset")
         if altered:
-            raise DatasetError(f"{where} was altered: its digest does not fit; fetch or generate the dataset again")
+            raise DatasetError(f"{where} was altered: its digest does not fit; {AGAIN}")
         return manifest

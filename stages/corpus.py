@@ -105,18 +105,38 @@ def _folder(folder: Path, config: str | None) -> Corpus:
     try:
         builder = datasets.load_dataset_builder(str(folder.resolve()), config)
     except Exception as error:
-        message = " ".join(str(error).split(" Example of usage:")[0].split())
+        configs = _configs(folder)
+        if configs and config not in configs:
+            raise UsageError(
+                f"{folder} has {'no config ' + repr(config) if config else 'several configs'}; give one of "
+                f"{', '.join(configs)}: --corpus {folder}:{configs[0]}"
+            ) from error
+        message = " ".join(str(error).split())
         raise UsageError(f"cannot read {folder} as a dataset{f' with config {config!r}' if config else ''}: {message}") from error
     files = builder.config.data_files or {}
     root = folder.resolve()
+    for path in (str(path) for paths in files.values() for path in paths):
+        if not Path(path).is_absolute() or not Path(os.path.normpath(path)).is_relative_to(root):
+            raise UsageError(f"the README.md in {folder} names a file outside the folder, {path!r}: it is not read")
     splits = {
-        str(split): tuple(_source(Path(p), str(Path(p).relative_to(root))) for p in map(str, paths)) for split, paths in files.items()
+        str(split): tuple(_source(p, str(p.relative_to(root))) for p in (Path(os.path.normpath(str(path))) for path in paths))
+        for split, paths in files.items()
     }
     if not splits:
         raise UsageError(f"no data files in {folder}; expected {', '.join(FORMATS)}")
     first = next(iter(splits.values()))[0]
     name = root.name if config is None else f"{root.name}:{config}"
     return Corpus(name=name, splits=splits, class_names=_class_names(first), license=folder_license(root))
+
+
+def _configs(folder: Path) -> list[str]:
+    """The configs of a folder laid out as a Hub dataset; none if it cannot be told."""
+    import datasets
+
+    try:
+        return list(datasets.get_dataset_config_names(str(folder.resolve())))
+    except Exception:
+        return []
 
 
 def _class_names(file: SourceFile) -> dict[str, tuple[str, ...]]:
@@ -152,7 +172,7 @@ def folder_license(folder: Path) -> str | None:
 
 
 def columns(file: SourceFile) -> dict[str, bool]:
-    """The columns of a file, and whether each holds text (in the first row, for line formats)."""
+    """The columns of a file, and whether each holds text; for line formats, by the first SCAN_ROWS rows."""
     if file.format == "text":
         return {"text": True}
     if file.format == "parquet":
@@ -165,12 +185,13 @@ def columns(file: SourceFile) -> dict[str, bool]:
             raise CorpusError(f"cannot read {file.path}: {str(error).splitlines()[0]}") from None
         kinds = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema}
         return {name: pa.types.is_string(kind) or pa.types.is_large_string(kind) for name, kind in kinds.items()}
-    for _, _, first in _lines(file, 0, 0, None):
-        found = {k: isinstance(v, str) for k, v in _parse(file, 0, first).items()}
-        if not found:
-            raise CorpusError(f"row 0 of {file.path} is an empty object: it has no columns")
-        return found
-    return {}
+    found: dict[str, bool] = {}
+    for row, _, line in _lines(file, 0, 0, SCAN_ROWS):
+        value = _parse(file, row, line)
+        if not value:
+            raise CorpusError(f"row {row} of {file.path} is an empty object: it has no columns")
+        found.update({k: isinstance(v, str) or found.get(k, False) for k, v in value.items()})
+    return found
 
 
 def choose_columns(
@@ -196,7 +217,7 @@ def choose_columns(
 def _parse(file: SourceFile, row: int, line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"row {row} of {file.path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise CorpusError(f"row {row} of {file.path} is not a JSON object but {type(value).__name__}")

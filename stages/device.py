@@ -19,8 +19,8 @@ def pick_device(asked: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=asked).item()
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {asked!r} is not usable here ({str(error).splitlines()[0]}); try --device cpu") from None
+    except (RuntimeError, AssertionError):
+        raise UsageError(f"device {asked!r} is not usable here; --device takes cpu, or cuda where there is a GPU") from None
     return asked
 
 
@@ -47,7 +47,7 @@ def _matmul_seconds(dtype: torch.dtype) -> float:
 
 def device_name(device: str) -> str:
     """The model of the device, as the machine calls it."""
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and torch.cuda.is_available():
         return torch.cuda.get_device_name(torch.device(device))
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.manifest import AGAIN
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH, ShardMeta
 from textsmooth.stages.codec import TokenBlock, decode
 
@@ -32,10 +33,10 @@ class ShardReader:
         try:
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
         except FileNotFoundError:
-            raise DatasetError(f"shard {path} is missing; generate or fetch the dataset again") from None
+            raise DatasetError(f"shard {path} is missing; {AGAIN}") from None
         except (pa.ArrowInvalid, OSError) as error:
             detail = str(error).splitlines()[0]
-            raise DatasetError(f"shard {path} is damaged ({detail}); generate or fetch the dataset again") from None
+            raise DatasetError(f"shard {path} is damaged ({detail}); {AGAIN}") from None
         self.schema: pa.Schema = self._file.schema
         self.meta = ShardMeta.of(self.schema, str(path))
 

@@ -67,10 +67,11 @@ class Sparsifier:
 
     def _exp_buffer(self, logits: Tensor) -> Tensor:
         rows, vocab = logits.shape
-        group = min(rows, GROUP) if logits.device.type == "cpu" else rows
+        # two rows at least: torch splits the sum of a single long row over threads, and its last bit then depends on their number
+        group = max(min(rows, GROUP) if logits.device.type == "cpu" else rows, 2)
         buffer = self._buffer
         if buffer is None or buffer.shape != (group, vocab) or buffer.device != logits.device:
-            buffer = self._buffer = torch.empty(group, vocab, dtype=torch.float32, device=logits.device)
+            buffer = self._buffer = torch.zeros(group, vocab, dtype=torch.float32, device=logits.device)
         return buffer
 
     @torch.inference_mode()
@@ -88,13 +89,15 @@ class Sparsifier:
         partition = logits.new_empty((rows, len(self.temperatures)), dtype=torch.float32)
         for start in range(0, rows, group):
             part = slice(start, min(start + group, rows))
-            work = buffer[: part.stop - start]
+            size = part.stop - start
+            work, summed = buffer[:size], buffer[: max(size, 2)]
             for column, temperature in enumerate(self.temperatures):
                 torch.sub(logits[part], peak[part], out=work)
-                torch.sum(work.div_(temperature).exp_(), -1, out=partition[part, column])
+                work.div_(temperature).exp_()
+                partition[part, column] = summed.sum(-1)[:size]
             torch.sub(logits[part], peak[part], out=work)
             work.exp_().scatter_(1, ids[part], 0.0)
-            torch.sum(work, -1, out=rest[part])
+            rest[part] = summed.sum(-1)[:size]
         weights = (top - peak).double().exp()  # [N, K]
         total = weights.sum(-1) + rest.double()  # [N]
         log_total = total.log()

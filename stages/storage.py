@@ -10,16 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from textsmooth.schemas.errors import DatasetError, TextsmoothError
-from textsmooth.schemas.manifest import MANIFEST, Manifest
+from textsmooth.schemas.errors import DatasetError, StorageError, UsageError
+from textsmooth.schemas.manifest import AGAIN, MANIFEST, Manifest
 
 TEMP_PREFIX = ".tmp-"  # of this run or one that was killed: removed when a dataset is finished
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 ATTEMPTS = 5  # to put a file in place while other drivers tidy up the same folder
-
-
-class StorageError(TextsmoothError):
-    """The storage said no: no space, no permission, not a folder."""
 
 
 @contextlib.contextmanager
@@ -132,14 +128,14 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise DatasetError(f"{path} is damaged: {error}") from None
+        raise DatasetError(f"{path} is damaged ({error}); {AGAIN}") from None
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a smoothed dataset. DatasetError unless the folder is one, finished and unaltered."""
+    """The manifest of a smoothed dataset. UsageError if there is no such folder, DatasetError unless it is one, finished and unaltered."""
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise DatasetError(f"no smoothed dataset at {folder}: there is no such folder; make one with textsmooth-gen")
+        raise UsageError(f"no smoothed dataset at {folder}: there is no such folder; make one with textsmooth-gen")
     if not path.is_file():
         raise DatasetError(f"{folder} has no {MANIFEST}: not a smoothed dataset, or not finished; run its textsmooth-gen again")
     return Manifest.from_json(read_json(path), str(path))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from textsmooth.schemas.canonical import digest, file_sha256
 from textsmooth.schemas.errors import DatasetError
-from textsmooth.schemas.manifest import Manifest, ShardEntry
+from textsmooth.schemas.manifest import AGAIN, Manifest, ShardEntry
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.codec import TokenBlock, decode
@@ -145,7 +145,8 @@ def concatenate(blocks: list[TokenBlock]) -> TokenBlock:
 class SmoothedDataset:
     """One split of a smoothed dataset: random access to rows through a memory map.
 
-    folder: of the dataset. split: its name. verify: compare each shard's sha256 with the manifest when it is first touched.
+    folder: of the dataset. split: its name. verify: compare each shard's sha256 with the manifest when it is first read from, be it
+    for its rows, labels or lengths.
     Raises DatasetError if the folder is no finished dataset, has no such split, or a shard is missing, cut short or altered.
     """
 
@@ -207,7 +208,7 @@ class SmoothedDataset:
         """The temperatures other than 1 whose log-partition is stored, in the order of its columns."""
         return self._reader(0).meta.temperatures
 
-    @property
+    @cached_property
     def _begins(self) -> NDArray[np.int64]:
         begins: NDArray[np.int64] = self._ends - np.array([shard.rows for shard in self.shards])
         return begins
@@ -221,12 +222,10 @@ class SmoothedDataset:
     def _check_size(self, shard: ShardEntry) -> None:
         path = self.folder / shard.path
         if not path.is_file():
-            raise DatasetError(f"shard {shard.path} is missing in {self.folder}; fetch or generate the dataset again")
+            raise DatasetError(f"shard {shard.path} is missing in {self.folder}; {AGAIN}")
         size = path.stat().st_size
         if size != shard.bytes:
-            raise DatasetError(
-                f"shard {shard.path} has {size:,} bytes, the manifest says {shard.bytes:,}; fetch or generate the dataset again"
-            )
+            raise DatasetError(f"shard {shard.path} has {size:,} bytes, the manifest says {shard.bytes:,}; {AGAIN}")
 
     def _reader(self, index: int) -> ShardReader:
         """A shard, opened; the least recently used are closed past OPEN_SHARDS. Checked against the manifest the first time."""
@@ -237,10 +236,12 @@ class SmoothedDataset:
         path = self.folder / shard.path
         first_time = index not in self._checked
         if first_time and self.verify and file_sha256(path) != shard.sha256:
-            raise DatasetError(f"shard {shard.path} was altered: its sha256 is not the manifest's; fetch the dataset again")
+            raise DatasetError(f"shard {shard.path} was altered: its sha256 is not the manifest's; {AGAIN}")
         reader = ShardReader(path)
         if first_time and reader.rows != shard.rows:
-            raise DatasetError(f"shard {shard.path} has {reader.rows} rows, the manifest says {shard.rows}; fetch the dataset again")
+            raise DatasetError(f"shard {shard.path} has {reader.rows} rows, the manifest says {shard.rows}; {AGAIN}")
+        if first_time and any(reader.record_batch(i).num_rows != ROWS_PER_RECORD_BATCH for i in range(len(reader) - 1)):
+            raise DatasetError(f"shard {shard.path} is not laid out as the format says; {AGAIN}")
         self._checked.add(index)
         self._readers[index] = reader
         if len(self._readers) > OPEN_SHARDS:

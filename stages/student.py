@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from textsmooth.schemas.errors import ConflictError, TeacherError, UsageError
+from textsmooth.schemas.errors import ConflictError, StorageError, TeacherError, UsageError
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.stages.storage import TEMP_PREFIX, StorageError
+from textsmooth.stages.storage import TEMP_PREFIX
 from textsmooth.stages.teacher import load_checked
 from textsmooth.stages.tokenize import load_tokenizer, vocab_digest
 
@@ -41,11 +41,16 @@ def new_model_folder(out: Path, *, overwrite: bool, room: int = 0) -> Iterator[P
         yield new
         if out.is_dir():
             out.rename(temp / "old")
-        new.rename(out)
+        try:
+            new.rename(out)
+        except BaseException:  # a signal too: what was there comes back
+            if (temp / "old").is_dir() and not out.exists():
+                (temp / "old").rename(out)
+            raise
     except SafetensorError as error:
         raise StorageError(f"cannot write {out}: {error}; choose another --out") from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTEMPTY):
             raise
         raise StorageError(f"cannot write {out}: {os.strerror(error.errno)}; make room or choose another --out") from error
     finally:

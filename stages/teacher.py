@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textsmooth.schemas.canonical import digest, file_sha256
-from textsmooth.schemas.errors import TeacherError
-from textsmooth.stages.tokenize import NO_LIMIT, TokenRows
+from textsmooth.schemas.errors import TeacherError, first_line
+from textsmooth.stages.tokenize import TokenRows
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ def teacher_digest(folder: Path) -> str:
         raise TeacherError(f"{folder} is not a model folder: it has no config.json")
     if not weights:
         raise TeacherError(f"{folder} has no *.safetensors weights; save the model as safetensors (pickled weights are not read)")
-    return digest({file.name: file_sha256(file) for file in [config, *weights]})
+    others = [file for name in ("model.safetensors.index.json", "adapter_config.json") if (file := folder / name).is_file()]
+    return digest({file.name: file_sha256(file) for file in [config, *others, *weights]})
 
 
 @contextmanager
@@ -70,8 +71,7 @@ def load_checked(auto_class: Any, folder: Path, *, allow_new: tuple[str, ...] = 
                 **kwargs,
             )
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise TeacherError(f"cannot load the model in {folder}: {lines[0]}") from error
+            raise TeacherError(f"cannot load the model in {folder}: {first_line(error)}") from error
     absent = {*info["missing_keys"], *(mismatch[0] for mismatch in info["mismatched_keys"])}
     missing = sorted(key for key in absent if not (allow_new and key.startswith(allow_new)))
     if missing:
@@ -119,7 +119,6 @@ class Teacher:
 
         self.device = torch.device(device)
         self.model = load_checked(AutoModelForMaskedLM, folder, dtype=dtype).eval().requires_grad_(False).to(self.device)
-        self.hidden_size = int(self.model.config.hidden_size)
         prefix = self.model.base_model_prefix
         self.encoder = getattr(self.model, prefix)
         self._given = _Given()
@@ -135,7 +134,7 @@ class Teacher:
         whole: Tensor = self.model(input_ids=ids, attention_mask=mask).logits[0].float()
         try:
             parts = self.project(self.encoder(input_ids=ids, attention_mask=mask)[0][0]).float()
-            far = parts.shape != whole.shape or float((parts - whole).abs().max()) > 64 * torch.finfo(dtype).eps * float(whole.abs().max())
+            far = parts.shape != whole.shape or float((parts - whole).abs().max()) > 8 * torch.finfo(dtype).eps * float(whole.abs().max())
         except (RuntimeError, TypeError, AttributeError, ValueError):
             far = True
         if far:
@@ -144,11 +143,6 @@ class Teacher:
                 f"the head of {type(self.model).__name__} needs more than the hidden states"
             )
         return whole.shape[-1]
-
-    @property
-    def max_length(self) -> int:
-        """Positions the model has, or NO_LIMIT."""
-        return int(getattr(self.model.config, "max_position_embeddings", NO_LIMIT))
 
     @torch.inference_mode()
     def encode(self, batch: Batch) -> Tensor:

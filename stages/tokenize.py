@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsmooth.schemas.canonical import digest
-from textsmooth.schemas.errors import TeacherError
+from textsmooth.schemas.errors import TeacherError, first_line
 from textsmooth.schemas.soft_ids import id_dtype
 
 if TYPE_CHECKING:
@@ -42,17 +42,12 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:
-        raise TeacherError(f"cannot load a tokenizer from {folder}: {_first_line(error)}") from error
+        raise TeacherError(f"cannot load a tokenizer from {folder}: {first_line(error)}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise TeacherError(f"{folder} has no fast tokenizer; save one there first (it needs a tokenizer.json)")
     if len(tokenizer) < 10 or (tokenizer.cls_token_id is None and tokenizer.bos_token_id is None):
         raise TeacherError(f"{folder} has no usable tokenizer; save the model's tokenizer there (tokenizer.json)")
     return tokenizer
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def vocab_digest(tokenizer: Any) -> str:

@@ -176,3 +176,16 @@ def shards_of(folder: Path) -> dict[str, bytes]:
 def tree(folder: Path) -> set[str]:
     """Every path below a folder."""
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
+
+
+def wrong(gen: Callable[..., Ran], desk: Path, code: int, *args: object) -> str:
+    """Run a command that must fail; its one line."""
+    before = files_of(desk), tree(desk)
+    ran = gen(*args)
+    assert ran.code == code, ran.err
+    assert ran.out == ""
+    assert ran.err.endswith("\n") and len(ran.err.splitlines()) == 1, ran.err
+    assert ran.err.startswith("textsmooth-gen: ")
+    assert "Traceback" not in ran.err
+    assert (files_of(desk), tree(desk)) == before
+    return ran.err

@@ -22,7 +22,7 @@ def test_a_dry_run_writes_nothing(reviews: Path, gen: Callable[..., Ran], tmp_pa
     assert ran.code == 0
     assert "Would write smoothed/reviews.jsonl-tiny-bert-k3" in ran.out
     assert "40 rows: train 40" in ran.out
-    assert "3 shards, 0 of them done" in ran.out
+    assert "3 shards, 0 done" in ran.out
     assert tree(tmp_path) == set()
 
 
@@ -33,7 +33,9 @@ def test_a_dry_run_over_a_run_changes_nothing(overwrite: bool, reviews: Path, ge
     assert gen(*args).code == 0
     finished = files_of(out)
     asked = ("--dry-run", *(("--overwrite",) if overwrite else ()))
-    assert ("3 shards, 0 of them done" if overwrite else "3 shards, 3 of them done") in gen(*args, *asked).out
+    told = gen(*args, *asked).out
+    assert told.startswith(f"Would write {out}, removing the run that is there" if overwrite else f"Nothing to do: {out} is finished")
+    assert ("3 shards, 0 done" if overwrite else "3 shards, 3 done") in told
     assert files_of(out) == finished
 
 
@@ -43,7 +45,7 @@ def test_a_dry_run_keeps_the_receipt_of_a_missing_shard(
     out = unfinished(reviews, tmp_path / "out")
     next(out.glob("train/00000-*")).unlink()
     before = files_of(out)
-    assert "3 shards, 2 of them done" in gen("--corpus", reviews, "--out", out, *UNFINISHED, "--dry-run").out
+    assert "3 shards, 2 done" in gen("--corpus", reviews, "--out", out, *UNFINISHED, "--dry-run").out
     assert files_of(out) == before
 
 
@@ -223,14 +225,14 @@ def test_another_version_is_a_conflict_only_before_the_end(
     from textsmooth.pipeline import plan
 
     out = unfinished(reviews, tmp_path / "out")
-    real = plan.versions()
+    real = plan.versions("cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "versions", lambda: {**real, "torch": "9.9"})
+        patch.setattr(plan, "versions", lambda device: {**real, "torch": "9.9"})
         ran = gen("--corpus", reviews, "--out", out, *UNFINISHED)
         assert ran.code == 1
         assert "versions torch" in ran.err and "9.9 asked for" in ran.err
     assert gen("--corpus", reviews, "--out", out, *UNFINISHED).code == 0
-    monkeypatch.setattr(plan, "versions", lambda: {**real, "torch": "9.9"})
+    monkeypatch.setattr(plan, "versions", lambda device: {**real, "torch": "9.9"})
     assert gen("--corpus", reviews, "--out", out, *UNFINISHED).code == 0
 
 

@@ -250,7 +250,7 @@ def test_a_driver_that_comes_late_runs_nothing_again(
 
     out = tmp_path / "out"
     args = ("--corpus", corpus, "--out", out, *SIZES)
-    real, real_score = executors.inline, units.UnitWorker._score
+    real, real_score = executors.Inline.run, units.UnitWorker._score
     ran: list[Ran] = []
     scored: list[object] = []
 
@@ -258,13 +258,13 @@ def test_a_driver_that_comes_late_runs_nothing_again(
         scored.append(ready)
         return real_score(self, ready)
 
-    def inline(*given: Any, **named: Any) -> Any:
+    def run(*given: Any, **named: Any) -> Any:
         if not ran:
             ran.append(Ran(0, "", ""))
             ran[0] = gen(*args)
         return real(*given, **named)
 
-    monkeypatch.setattr(executors, "inline", inline)
+    monkeypatch.setattr(executors.Inline, "run", run)
     monkeypatch.setattr(units.UnitWorker, "_score", score)
     assert gen(*args).code == 0
     assert ran[0].code == 0

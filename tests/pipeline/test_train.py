@@ -19,9 +19,12 @@ from textsmooth.pipeline.cli_train import student as student_command
 from textsmooth.pipeline.cli_train import train as train_command
 from textsmooth.pipeline.train import train
 from textsmooth.pipeline.train_progress import TrainProgress
+from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import ConflictError, DatasetError, TeacherError, TextsmoothError, UsageError
+from textsmooth.schemas.manifest import FileEntry
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.evaluate import metrics, predict
+from textsmooth.stages.storage import pretty_json, read_manifest
 from textsmooth.stages.stream import SmoothedDataset
 
 
@@ -120,9 +123,9 @@ def test_a_bar_on_a_terminal(options):
         ({"temperature": 3.0}, UsageError, r"temperature 3 is not stored in this dataset, it has 0\.5, 1, 2"),
         ({"topk": 9}, UsageError, "topk 9: the dataset stores 8"),
         ({"mass": 0.99}, UsageError, r"mass 0\.99: the dataset stores entries up to a mass of 0\.98"),
-        ({"eval_split": "dev"}, DatasetError, "no split 'dev' in this dataset; it has train, validation"),
+        ({"eval_split": "dev"}, UsageError, "no split 'dev' in this dataset; it has train, validation"),
         ({"student": "nowhere"}, UsageError, "no student at nowhere"),
-        ({"dataset": "nowhere"}, DatasetError, "no smoothed dataset at nowhere"),
+        ({"dataset": "nowhere"}, UsageError, "no smoothed dataset at nowhere"),
         ({"device": "abacus"}, UsageError, "device 'abacus' is not usable"),
     ],
 )
@@ -225,3 +228,20 @@ def test_every_option_has_help_and_a_field():
 def test_the_command_line_imports_nothing_heavy():
     code = "import sys, textsmooth.pipeline.cli_train; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_files_that_are_no_tokenizer_are_not_copied_over_the_student(smoothed, student, tmp_path):
+    """A dataset may come from a stranger, digests and all."""
+    folder = shutil.copytree(smoothed, tmp_path / "dataset")
+    manifest = read_manifest(folder)
+    evil = []
+    for name in ("model.safetensors", "config.json", "code.py"):
+        path = folder / "tokenizer" / name
+        path.write_bytes(b"evil")
+        evil.append(FileEntry(path=f"tokenizer/{name}", bytes=4, sha256=file_sha256(path)))
+    forged = dataclasses.replace(manifest, files=(*manifest.files, *evil))
+    (folder / "manifest.json").write_bytes(pretty_json(forged.to_json()))
+    out = train(TrainOptions(dataset=str(folder), student=str(student), out=str(tmp_path / "out"), max_steps=1)).out
+    assert not (out / "code.py").exists()
+    assert load_file(out / "model.safetensors")
+    assert json.loads((out / "config.json").read_text())["model_type"]

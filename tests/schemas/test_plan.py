@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from textsmooth.schemas.canonical import canonical_json, digest, file_sha256
 from textsmooth.schemas.config import GenerationConfig
-from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Receipt, TeacherIdentity, Unit, unit_id
 
@@ -239,7 +239,7 @@ def manifest() -> Manifest:
 def test_a_manifest_survives_json(manifest: Manifest) -> None:
     assert Manifest.from_json(through_json(manifest.to_json()), "m") == manifest
     assert manifest.splits == ("train", "test")
-    with pytest.raises(DatasetError, match="no split 'dev' in this dataset; it has train, test"):
+    with pytest.raises(UsageError, match="no split 'dev' in this dataset; it has train, test"):
         manifest.split("dev")
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.errors import DatasetError, StorageError, UsageError
 from textsmooth.stages import storage
-from textsmooth.stages.storage import StorageError, put, put_exclusive, read_json, read_manifest, remove
+from textsmooth.stages.storage import put, put_exclusive, read_json, read_manifest, remove
 
 PUTS: list[Callable[[Path, bytes], Any]] = [put, put_exclusive]
 
@@ -186,7 +186,7 @@ def test_json_that_is_none_is_told(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_manifest_is_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(UsageError, match="no such folder"):
         read_manifest(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="not a smoothed dataset, or not finished"):
         read_manifest(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages.stream import SampleOrder, SmoothedDataset, concatenate
 
 
@@ -118,8 +118,8 @@ def _flip(path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda path: path.unlink(), "shard train/00001.arrow is missing .* generate"),
-        (_cut, r"shard train/00001.arrow has [\d,]+ bytes, the manifest says [\d,]+; fetch or generate"),
+        (lambda path: path.unlink(), "shard train/00001.arrow is missing .* make it again"),
+        (_cut, r"shard train/00001.arrow has [\d,]+ bytes, the manifest says [\d,]+; fetch the dataset again"),
         (_flip, "shard train/00001.arrow was altered: its sha256"),
     ],
 )
@@ -136,7 +136,7 @@ def test_without_verify_shards_are_not_hashed(smoothed, monkeypatch):
 
 
 def test_an_unknown_split_names_those_there_are(smoothed):
-    with pytest.raises(DatasetError, match="no split 'dev' in this dataset; it has train, validation"):
+    with pytest.raises(UsageError, match="no split 'dev' in this dataset; it has train, validation"):
         SmoothedDataset(smoothed, "dev")
 
 

@@ -2,13 +2,13 @@
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from textsmooth.schemas.errors import ConflictError, TeacherError, UsageError
-from textsmooth.stages.storage import StorageError
+from textsmooth.schemas.errors import ConflictError, StorageError, TeacherError, UsageError
 from textsmooth.stages.stream import SmoothedDataset
 from textsmooth.stages.student import check_token_map, load_student, make_student, model_folder, new_model_folder, positions
 
@@ -161,3 +161,20 @@ def test_a_missing_model_is_named(tmp_path):
         model_folder(str(tmp_path / "nowhere"), "student")
     with pytest.raises(UsageError, match=r"no teacher at .*: it has no config\.json; give the folder of a local model"):
         model_folder(str(tmp_path), "teacher")
+
+
+def test_interrupted_at_the_last_step_the_old_model_comes_back(tmp_path, monkeypatch):
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "config.json").write_text("old")
+    real = Path.rename
+
+    def rename(self, target):
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt), new_model_folder(out, overwrite=True) as new:
+        (new / "config.json").write_text("new")
+    assert [(p.name, (p / "config.json").read_text()) for p in tmp_path.iterdir()] == [("model", "old")]
