@@ -39,7 +39,7 @@ def plain(asked: Draft, texts: list[list[str]], folder: Path) -> Callable[[], in
     """What people write: returns the number of real tokens."""
     from transformers import AutoModelForMaskedLM
 
-    model = load_checked(AutoModelForMaskedLM, asked.sources.teacher).eval()
+    model = load_checked(AutoModelForMaskedLM, asked.sources.teacher, dtype=torch.float32).eval()
     tokenizer = asked.tokenizer
 
     def run() -> int:
@@ -104,7 +104,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     options = GenerateOptions(
-        corpus=args.corpus, teacher=args.teacher, splits=(args.split,), limit=args.rows, rows_per_shard=max(args.rows // 4, 64)
+        corpus=args.corpus, teacher=args.teacher, splits=(args.split,), limit=args.rows, rows_per_shard=max(args.rows // 2, 64)
     )
     asked = draft(options)
     texts = texts_of(asked, args.rows)

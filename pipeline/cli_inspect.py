@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from textsmooth.pipeline.inspect import SmoothedRow
 
 
+LEAST_SHOWN = 0.005  # what would read 0.00 says nothing
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--row", "rows", type=click.IntRange(0), multiple=True, default=(0,), show_default=True, help="Row of the split; repeatable.")
@@ -32,6 +35,6 @@ def show(row: "SmoothedRow") -> None:
         if not token.alternatives:
             click.secho(f"  {token.token:{width}}  (plain)", dim=True)
             continue
-        shown = "  ".join(f"{name} {p:.2f}" for name, p in token.alternatives)
+        shown = "  ".join(f"{name} {p:.2f}" for i, (name, p) in enumerate(token.alternatives) if i == 0 or p >= LEAST_SHOWN)
         click.echo(f"  {token.token:{width}}  {token.p_original:.2f}  ", nl=False)
         click.secho(shown, fg="yellow" if token.p_original < 0.5 else "cyan" if token.p_original < 0.9 else None)

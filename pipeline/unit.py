@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from textsmooth.pipeline.plan import check_text, row_columns
+from textsmooth.pipeline.plan import row_columns
 from textsmooth.pipeline.request import Sources
 from textsmooth.schemas.errors import CorpusError, DatasetError, TeacherError, first_line
 from textsmooth.schemas.manifest import MANIFEST, RECEIPTS_FOLDER
@@ -139,7 +139,6 @@ class UnitWorker:
             raise CorpusError(
                 f"rows {unit.start}..{unit.stop} of {file.path} changed since the run was planned; restore the file, or give another --out"
             )
-        check_text(rows, identity, file, unit.start)
         texts = [rows[column] for column in identity.text_columns]
         tokens = tokenize(
             self.tokenizer,

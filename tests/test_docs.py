@@ -42,8 +42,14 @@ def test_every_command_of_the_readme_runs_in_order(tmp_path: Path) -> None:
     (tmp_path / "reviews.jsonl").write_text("\n".join(rows) + "\n")
     ran = [words for words in commands(README) if words[0] in OWN]
     assert {words[0] for words in ran} == set(OWN)
-    for words in ran:
-        run(words, tmp_path)
+    said = {shlex.join(words): run(words, tmp_path) for words in ran}
+    shown = blocks(README, "text")[0].splitlines()
+    assert shown[0].startswith("$ ") and shown[-1].strip() == "…"
+    lines = [line.rstrip() for line in said[shown[0][2:]].splitlines()]
+    assert [line.split()[:1] for line in lines[: len(shown) - 2]] == [line.split()[:1] for line in shown[1:-1]]
+    for here, there in zip(shown[1:-1], lines, strict=False):  # to a rounding: another machine, or number format
+        numbers = [[float(n) for n in re.findall(r"\d\.\d\d", line)[:2]] for line in (here, there)]
+        assert numbers[0] == pytest.approx(numbers[1], abs=0.05), (here, there)
     for code in [*blocks(README, "python"), *blocks(FORMAT, "python")]:
         run([sys.executable, "-c", code], tmp_path)
 

@@ -224,3 +224,33 @@ def test_the_digest_is_over_weights_and_configuration_alone(teacher: Path, tmp_p
     assert teacher_digest(tmp_path / "other") != teacher_digest(teacher)
     with pytest.raises(TeacherError, match=r"no config\.json"):
         teacher_digest(tmp_path)
+
+
+def test_packed_weights_give_the_logits_of_the_plain_layer(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = Teacher(teacher)
+    assert type(packed._head.get_output_embeddings()).__name__ == "_PackedLinear"
+    monkeypatch.setattr(Teacher, "_pack_projection", lambda self: None)
+    plain = Teacher(teacher)
+    assert type(plain._head.get_output_embeddings()) is torch.nn.Linear
+    hidden = torch.randn(256, 24, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(packed.project(hidden), plain.project(hidden), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float32, 0.99), (torch.bfloat16, 0.7)])
+def test_a_head_that_is_not_what_the_whole_model_does_is_refused(
+    dtype: torch.dtype, factor: float, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A family whose logits are more than head(hidden states) must not be read wrong in silence."""
+    from transformers import BertForMaskedLM
+
+    real = BertForMaskedLM.forward
+
+    def forward(self: Any, input_ids: Any = None, **given: Any) -> Any:
+        made = real(self, input_ids=input_ids, **given)
+        if input_ids is not None:
+            made.logits = made.logits * factor
+        return made
+
+    monkeypatch.setattr(BertForMaskedLM, "forward", forward)
+    with pytest.raises(TeacherError, match="teachers of type 'bert' are not supported"):
+        Teacher(teacher, dtype=dtype)
