@@ -202,7 +202,7 @@ def _auto(options: GenerateOptions, before: Plan | None, *, finished: bool) -> t
     return device, {
         "device": kind,
         "dtype": options.dtype or (same.dtype if same else pick_dtype(device)),
-        "max_batch_tokens": options.max_batch_tokens or (same.max_batch_tokens if same else 65536 if on_gpu else 2048),
+        "max_batch_tokens": options.max_batch_tokens or (same.max_batch_tokens if same else 65536 if on_gpu else 1024),
         "chunk_tokens": same.chunk_tokens if same else 4096 if on_gpu else 256,
     }
 
