@@ -47,22 +47,26 @@ def generate(options: GenerateOptions, progress: Progress | None = None) -> Gene
     Raises UsageError, CorpusError, TeacherError, ConflictError or StorageError. A finished folder is never written again.
     """
     with progress or Progress("none") as shown:
-        out, asked, plan, new = _prepare(options, shown)
-        if (out / MANIFEST).is_file() and not new:
-            return Generated(out=out, manifest=tidy(out, plan), units=0, tokens=0, load_s=0.0, run_s=0.0, busy=0.0)
-        done = {} if new else finished_units(out, plan)
-        todo = [unit for unit in plan.units if unit.id not in done]
-        shown.start(plan, sum(r.rows for r in done.values()))
-        if todo:
-            executor = executors.Inline(plan, asked.sources, out, shown.batch)
-            if new and not _publish(out, plan, overwrite=options.overwrite):  # another driver was first: its plan counts
-                return generate(replace(options, overwrite=False), progress)
-            shown.ready()
-            for number, receipt in enumerate(executor.run(todo), len(done) + 1):
-                shown.unit(receipt, number, len(plan.units))
-        load_s, run_s, busy = shown.load_s, shown.elapsed_s, shown.busy
-        manifest = commit(out, plan, asked.tokenizer)
-        return Generated(out=out, manifest=manifest, units=len(todo), tokens=shown.tokens, load_s=load_s, run_s=run_s, busy=busy)
+        return _generate(options, shown)
+
+
+def _generate(options: GenerateOptions, shown: Progress) -> Generated:
+    out, asked, plan, new = _prepare(options, shown)
+    if (out / MANIFEST).is_file() and not new:
+        return Generated(out=out, manifest=tidy(out, plan), units=0, tokens=0, load_s=0.0, run_s=0.0, busy=0.0)
+    done = {} if new else finished_units(out, plan)
+    todo = [unit for unit in plan.units if unit.id not in done]
+    shown.start(plan, sum(r.rows for r in done.values()))
+    if todo:
+        executor = executors.Inline(plan, asked.sources, out, shown.batch)
+        if new and not _publish(out, plan, overwrite=options.overwrite):  # another driver was first: its plan counts
+            return _generate(replace(options, overwrite=False), shown)
+        shown.ready()
+        for number, receipt in enumerate(executor.run(todo), len(done) + 1):
+            shown.unit(receipt, number, len(plan.units))
+    load_s, run_s, busy = shown.load_s, shown.elapsed_s, shown.busy
+    manifest = commit(out, plan, asked.tokenizer)
+    return Generated(out=out, manifest=manifest, units=len(todo), tokens=shown.tokens, load_s=load_s, run_s=run_s, busy=busy)
 
 
 def preview(options: GenerateOptions, progress: Progress | None = None) -> Preview:

@@ -18,7 +18,6 @@ from textsmooth.stages.corpus import Corpus, SourceFile
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-DEFAULT_TEACHER = "google-bert/bert-base-uncased"
 RESERVED = (RECEIPTS_FOLDER, TOKENIZER_FOLDER)
 
 

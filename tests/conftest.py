@@ -16,8 +16,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import helpers_train
 import hypothesis
 import pytest
 import torch
@@ -146,3 +148,15 @@ def gen_process(zygote: Callable[[Any], Any], teacher: Path, tmp_path_factory: p
         return Process(zygote, [str(a) for a in (*args, *shared)], tmp_path_factory.mktemp("process"))
 
     return start
+
+
+@pytest.fixture(scope="session")
+def kit() -> ModuleType:
+    """tests/helpers_train.py: synthetic datasets and tiny models."""
+    return helpers_train
+
+
+@pytest.fixture(scope="session")
+def smoothed(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small smoothed dataset, not to be changed."""
+    return kit.small_dataset(tmp_path_factory.mktemp("smoothed") / "dataset")

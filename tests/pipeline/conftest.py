@@ -2,25 +2,11 @@
 
 import shutil
 from pathlib import Path
-from types import ModuleType
 
-import helpers_train
 import pytest
 from helpers_gen import rows, write_jsonl
 
 from textsmooth.stages.student import make_student
-
-
-@pytest.fixture(scope="session")
-def kit() -> ModuleType:
-    """tests/helpers_train.py: synthetic datasets and tiny models."""
-    return helpers_train
-
-
-@pytest.fixture(scope="session")
-def smoothed(kit, tmp_path_factory) -> Path:
-    """A small smoothed dataset, not to be changed."""
-    return kit.small_dataset(tmp_path_factory.mktemp("smoothed") / "dataset")
 
 
 @pytest.fixture(scope="session")
