@@ -1,17 +1,21 @@
 """What a user may set, checked when it is put together: frozen, keyword-only dataclasses."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
+from textsmooth.schemas.canonical import lean
 from textsmooth.schemas.errors import UsageError
 
 DType = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
 SPECIALS = ("plain", "smoothed")
 CODECS = ("plain",)
-CONTEXTS = ("unmasked",)
-LONG_ROWS = ("truncate",)
+DEFAULT_TEACHER = "google-bert/bert-base-uncased"
+CONTEXTS = ("unmasked", "masked:N")
+LONG_ROWS = ("truncate", "window")
+STREAMING = ("auto", "always", "never")
 COLDEST = 0.001  # temperature: below, only the argmax is left and float32 runs out
 
 
@@ -23,6 +27,22 @@ def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def _positive(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def context_passes(context: str) -> int:
+    """How many forward passes a row takes: N of `masked:N`, 1 if nothing is masked. UsageError if it is neither."""
+    if context == "unmasked":
+        return 1
+    found = re.fullmatch(r"masked:([1-9][0-9]{0,3})", context)
+    if found is None or int(found[1]) < 2:
+        raise UsageError(f"context {context!r} is neither `unmasked` nor `masked:N` with N from 2 to 9999")
+    return int(found[1])
+
+
+def check_context(context: str, specials: str) -> None:
+    """UsageError for an unknown context, and for smoothed special tokens where every smoothed token is a masked one."""
+    if context_passes(context) > 1 and specials != "plain":
+        raise UsageError(f"special tokens are never masked: --specials {specials} does not go with --context {context}")
 
 
 def check_temperatures(temperatures: tuple[float, ...]) -> tuple[float, ...]:
@@ -37,6 +57,12 @@ def check_mass(mass: float) -> None:
     """UsageError unless 0 < mass <= 1."""
     if not (0 < mass <= 1):
         raise UsageError(f"mass must be above 0 and at most 1, not {mass:g}")
+
+
+def check_stride(stride: int, room: int) -> None:
+    """UsageError unless windows with room for so many tokens of text, stride of them shared, can hold a question and advance."""
+    if not 1 <= stride < room / 2:
+        raise UsageError(f"stride must be at least 1 and less than half of the {room} tokens of text in a window, not {stride}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +85,7 @@ class GenerationConfig:
     rows_per_shard: int = 2048
     dtype: DType = "float32"
     device: str = "cpu"  # device kind: cpu, cuda, mps
+    stride: int = 0  # tokens that neighbouring windows of a long row share; 0 where rows are truncated
 
     def __post_init__(self) -> None:
         for name in ("topk", "max_length", "max_batch_tokens", "chunk_tokens", "rows_per_shard"):
@@ -67,9 +94,16 @@ class GenerationConfig:
         object.__setattr__(self, "temperatures", check_temperatures(tuple(float(t) for t in self.temperatures)))
         _one_of("specials", self.specials, SPECIALS)
         _one_of("codec", self.codec, CODECS)
-        _one_of("context", self.context, CONTEXTS)
+        check_context(self.context, self.specials)
         _one_of("long", self.long, LONG_ROWS)
         _one_of("dtype", self.dtype, DTYPES)
+        if self.long == "window":
+            check_stride(self.stride, self.max_length)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes over a row."""
+        return context_passes(self.context)
 
     @property
     def extra_temperatures(self) -> tuple[float, ...]:
@@ -77,7 +111,7 @@ class GenerationConfig:
         return tuple(t for t in self.temperatures if t != 1.0)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "temperatures": list(self.temperatures)}
+        return {**lean(self, ("stride",)), "temperatures": list(self.temperatures)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -91,6 +125,8 @@ class GenerateOptions:
     """What `textsmooth gen` was asked for. None stands for `auto`: resolved once, then written into the plan."""
 
     corpus: str
+    corpus_revision: str | None = None  # of a corpus on the Hub: branch, tag or commit
+    streaming: str = "auto"  # whether files on the Hub are read from there, instead of being fetched first
     out: str | None = None
     splits: tuple[str, ...] = ()
     text_columns: tuple[str, ...] = ()
@@ -98,11 +134,18 @@ class GenerateOptions:
     keep_columns: tuple[str, ...] = ()
     limit: int | None = None  # rows of each split
     teacher: str | None = None
+    teacher_revision: str | None = None
+    task_teacher: str | None = None  # a classifier or span model whose logits are written too
+    task_teacher_revision: str | None = None
     topk: int = 32
     mass: float = 1.0
     temperatures: tuple[float, ...] = (1.0,)
+    context: str = "unmasked"
     specials: str = "plain"
+    codec: str = "plain"
     max_length: int | None = None
+    long: str | None = None
+    stride: int | None = None
     max_batch_tokens: int | None = None
     rows_per_shard: int = 2048
     dtype: str | None = None
@@ -116,9 +159,16 @@ class GenerateOptions:
         check_mass(self.mass)
         check_temperatures(self.temperatures)
         _one_of("specials", self.specials, SPECIALS)
+        _one_of("codec", self.codec, CODECS)
+        _one_of("streaming", self.streaming, STREAMING)
+        check_context(self.context, self.specials)
         if self.dtype is not None:
             _one_of("dtype", self.dtype, DTYPES)
-        for name in ("limit", "max_length", "max_batch_tokens", "threads"):
+        if self.long is not None:
+            _one_of("long", self.long, LONG_ROWS)
+        if self.stride is not None and self.long == "truncate":
+            raise UsageError("--stride is what neighbouring windows share; it does not go with --long truncate")
+        for name in ("limit", "max_length", "stride", "max_batch_tokens", "threads"):
             if getattr(self, name) is not None:
                 _positive(name.replace("_", "-"), getattr(self, name))
         for name, values in (("text-column", self.text_columns), ("keep-columns", self.keep_columns)):

@@ -1,10 +1,10 @@
 """The manifest: the one file that makes a folder a smoothed dataset. Published last, never changed."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Self
 
-from textsmooth.schemas.canonical import digest
+from textsmooth.schemas.canonical import digest, lean
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.version import FORMAT_VERSION
 
@@ -24,11 +24,17 @@ class ShardEntry:
 
     path: str
     split: str
-    rows: int
+    rows: int  # of the corpus
     tokens: int
     entries: int
     bytes: int
     sha256: str
+    windows: int | None = None  # rows of the shard, where long rows were cut into windows
+
+    @property
+    def samples(self) -> int:
+        """Rows of the shard: what a student reads one by one."""
+        return self.rows if self.windows is None else self.windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,7 @@ class Manifest:
     statistics: dict[str, Any]
     versions: dict[str, str]
     created: str  # ISO 8601, UTC
+    task_teacher: dict[str, Any] | None = None  # TaskTeacherIdentity
 
     @staticmethod
     def dataset_digest(plan: str, shards: tuple[ShardEntry, ...]) -> str:
@@ -73,7 +80,8 @@ class Manifest:
         return tuple(dict.fromkeys(s.split for s in self.shards))
 
     def to_json(self) -> dict[str, Any]:
-        body = {"format": FORMAT_VERSION, **asdict(self)}
+        shards = [lean(shard, ("windows",)) for shard in self.shards]
+        body = {"format": FORMAT_VERSION, **lean(self, ("task_teacher",)), "shards": shards}
         return {**body, "digest": digest(body)}
 
     @classmethod

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Self
 
-from textsmooth.schemas.canonical import digest
+from textsmooth.schemas.canonical import digest, lean
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.version import FORMAT_VERSION
@@ -45,6 +45,7 @@ def unit_id(
     teacher: "TeacherIdentity",
     corpus: "CorpusIdentity",
     config: GenerationConfig,
+    task_teacher: "TaskTeacherIdentity | None" = None,
 ) -> str:
     """32 hex digits that stand for everything that decides a shard's bytes, apart from library versions."""
     return digest(
@@ -58,6 +59,7 @@ def unit_id(
             "columns": corpus.columns_json(),
             # how rows are cut into units is in the rows themselves
             "config": {k: v for k, v in config.to_json().items() if k != "rows_per_shard"},
+            **({} if task_teacher is None else {"task_teacher": task_teacher.decides_json()}),
         }
     )[:32]
 
@@ -70,12 +72,17 @@ class CorpusIdentity:
     files: dict[str, list[str]]  # split -> files, relative to the corpus
     text_columns: tuple[str, ...]  # one text, or a pair
     label_column: str | None
-    label_kind: str | None  # `class` (int64, -1 unlabelled) or `value` (float64)
+    label_kind: str | None  # `class` (int64, -1 unlabelled), `value` (float64), or `span` (answers in a context)
     label_names: tuple[str, ...] | None  # of classes, where the corpus has them
     keep_columns: tuple[str, ...]
     limit: int | None
     keep_types: tuple[str, ...] = ()  # of keep_columns: int64, float64, string, bool
     license: str | None = None
+    revision: str | None = None  # commit, of a corpus on the Hub
+    task: str | None = None  # of schemas/tasks.py
+
+    def to_json(self) -> dict[str, Any]:
+        return lean(self, ("revision", "task"))
 
     def columns_json(self) -> dict[str, Any]:
         return {
@@ -98,6 +105,31 @@ class TeacherIdentity:
     vocab_size: int  # width of the logits
     model_type: str
     license: str | None = None
+    revision: str | None = None  # commit, of a teacher on the Hub
+
+    def to_json(self) -> dict[str, Any]:
+        return lean(self, ("revision",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTeacherIdentity:
+    """A model fine-tuned on the task, whose logits are written as `teacher_logits`."""
+
+    name: str
+    digest: str  # over the weights and the configuration
+    tokenizer_digest: str
+    kind: str  # `class`, `value` or `span`: as CorpusIdentity.label_kind
+    width: int  # logits of a row; 2 (start, end) of a token
+    names: tuple[str, ...] | None = None  # of the model's classes, in its own order
+    order: tuple[int, ...] | None = None  # class c of the corpus is logit order[c] of the model; None: the same order
+    model_type: str = "unknown"
+    license: str | None = None
+    revision: str | None = None
+
+    def decides_json(self) -> dict[str, Any]:
+        """What decides the bytes of `teacher_logits`."""
+        order = None if self.order is None else list(self.order)
+        return {"digest": self.digest, "tokenizer": self.tokenizer_digest, "kind": self.kind, "order": order}
 
 
 def _build(cls: type, value: dict[str, Any]) -> Any:
@@ -120,6 +152,7 @@ class Plan:
     units: tuple[Unit, ...]
     runtime: dict[str, Any] = field(default_factory=dict)  # threads …: recorded, decides nothing
     source: dict[str, list[int]] = field(default_factory=dict)  # file -> [bytes, mtime ns]: the cheap identity
+    task_teacher: TaskTeacherIdentity | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -138,10 +171,11 @@ class Plan:
         """What two plans must share to be the same run, the units apart."""
         return {
             "format": FORMAT_VERSION,
-            "corpus": asdict(self.corpus),
-            "teacher": asdict(self.teacher),
+            "corpus": self.corpus.to_json(),
+            "teacher": self.teacher.to_json(),
             "config": self.config.to_json(),
             "versions": self.versions,
+            **({} if self.task_teacher is None else {"task_teacher": asdict(self.task_teacher)}),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -173,6 +207,7 @@ class Plan:
                 units=tuple(Unit(**dict(zip(names, row, strict=True))) for row in value["units"]),
                 runtime=value["runtime"],
                 source=value["source"],
+                task_teacher=_build(TaskTeacherIdentity, value["task_teacher"]) if "task_teacher" in value else None,
             )
             altered = plan.digest != value.get("digest")
             altered = altered or value.get("file_digest") != digest({k: v for k, v in value.items() if k != "file_digest"})
@@ -193,16 +228,17 @@ class Receipt:
     shard: str  # path in the dataset folder
     sha256: str
     bytes: int
-    rows: int
+    rows: int  # of the corpus
     tokens: int
     entries: int
     stats: dict[str, Any]  # UnitStats.to_json()
     versions: dict[str, str]
     device: str
     timings: dict[str, float]  # seconds
+    windows: int | None = None  # rows of the shard, where long rows were cut into windows
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return lean(self, ("windows",))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:

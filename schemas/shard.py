@@ -14,6 +14,7 @@ METADATA_KEY = b"textsmooth"
 ROWS_PER_RECORD_BATCH = 256
 COLUMNS = (
     "row",
+    "window",
     "input_ids",
     "token_type_ids",
     "soft_ids",
@@ -22,7 +23,16 @@ COLUMNS = (
     "original_logprob",
     "log_partition",
     "label",
+    "example_id",
+    "offsets",
+    "context",
+    "answers",
+    "start_positions",
+    "end_positions",
+    "teacher_logits",
 )
+PLACE = pa.list_(pa.int32(), 2)
+ANSWERS = pa.struct([pa.field("text", pa.list_(pa.string())), pa.field("answer_start", pa.list_(pa.int32()))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +69,26 @@ class ShardMeta:
             raise DatasetError(f"{name} has damaged metadata ({error}); generate or fetch the dataset again") from None
 
 
-def shard_schema(meta: ShardMeta, *, token_types: bool, label_kind: str | None = None, keep: tuple[pa.Field, ...] = ()) -> pa.Schema:
+def shard_schema(
+    meta: ShardMeta,
+    *,
+    token_types: bool,
+    label_kind: str | None = None,
+    windows: bool = False,
+    logits: int | None = None,
+    keep: tuple[pa.Field, ...] = (),
+) -> pa.Schema:
     """The Arrow schema of codec `plain`.
 
-    token_types: the tokenizer makes them. label_kind: `class` (int64), `value` (float64) or None. keep: columns carried through.
+    token_types: the tokenizer makes them. label_kind: `class` (int64), `value` (float64), `span` (answers) or None. windows: long rows
+    are cut into several. logits: how many a task teacher gives per row; per token for `span`. keep: columns carried through.
     """
     ids = pa.from_numpy_dtype(id_dtype(meta.vocab_size))
     half = pa.float16()
-    columns = [pa.field("row", pa.int64(), nullable=False), pa.field("input_ids", pa.list_(ids))]
+    columns = [pa.field("row", pa.int64(), nullable=False)]
+    if windows:
+        columns.append(pa.field("window", pa.int32(), nullable=False))
+    columns.append(pa.field("input_ids", pa.list_(ids)))
     if token_types:
         columns.append(pa.field("token_type_ids", pa.list_(pa.uint8())))
     columns += [
@@ -77,7 +99,19 @@ def shard_schema(meta: ShardMeta, *, token_types: bool, label_kind: str | None =
     ]
     if meta.temperatures:
         columns.append(pa.field("log_partition", pa.list_(pa.list_(pa.float32(), len(meta.temperatures)))))
-    if label_kind is not None:
+    if label_kind == "span":
+        columns += [
+            pa.field("example_id", pa.string()),
+            pa.field("offsets", pa.list_(PLACE)),
+            pa.field("context", pa.string()),
+            pa.field("answers", ANSWERS),
+            pa.field("start_positions", pa.int32()),
+            pa.field("end_positions", pa.int32()),
+        ]
+    elif label_kind is not None:
         columns.append(pa.field("label", pa.int64() if label_kind == "class" else pa.float64()))
+    if logits is not None:
+        single = pa.list_(pa.float32(), logits)
+        columns.append(pa.field("teacher_logits", pa.list_(single) if label_kind == "span" else single))
     columns += keep
     return pa.schema(columns, metadata={METADATA_KEY: json.dumps(asdict(meta), sort_keys=True).encode()})

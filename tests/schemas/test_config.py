@@ -21,13 +21,23 @@ WRONG: list[tuple[str, Any]] = [
     *(("max_length", v) for v in (0, -1, 3.0)),
     *(("max_batch_tokens", v) for v in (0, -1)),
 ]
+CONTEXTS = ("masked", "masked:1", "masked:0", "masked:-2", "masked:2.5", "masked:02", "masked:99999", "Masked:2")
 BY_CLASS: list[tuple[type, dict[str, Any], list[tuple[str, Any]]]] = [
-    (GenerationConfig, {}, [*WRONG, ("chunk_tokens", 0), ("codec", "zip"), ("context", "masked:3"), ("long", "window"), ("dtype", None)]),
+    (
+        GenerationConfig,
+        {},
+        [*WRONG, ("chunk_tokens", 0), ("codec", "zip"), *(("context", v) for v in CONTEXTS), ("long", "split"), ("dtype", None)],
+    ),
     (
         GenerateOptions,
         {"corpus": "c"},
         [
             *WRONG,
+            *(("context", v) for v in CONTEXTS),
+            ("codec", "zip"),
+            ("long", "split"),
+            ("streaming", "maybe"),
+            *(("stride", v) for v in (0, -1, 2.0)),
             ("limit", 0),
             ("limit", True),
             ("threads", 0),
@@ -62,6 +72,30 @@ def test_the_defaults_are_right() -> None:
 @pytest.mark.parametrize("mass", [1e-9, 0.5, 1.0, 1])
 def test_a_mass_inside_the_bounds_is_taken(mass: float) -> None:
     assert GenerationConfig(mass=mass).mass == mass
+
+
+@pytest.mark.parametrize("stride", [0, -1, 5, 9, 100])
+def test_a_stride_must_leave_room_in_a_window(stride: int) -> None:
+    with pytest.raises(UsageError, match=f"stride .* not {stride}$"):
+        GenerationConfig(long="window", stride=stride, max_length=10)
+    assert GenerationConfig(long="window", stride=4, max_length=10).stride == 4
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    for kind, needed in ((GenerationConfig, {}), (GenerateOptions, {"corpus": "c"})):
+        with pytest.raises(UsageError, match="--specials smoothed does not go with --context masked:2"):
+            kind(**needed, specials="smoothed", context="masked:2")
+    with pytest.raises(UsageError, match="--stride"):
+        GenerateOptions(corpus="c", stride=3, long="truncate")
+
+
+def test_passes() -> None:
+    assert [GenerationConfig(context=c).passes for c in ("unmasked", "masked:2", "masked:15")] == [1, 2, 15]
+
+
+def test_a_setting_that_came_later_leaves_older_digests_alone() -> None:
+    assert "stride" not in GenerationConfig().to_json()
+    assert GenerationConfig(long="window", stride=4).to_json()["stride"] == 4
 
 
 def test_configurations_are_frozen() -> None:
