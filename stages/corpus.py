@@ -1,38 +1,22 @@
-"""Corpora: named input text, read by row ranges. Files are never loaded whole.
+"""Corpora: named input text, as splits of files.
 
-A corpus is a folder laid out as a Hub dataset (`PATH` or `PATH:config`), or files: .parquet, .jsonl, .txt.
+A corpus is a folder laid out as a Hub dataset (`PATH` or `PATH:config`), or files.
 """
 
+import dataclasses
 import glob
 import json
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.errors import CorpusError, UsageError
-from textsmooth.schemas.tasks import LABEL_COLUMN, TEXT_COLUMNS
-
-FORMATS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "text"}
-SCAN_ROWS = 1024
-
-Rows = dict[str, list[Any]]  # column -> values
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFile:
-    """One input file of a corpus."""
-
-    name: str  # relative to the corpus
-    path: Path
-    format: str  # parquet, jsonl, text
-
-    def stat(self) -> list[int]:
-        """[bytes, mtime in ns]: the cheap identity."""
-        found = self.path.stat()
-        return [found.st_size, found.st_mtime_ns]
+from textsmooth.schemas.tasks import LABEL_COLUMN, TASKS, TEXT_COLUMNS
+from textsmooth.stages import readers
+from textsmooth.stages.source import COMPRESSIONS, FORMATS, SourceFile, source_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +27,7 @@ class Corpus:
     splits: dict[str, tuple[SourceFile, ...]]
     class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # column -> names of its integer classes
     license: str | None = None
+    revision: str | None = None  # commit, of a corpus on the Hub
 
     def select(self, splits: tuple[str, ...]) -> "Corpus":
         """The corpus with these splits only, in the corpus's order; all if none is named. UsageError for an unknown one."""
@@ -50,7 +35,7 @@ class Corpus:
             if split not in self.splits:
                 raise UsageError(f"corpus {self.name} has no split {split!r}; it has {', '.join(self.splits)}")
         chosen = {k: v for k, v in self.splits.items() if not splits or k in splits}
-        return Corpus(name=self.name, splits=chosen, class_names=self.class_names, license=self.license)
+        return replace(self, splits=chosen)
 
     @property
     def files(self) -> Iterator[SourceFile]:
@@ -58,18 +43,38 @@ class Corpus:
             yield from files
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowRange:
-    """Consecutive rows of one file, with where they start."""
-
-    start: int
-    offset: int | None  # byte offset of the first row, for line formats
-    rows: Rows
-    count: int
+HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<config>[^/]+))?")
 
 
-def open_corpus(spec: str) -> Corpus:
-    """The corpus that a name stands for: a folder, `FOLDER:config`, a file or a glob. UsageError says what else would do."""
+def open_corpus(spec: str, *, revision: str | None = None, streaming: str = "auto") -> Corpus:
+    """The corpus that a name stands for. UsageError says what else would do.
+
+    spec: a folder, `FOLDER:config`, a file or a glob, if there is one of that name; a task of schemas/tasks.py; `owner/name[:config]`
+    on the Hub. revision, streaming: of a corpus on the Hub, as stages/hub.py has them.
+    """
+    here = _local_corpus(spec)
+    if here is not None:
+        if revision is not None:
+            raise UsageError(f"corpus {spec!r} is on this machine, only one on the Hub has revisions: leave --corpus-revision away")
+        return here
+    from textsmooth.stages import hub
+
+    task = TASKS.get(spec)
+    if task is not None:
+        return hub.corpus(task.repo, task.config, revision=revision, streaming=streaming)
+    named = HUB_NAME.fullmatch(spec)
+    if named:
+        return hub.corpus(named["repo"], named["config"], revision=revision, streaming=streaming)
+    if glob.has_magic(spec) or Path(spec).suffix.lower() in {**FORMATS, **COMPRESSIONS}:
+        raise UsageError(f"no corpus {spec!r}: there is no such file here; check the path, and quote a glob")
+    raise UsageError(
+        f"no corpus {spec!r}: give `demo`, a task (glue/qnli, squad …), owner/name[:config] of the Hub, a folder laid out as a Hub dataset "
+        f"(FOLDER or FOLDER:config), or files ({', '.join(FORMATS)})"
+    )
+
+
+def _local_corpus(spec: str) -> Corpus | None:
+    """The corpus of that name on this machine; None if there is none."""
     if Path(spec).is_dir():
         return _folder(Path(spec), None)
     folder, _, config = spec.rpartition(":")
@@ -78,25 +83,20 @@ def open_corpus(spec: str) -> Corpus:
     paths = [Path(spec)] if Path(spec).is_file() else _glob(spec)
     if paths:
         root = Path(os.path.commonpath([p.parent for p in paths]))
-        return Corpus(name=Path(spec).name, splits={"train": tuple(_source(p, str(p.relative_to(root))) for p in paths)})
-    raise UsageError(
-        f"no corpus {spec!r}: give `demo`, a folder laid out as a Hub dataset (FOLDER or FOLDER:config), or .jsonl, .txt, .parquet files"
-    )
+        return Corpus(name=Path(spec).name, splits={"train": tuple(source_file(str(p.relative_to(root)), place=p) for p in paths)})
+    return None
 
 
 def _glob(pattern: str) -> list[Path]:
     """The files a pattern finds, in the order of their names."""
-    return sorted(Path(found) for found in glob.glob(pattern, recursive=True) if Path(found).is_file())  # noqa: PTH207 (absolute ones too)
-
-
-def _source(path: Path, name: str) -> SourceFile:
-    if path.suffix not in FORMATS:
-        raise UsageError(f"cannot read {path}: its format is not one of {', '.join(FORMATS)}")
-    return SourceFile(name=name, path=path, format=FORMATS[path.suffix])
+    return sorted({Path(found) for found in glob.glob(pattern, recursive=True) if Path(found).is_file()})  # noqa: PTH207 (absolute ones too)
 
 
 def _folder(folder: Path, config: str | None) -> Corpus:
-    """A folder laid out as a Hub dataset, resolved by `datasets` itself: README configs, file patterns, splits."""
+    """A folder laid out as a Hub dataset, resolved by `datasets` itself: README configs, file patterns, splits; or one saved by it."""
+    saved = saved_splits(folder)
+    if saved is not None:
+        return _saved(folder, saved, config)
     try:
         import datasets
     except ImportError:
@@ -113,20 +113,64 @@ def _folder(folder: Path, config: str | None) -> Corpus:
             ) from error
         message = " ".join(str(error).split())
         raise UsageError(f"cannot read {folder} as a dataset{f' with config {config!r}' if config else ''}: {message}") from error
-    files = builder.config.data_files or {}
+    files = split_files(builder)
     root = folder.resolve()
-    for path in (str(path) for paths in files.values() for path in paths):
+    for path in (path for paths in files.values() for path in paths):
         if not Path(path).is_absolute() or not Path(os.path.normpath(path)).is_relative_to(root):
             raise UsageError(f"the README.md in {folder} names a file outside the folder, {path!r}: it is not read")
+    options = csv_options(builder)
     splits = {
-        str(split): tuple(_source(p, str(p.relative_to(root))) for p in (Path(os.path.normpath(str(path))) for path in paths))
+        split: tuple(source_file(str(p.relative_to(root)), place=p, **options) for p in map(Path, map(os.path.normpath, paths)))
         for split, paths in files.items()
     }
     if not splits:
         raise UsageError(f"no data files in {folder}; expected {', '.join(FORMATS)}")
     first = next(iter(splits.values()))[0]
     name = root.name if config is None else f"{root.name}:{config}"
-    return Corpus(name=name, splits=splits, class_names=_class_names(first), license=folder_license(root))
+    return Corpus(name=name, splits=splits, class_names=class_names(builder, first), license=folder_license(root))
+
+
+def saved_splits(folder: Path) -> dict[str, Path] | None:
+    """The splits of a folder that `save_to_disk` of `datasets` wrote, each in a folder; None if it is no such folder."""
+    if (folder / "dataset_dict.json").is_file():
+        names = _read_json(folder / "dataset_dict.json").get("splits", [])
+        if not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise CorpusError(f"{folder}/dataset_dict.json names splits that are no folders: {names}")
+        return {name: folder / name for name in names}
+    if (folder / "state.json").is_file():
+        split = _read_json(folder / "state.json").get("_split")
+        return {split if isinstance(split, str) and split.isidentifier() else "train": folder}
+    return None
+
+
+def _saved(folder: Path, splits: dict[str, Path], config: str | None) -> Corpus:
+    """A folder that `save_to_disk` wrote: Arrow files, as each split's state.json lists them."""
+    if config is not None:
+        raise UsageError(f"{folder} was saved by `datasets`, it has no configs: --corpus {folder}, and --split for {', '.join(splits)}")
+    found: dict[str, tuple[SourceFile, ...]] = {}
+    for split, place in splits.items():
+        listed = _read_json(place / "state.json").get("_data_files", [])
+        names = [str(file.get("filename")) if isinstance(file, dict) else str(file) for file in listed]
+        for name in names:
+            if Path(name).name != name or not (place / name).is_file():
+                raise CorpusError(f"{place}/state.json lists {name!r}, which is no file there: save the dataset again")
+        found[split] = tuple(source_file((place / name).relative_to(folder).as_posix(), place=place / name) for name in names)
+    if not any(found.values()):
+        raise CorpusError(f"{folder} lists no data files: save the dataset again")
+    first = next(file for files in found.values() for file in files)
+    info = first.path.parent / "dataset_info.json"
+    license = folder_license(folder) or (str(_read_json(info).get("license") or "") or None if info.is_file() else None)
+    return Corpus(name=folder.resolve().name, splits=found, class_names=readers.class_names(first), license=license)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise CorpusError(f"{path} is not a JSON object: save the dataset again")
+    return value
 
 
 def _configs(folder: Path) -> list[str]:
@@ -139,18 +183,42 @@ def _configs(folder: Path) -> list[str]:
         return []
 
 
-def _class_names(file: SourceFile) -> dict[str, tuple[str, ...]]:
-    """Names of integer classes, from the feature types that `datasets` leaves in Parquet metadata."""
-    if file.format != "parquet":
-        return {}
-    import pyarrow.parquet as pq
+def split_files(builder: Any) -> dict[str, list[str]]:
+    """The data files of each split of a `datasets` builder, as the builder names them: paths, or hf://… of the Hub."""
+    found = {str(split): list(dict.fromkeys(map(str, paths))) for split, paths in (builder.config.data_files or {}).items()}
+    return {split: paths for split, paths in found.items() if paths}
 
-    try:
-        metadata = pq.read_schema(file.path).metadata or {}
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    except (ValueError, OSError) as error:
-        raise CorpusError(f"cannot read {file.path}: {error}") from None
-    return {k: tuple(v["names"]) for k, v in features.items() if isinstance(v, dict) and v.get("_type") == "ClassLabel"}
+
+def class_names(builder: Any, first: SourceFile) -> dict[str, tuple[str, ...]]:
+    """Names of integer classes by column: as the builder's features have them, else as the metadata of its first file."""
+    declared = {name: kind for name, kind in (builder.info.features or {}).items() if type(kind).__name__ == "ClassLabel"}
+    return {name: tuple(map(str, kind.names)) for name, kind in declared.items() if kind.names} or readers.class_names(first)
+
+
+# Options of a builder that change how it reads, not which rows come out.
+READ_ALIKE = ("features", "columns", "batch_size", "chunksize", "block_size", "use_threads", "engine", "memory_map", "verbose")
+UTF_8 = ("utf-8", "utf8", "utf-8-sig", "utf_8")
+
+
+def csv_options(builder: Any) -> dict[str, Any]:
+    """How a builder reads its files, as `source_file` takes it: {"delimiter": …} where it is not a comma, else {}.
+
+    UsageError for any other option that would make other rows of the files.
+    """
+    config = builder.config
+    own = [f for f in dataclasses.fields(config) if f.name not in ("name", "version", "data_dir", "data_files", "description")]
+    for option in own:
+        value = getattr(config, option.name)
+        alike = option.name in (*READ_ALIKE, "sep", "delimiter") or (option.name == "encoding" and str(value).lower() in UTF_8)
+        if not alike and option.default is not dataclasses.MISSING and value != option.default:
+            raise UsageError(
+                f"the README.md of {builder.dataset_name} asks for {option.name}: {value!r} of its files, which is not supported; "
+                "give plain UTF-8 files (CSV with a header row), or Parquet"
+            )
+    sep = getattr(config, "sep", ",")
+    if not isinstance(sep, str) or len(sep) != 1 or sep in '\r\n"':
+        raise UsageError(f"the README.md of {builder.dataset_name} has the delimiter {sep!r}: one character is needed")
+    return {} if sep == "," else {"delimiter": sep}
 
 
 def folder_license(folder: Path) -> str | None:
@@ -171,29 +239,6 @@ def folder_license(folder: Path) -> str | None:
     return ", ".join(map(str, found)) if isinstance(found, list) else str(found) if found else None
 
 
-def columns(file: SourceFile) -> dict[str, bool]:
-    """The columns of a file, and whether each holds text; for line formats, by the first SCAN_ROWS rows."""
-    if file.format == "text":
-        return {"text": True}
-    if file.format == "parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            schema = pq.read_schema(file.path)
-        except (pa.ArrowException, OSError) as error:
-            raise CorpusError(f"cannot read {file.path}: {str(error).splitlines()[0]}") from None
-        kinds = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema}
-        return {name: pa.types.is_string(kind) or pa.types.is_large_string(kind) for name, kind in kinds.items()}
-    found: dict[str, bool] = {}
-    for row, _, line in _lines(file, 0, 0, SCAN_ROWS):
-        value = _parse(file, row, line)
-        if not value:
-            raise CorpusError(f"row {row} of {file.path} is an empty object: it has no columns")
-        found.update({k: isinstance(v, str) or found.get(k, False) for k, v in value.items()})
-    return found
-
-
 def choose_columns(
     found: dict[str, bool], *, text: tuple[str, ...], label: str | None, keep: tuple[str, ...], where: str
 ) -> tuple[tuple[str, ...], str | None]:
@@ -212,142 +257,3 @@ def choose_columns(
     if label is None and LABEL_COLUMN in found and LABEL_COLUMN not in text:
         label = LABEL_COLUMN
     return text, label
-
-
-def _parse(file: SourceFile, row: int, line: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CorpusError(f"row {row} of {file.path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CorpusError(f"row {row} of {file.path} is not a JSON object but {type(value).__name__}")
-    return value
-
-
-def _lines(file: SourceFile, row: int, offset: int, stop: int | None) -> Iterator[tuple[int, int, bytes]]:
-    """(row, byte offset, line without its end) from a row that starts at a byte offset; blank lines are no rows in JSON lines."""
-    try:
-        lines = file.path.open("rb")
-    except OSError as error:
-        raise CorpusError(f"cannot read {file.path}: {error.strerror}") from None
-    with lines:
-        lines.seek(offset)
-        while stop is None or row < stop:
-            at = lines.tell()
-            line = lines.readline()
-            if not line:
-                return
-            line = line.rstrip(b"\r\n")
-            if file.format == "jsonl" and not line.strip():
-                continue
-            yield row, at, line
-            row += 1
-
-
-def _column_values(file: SourceFile, row: int, line: bytes, names: tuple[str, ...]) -> list[Any]:
-    if file.format == "text":
-        try:
-            return [line.decode("utf-8")]
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"row {row} of {file.path} is not UTF-8 ({error.reason} at byte {error.start})") from None
-    value = _parse(file, row, line)
-    missing = [n for n in names if n not in value]
-    if missing:
-        raise CorpusError(f"row {row} of {file.path} has no column {missing[0]!r}; it has {', '.join(value) or 'none'}")
-    found = [value[n] for n in names]
-    for name, item in zip(names, found, strict=True):
-        if isinstance(item, str) and not _is_unicode(item):
-            raise CorpusError(f"row {row} of {file.path}: column {name!r} has half of a surrogate pair, which is no character")
-    return found
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def read(file: SourceFile, names: tuple[str, ...], start: int, stop: int, offset: int | None) -> Rows:
-    """Rows start .. stop of a file. CorpusError if it ends before."""
-    found = next(scan(file, names, rows=stop - start, limit=stop, start=start, offset=offset or 0), None)
-    if found is None or found.count != stop - start:
-        raise CorpusError(f"{file.path} ends before row {stop}: it changed since the run was planned; run again with another --out")
-    return found.rows
-
-
-def scan(
-    file: SourceFile, names: tuple[str, ...], *, rows: int, limit: int | None = None, start: int = 0, offset: int = 0
-) -> Iterator[RowRange]:
-    """The file's rows up to row `limit`, in ranges of `rows`, the last one shorter; beginning at row `start`, byte `offset`."""
-    source = _scan_parquet(file, names, start, limit) if file.format == "parquet" else _scan_lines(file, names, start, offset, limit)
-    pending: Rows = {n: [] for n in names}
-    first, at, count = start, offset if file.format != "parquet" else None, 0
-    for where, values in source:
-        taken = 0
-        size = len(values[names[0]])
-        while taken < size:
-            if not count and where is not None:
-                at = where[taken]
-            piece = min(rows - count, size - taken)
-            for n in names:
-                pending[n] += values[n][taken : taken + piece]
-            count, taken = count + piece, taken + piece
-            if count == rows:
-                yield RowRange(start=first, offset=at, rows=pending, count=count)
-                pending, first, count = {n: [] for n in names}, first + count, 0
-    if count:
-        yield RowRange(start=first, offset=at, rows=pending, count=count)
-
-
-def _scan_lines(
-    file: SourceFile, names: tuple[str, ...], start: int, offset: int, limit: int | None
-) -> Iterator[tuple[list[int] | None, Rows]]:
-    where: list[int] = []
-    values: list[list[Any]] = []
-
-    def block() -> tuple[list[int], Rows]:
-        return where, {n: [v[i] for v in values] for i, n in enumerate(names)}
-
-    for row, at, line in _lines(file, start, offset, limit):
-        where.append(at)
-        values.append(_column_values(file, row, line, names))
-        if len(where) == SCAN_ROWS:
-            yield block()
-            where, values = [], []
-    if where:
-        yield block()
-
-
-def _scan_parquet(file: SourceFile, names: tuple[str, ...], start: int, limit: int | None) -> Iterator[tuple[list[int] | None, Rows]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file.path) as parquet:
-            groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-            skipped = 0
-            while groups and skipped + groups[0] <= start:
-                skipped += groups.pop(0)
-            row = skipped
-            wanted = range(parquet.num_row_groups - len(groups), parquet.num_row_groups)
-            for batch in parquet.iter_batches(SCAN_ROWS, row_groups=wanted, columns=list(names)):
-                low, high = max(start - row, 0), batch.num_rows if limit is None else min(batch.num_rows, limit - row)
-                row += batch.num_rows
-                if low < high:
-                    part = batch.slice(low, high - low)
-                    yield None, {n: part.column(n).to_pylist() for n in names}
-                if limit is not None and row >= limit:
-                    return
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"cannot read {file.path}: {str(error).splitlines()[0]}") from None
-
-
-def rows_sha256(rows: Rows) -> str:
-    """sha256 over the content of rows; values that JSON has no exact form for count by type and repr."""
-
-    def exact(value: Any) -> Any:
-        return value if value is None or isinstance(value, str | int) else [type(value).__name__, repr(value)]
-
-    return digest({column: [exact(value) for value in values] for column, values in rows.items()})

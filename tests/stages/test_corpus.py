@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from textsmooth.schemas.errors import CorpusError, UsageError
 from textsmooth.stages import corpus as corpora
-from textsmooth.stages.corpus import SCAN_ROWS, SourceFile, choose_columns, columns, open_corpus, read, rows_sha256, scan
+from textsmooth.stages.corpus import choose_columns, open_corpus
+from textsmooth.stages.readers import SCAN_ROWS, columns, read, rows_sha256, scan
+from textsmooth.stages.source import SourceFile, source_file
 
 TEXTS = [
     "plain",
@@ -29,7 +31,7 @@ TEXTS = [
 
 
 def source(path: Path) -> SourceFile:
-    return SourceFile(name=path.name, path=path, format=corpora.FORMATS[path.suffix])
+    return source_file(path.name, place=path)
 
 
 def write(path: Path, texts: list[str]) -> SourceFile:
@@ -80,8 +82,10 @@ def test_lines_of_any_text_and_end_agree(texts: list[str], size: int, blanks: in
         gap = end * (1 + (blanks if jsonl else 0))
         text = (end * blanks if jsonl else "") + gap.join(lines)
         wanted = texts
-        if last or not lines[-1]:
+        if last or lines[-1] in ("", "\ufeff"):
             text += end
+        if not jsonl and lines[0].startswith("\ufeff"):
+            wanted = [texts[0][1:], *texts[1:]]  # a byte order mark at the start of a file is no text
         (tmp_path / name).write_bytes(text.encode())
         file = source(tmp_path / name)
         parts = list(scan(file, ("text",), rows=size))
@@ -161,7 +165,6 @@ DIFFERENT = [
     {"a": [float("nan")]},
     {"a": [0.1]},
     {"a": [0.1 + 2**-56]},
-    {"a": [b"x"]},
     {"a": []},
 ]
 

@@ -1,0 +1,140 @@
+"""Folders as corpora: laid out as Hub datasets in every line format, with options in a README.md, or saved by `datasets`."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from textsmooth.schemas.errors import CorpusError, UsageError
+from textsmooth.stages.corpus import open_corpus
+from textsmooth.stages.readers import read, scan
+
+
+def put(folder: Path, files: dict[str, bytes], head: str = "") -> Path:
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    if head:
+        (folder / "README.md").write_text(f"---\n{head}\n---\n")
+    return folder
+
+
+@pytest.mark.parametrize("end", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".txt", ".ndjson"])
+def test_folders_of_every_line_format(suffix: str, end: str, tmp_path: Path) -> None:
+    data = {".csv": b"text,label\na,1\n", ".tsv": b"text\tlabel\na\t1\n", ".txt": b"a\n"}.get(suffix, b'{"text": "a", "label": "1"}\n')
+    data = gzip.compress(data) if end == ".gz" else pa.Codec("zstd").compress(data, asbytes=True) if end else data
+    folder = put(tmp_path / "plain", {f"train{suffix}{end}": data, f"test{suffix}{end}": data, "notes.pdf": b"no data"})
+    found = open_corpus(str(folder))
+    assert {split: [f.name for f in files] for split, files in found.splits.items()} == {
+        "train": [f"train{suffix}{end}"],
+        "test": [f"test{suffix}{end}"],
+    }
+    for file in found.files:
+        names = ("text",) if suffix == ".txt" else ("text", "label")
+        assert read(file, names, 0, 1, None) == dict(zip(names, (["a"], ["1"]), strict=False))
+
+
+CONFIG = "configs:\n- config_name: default\n  data_files: a.csv\n"
+
+
+def test_the_delimiter_of_a_readme(tmp_path: Path) -> None:
+    folder = put(tmp_path / "semicolon", {"a.csv": b"text;label\na,b;1\n"}, CONFIG + "  sep: ';'")
+    (file,) = open_corpus(str(folder)).files
+    assert read(file, ("text", "label"), 0, 1, None) == {"text": ["a,b"], "label": ["1"]}
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("names: [a, b]", "asks for names: ['a', 'b'] of its files, which is not supported"),
+        ("skiprows: 3", "asks for skiprows: 3"),
+        ("quoting: 3", "asks for quoting: 3"),
+        ("encoding: latin-1", "asks for encoding: 'latin-1'"),
+        ("sep: '::'", "delimiter '::': one character is needed"),
+    ],
+)
+def test_options_of_a_readme_that_would_give_other_rows_are_refused(option: str, words: str, tmp_path: Path) -> None:
+    folder = put(tmp_path / "odd", {"a.csv": b"text,label\na,1\n"}, f"{CONFIG}  {option}")
+    with pytest.raises(UsageError) as raised:
+        open_corpus(str(folder))
+    assert words in str(raised.value)
+
+
+def test_options_that_read_alike_are_taken(tmp_path: Path) -> None:
+    folder = put(tmp_path / "plain", {"a.csv": b"text,label\na,1\n"}, CONFIG + "  encoding: utf-8\n  chunksize: 5")
+    assert [f.name for f in open_corpus(str(folder)).files] == ["a.csv"]
+
+
+def test_class_names_of_a_readme(tmp_path: Path) -> None:
+    head = (
+        "dataset_info:\n  features:\n  - name: text\n    dtype: string\n"
+        "  - name: label\n    dtype:\n      class_label:\n        names:\n          '0': bad\n          '1': good"
+    )
+    folder = put(tmp_path / "named", {"train.jsonl": b'{"text": "a", "label": 1}\n'}, head)
+    assert open_corpus(str(folder)).class_names == {"label": ("bad", "good")}
+
+
+def test_a_file_outside_the_folder_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret.csv").write_text("text\na\n")
+    folder = put(tmp_path / "sly", {"a.csv": b"text\na\n"}, "configs:\n- config_name: default\n  data_files: ../secret.csv\n")
+    with pytest.raises(UsageError):
+        open_corpus(str(folder))
+
+
+@pytest.fixture
+def dataset() -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    info = datasets.DatasetInfo(features=features, license="mit")
+    return datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, 1]}, features=features, info=info)
+
+
+def test_a_saved_dataset_is_a_corpus(dataset: Any, tmp_path: Path) -> None:
+    dataset.save_to_disk(tmp_path / "saved", num_shards=2)
+    (tmp_path / "saved/data-00002-of-00003.arrow").write_bytes(b"not listed")
+    found = open_corpus(str(tmp_path / "saved"))
+    assert (found.name, found.license, found.class_names) == ("saved", "mit", {"label": ("no", "yes")})
+    assert [f.name for f in found.files] == ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
+    assert [part.rows["text"] for f in found.files for part in scan(f, ("text",), rows=5)] == [["a", "b"], ["c"]]
+    with pytest.raises(UsageError, match="it has no configs"):
+        open_corpus(f"{tmp_path / 'saved'}:main")
+
+
+def test_saved_splits_are_a_corpus(dataset: Any, tmp_path: Path) -> None:
+    import datasets
+
+    both = datasets.DatasetDict({"validation": dataset.select(range(1)), "train": dataset.select([2, 0])})
+    both.save_to_disk(tmp_path / "saved")
+    found = open_corpus(str(tmp_path / "saved"))
+    assert {s: [t for f in files for p in scan(f, ("text",), rows=5) for t in p.rows["text"]] for s, files in found.splits.items()} == {
+        "validation": ["a"],
+        "train": ["c", "a"],
+    }
+    assert len({f.name for f in found.files}) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("dataset_dict.json", b'{"splits": ["../train"]}', "names splits that are no folders"),
+        ("dataset_dict.json", b'{"splits": ["other"]}', "cannot read .*other"),
+        ("dataset_dict.json", b"[]", "not a JSON object"),
+        ("dataset_dict.json", b"{", "cannot read"),
+        ("train/state.json", b'{"_data_files": [{"filename": "../../secret.arrow"}]}', "which is no file there"),
+        ("train/state.json", b'{"_data_files": [{"filename": "gone.arrow"}]}', "which is no file there"),
+        ("train/state.json", b'{"_data_files": []}', "lists no data files"),
+    ],
+)
+def test_a_saved_dataset_that_is_damaged(name: str, data: bytes, words: str, dataset: Any, tmp_path: Path) -> None:
+    import datasets
+
+    datasets.DatasetDict({"train": dataset}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / name).write_bytes(data)
+    with pytest.raises(CorpusError, match=words):
+        open_corpus(str(tmp_path / "saved"))
