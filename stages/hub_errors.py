@@ -1,0 +1,174 @@
+"""What can go wrong between here and the Hub: what passes is tried again, the rest is said in one line."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from textsmooth.schemas.errors import CorpusError, TeacherError, TextsmoothError, UsageError, first_line
+
+T = TypeVar("T")
+WAITS_S = (1.0, 2.0, 4.0)  # between tries
+LONGEST_WAIT_S = 60.0  # that the Hub may ask for
+PASSING = (408, 429, 500, 502, 503, 504)  # HTTP status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repo:
+    """A repository as it was asked for."""
+
+    kind: str  # dataset, model
+    name: str  # owner/name
+    revision: str | None  # branch, tag, commit, refs/…; None: the default branch
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+    @property
+    def trouble(self) -> type[TextsmoothError]:
+        """The error of a repository that is there but cannot be had."""
+        return CorpusError if self.kind == "dataset" else TeacherError
+
+    @property
+    def instead(self) -> str:
+        """What works without the Hub."""
+        return "--corpus demo or local files" if self.kind == "dataset" else "--teacher demo or a local folder"
+
+
+class Unreachable(Exception):
+    """No answer from the Hub: offline by choice, or no connection. Whoever has what is needed in the cache goes on."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the libraries' log lines, and without their progress bars where nobody looks: tries are told in our own words."""
+    from huggingface_hub import constants, utils
+
+    logs = [utils.logging, *([sys.modules["datasets"].logging] if "datasets" in sys.modules else [])]
+    before = [log.get_verbosity() for log in logs]
+    bars = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not utils.are_progress_bars_disabled() and not sys.stderr.isatty()
+    for log in logs:
+        log.set_verbosity(log.CRITICAL)
+    if bars:
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for log, verbosity in zip(logs, before, strict=True):
+            log.set_verbosity(verbosity)
+        if bars:
+            utils.enable_progress_bars()
+
+
+def ask(repo: Repo, call: Callable[[], T]) -> T:
+    """What a call to the Hub returns; tried again after what passes.
+
+    Raises Unreachable without a connection, UsageError for what is not there, CorpusError or TeacherError for what cannot be had.
+    Errors that are not the Hub's come through.
+    """
+    for wait in (*WAITS_S, None):
+        try:
+            with quiet():
+                return call()
+        except TextsmoothError:
+            raise
+        except Exception as error:
+            pause = None if wait is None else _pause(error, wait)
+            if pause is None:
+                said = explain(repo, error)
+                if said is None:
+                    raise
+                raise said from error
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _status(error: BaseException) -> int | None:
+    response = getattr(error, "response", None)
+    return getattr(response, "status_code", None)
+
+
+def _pause(error: Exception, wait: float) -> float | None:
+    """Seconds until the next try; None if there is no point in one."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx
+
+    if any(isinstance(e, LocalEntryNotFoundError) for e in _chain(error)):
+        return None  # huggingface_hub has tried five times
+    for e in _chain(error):
+        if _status(e) in PASSING:
+            asked = str(e.response.headers.get("Retry-After", ""))  # type: ignore[attr-defined]
+            seconds = float(asked) if asked.isdigit() else 0.0
+            return None if seconds > LONGEST_WAIT_S else max(wait, seconds)
+        if isinstance(e, httpx.ConnectError | httpx.ConnectTimeout):
+            return None  # nobody is there
+        if isinstance(e, httpx.TimeoutException | httpx.NetworkError | httpx.RemoteProtocolError):
+            return wait
+        if type(e) is OSError and e.errno is None:
+            return wait  # huggingface_hub's "Consistency check failed": a body that ended early
+    return None
+
+
+def explain(repo: Repo, error: BaseException) -> Exception | None:
+    """The one line for an error that is the Hub's, or Unreachable; None for any other."""
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    # A file that is not there led to nothing: `datasets` looks for some that need not be.
+    found = (e for e in _chain(error) if e is error or not isinstance(e, RemoteEntryNotFoundError))
+    return next((said for e in found if (said := _explain(repo, e)) is not None), None)
+
+
+def _explain(repo: Repo, error: BaseException) -> Exception | None:
+    from huggingface_hub import constants, errors, get_token
+    from huggingface_hub.utils import httpx
+
+    option = "--corpus-revision" if repo.kind == "dataset" else "--teacher-revision"
+    page = f"{constants.ENDPOINT}/{'datasets/' if repo.kind == 'dataset' else ''}{repo.name}"
+    token = "set HF_TOKEN or run `hf auth login`"
+    status = _status(error)
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return Unreachable("HF_HUB_OFFLINE is set")
+    if isinstance(error, errors.GatedRepoError):
+        login = "your account may not read it yet" if get_token() else f"then {token}"
+        return repo.trouble(f"{repo} is gated: ask for access at {page}, {login}")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return UsageError(f"{repo} has no revision {repo.revision!r}: give {option} a branch, tag, full commit or refs/pr/N that is there")
+    if status == 401 and get_token():
+        return repo.trouble(
+            f"the Hub refuses your token for {repo}: renew it (HF_TOKEN, or `hf auth login`), or unset it if {page} is public"
+        )
+    if status == 401 or isinstance(error, errors.RepositoryNotFoundError):
+        owner = "" if "/" in repo.name else ", write it as owner/name"
+        return UsageError(f"no {repo} on this machine or on the Hub, unless it is private: check the name{owner}, or {token}")
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return UsageError(f"{repo} has no file {_path(error)}: check the revision and the README of {page}")
+    if status == 429:
+        return repo.trouble(f"the Hub lets this machine ask no more for now (429) while reading {repo}: wait a few minutes, or {token}")
+    if status is not None and status >= 500:
+        return repo.trouble(f"the Hub failed with {status} while reading {repo}, several times: try again later")
+    if status is not None and status >= 400:
+        return repo.trouble(f"the Hub refused with {status} while reading {repo}: see {page}, or {token}")
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+        return Unreachable(f"no connection to {constants.ENDPOINT} ({first_line(error)})")
+    if isinstance(error, httpx.TransportError) or (type(error) is OSError and error.errno is None):
+        return repo.trouble(
+            f"the connection to {constants.ENDPOINT} broke several times while reading {repo} ({type(error).__name__}): try again later"
+        )
+    return None
+
+
+def _path(error: Any) -> str:
+    """The path in the repository that a request was for."""
+    url = str(error.response.request.url)
+    return url.rpartition("/resolve/")[2].partition("/")[2].partition("?")[0] or url
