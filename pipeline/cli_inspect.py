@@ -28,13 +28,16 @@ def inspect(dataset: Path, rows: tuple[int, ...], split: str | None, alternative
 
 def show(row: "SmoothedRow") -> None:
     """Print a row: a token per line, darker the surer the teacher is of it."""
+    from rich.cells import cell_len
+
     label = f", label {row.label}" if row.label is not None else ""
     click.secho(f"{row.split} row {row.row}{label}", bold=True)
-    width = max(len(t.token) for t in row.tokens)
+    width = max(cell_len(t.token) for t in row.tokens)  # characters of some scripts take two columns
     for token in row.tokens:
+        column = token.token + " " * (width - cell_len(token.token))
         if not token.alternatives:
-            click.secho(f"  {token.token:{width}}  (plain)", dim=True)
+            click.secho(f"  {column}  (plain)", dim=True)
             continue
         shown = "  ".join(f"{name} {p:.2f}" for i, (name, p) in enumerate(token.alternatives) if i == 0 or p >= LEAST_SHOWN)
-        click.echo(f"  {token.token:{width}}  {token.p_original:.2f}  ", nl=False)
+        click.echo(f"  {column}  {token.p_original:.2f}  ", nl=False)
         click.secho(shown, fg="yellow" if token.p_original < 0.5 else "cyan" if token.p_original < 0.9 else None)

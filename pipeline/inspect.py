@@ -1,8 +1,10 @@
 """Smoothed sentences as people can read them: every token with its most probable alternatives."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +12,11 @@ from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER
 from textsmooth.stages.storage import read_manifest
 from textsmooth.stages.stream import SmoothedDataset
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SPACE = "▁"  # stands for a space inside a token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,39 @@ class SmoothedRow:
     tokens: tuple[SmoothedToken, ...]
 
 
+def readable(tokenizer: "Tokenizer") -> Callable[[int], str]:
+    """What turns a token's id into text that shows on one line.
+
+    Byte-level tokens are decoded: SPACE for spaces, <0xE2> for bytes that are only part of a character. Control characters are escaped.
+    """
+    parts = json.loads(tokenizer.to_str())
+    byte_level = any(_is_byte_level(parts[name]) for name in ("normalizer", "pre_tokenizer", "decoder"))
+    added = tokenizer.get_added_tokens_decoder()
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes that byte-level tokenizers write as themselves
+    others = [byte for byte in range(256) if byte not in plain]
+    bytes_of = {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+    def name(token: int) -> str:
+        text = str(tokenizer.id_to_token(token))
+        if byte_level and token not in added and all(char in bytes_of for char in text):
+            text = bytes(bytes_of[char] for char in text).decode("utf-8", "surrogateescape").replace(" ", SPACE)
+        return "".join(map(_shown, text))
+
+    return name
+
+
+def _is_byte_level(part: object) -> bool:
+    if isinstance(part, dict):
+        return part.get("type") == "ByteLevel" or any(map(_is_byte_level, part.values()))
+    return isinstance(part, list) and any(map(_is_byte_level, part))
+
+
+def _shown(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # a byte that is no UTF-8
+        return f"<0x{ord(char) - 0xDC00:02X}>"
+    return char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode()
+
+
 def read_row(folder: Path, row: int, split: str | None = None, alternatives: int = 5) -> SmoothedRow:
     """Row number `row` of a split (the first split if none is named). DatasetError or UsageError in one line."""
     from tokenizers import Tokenizer
@@ -47,15 +87,14 @@ def read_row(folder: Path, row: int, split: str | None = None, alternatives: int
     block = dataset.batch(np.array([row]))
     soft = block.soft
 
-    def name(token: int) -> str:
-        return str(tokenizer.id_to_token(int(token)))
+    name = readable(tokenizer)
 
     def tokens() -> Iterator[SmoothedToken]:
         for n, token in enumerate(block.input_ids):
             low, high = soft.offsets[n], min(soft.offsets[n + 1], soft.offsets[n] + alternatives)
             pairs = zip(soft.ids[low:high], np.exp(soft.logprobs[low:high].astype(np.float64)), strict=True)
-            found = tuple((name(i), float(p)) for i, p in pairs)
-            yield SmoothedToken(token=name(token), p_original=float(np.exp(np.float64(soft.original_logprob[n]))), alternatives=found)
+            found = tuple((name(int(i)), float(p)) for i, p in pairs)
+            yield SmoothedToken(token=name(int(token)), p_original=float(np.exp(np.float64(soft.original_logprob[n]))), alternatives=found)
 
     label = None
     if block.label is not None:

@@ -23,7 +23,10 @@ class UnitStats:
     smoothed: int = 0  # tokens with soft ids
     entries: int = 0
     padded: int = 0  # tokens of the forward passes, padding included
+    passed: int = 0  # real tokens of the forward passes, where a row has several; else 0
     truncated_rows: int = 0
+    windows: int = 0  # rows of the shards, where long rows are cut into windows; else 0
+    lost_answers: int = 0  # rows of which no window holds the whole answer
     unlabelled_rows: int = 0
     mass_by_rank: list[float] = field(default_factory=list)  # [K] sum over tokens of the r-th entry's probability
     original: float = 0.0  # sum of p(original)
@@ -79,8 +82,9 @@ class UnitStats:
             "smoothed_tokens": self.smoothed,
             "entries": self.entries,
             "entries_per_token": self.entries / smoothed,
-            "padding": 1 - self.tokens / self.padded if self.padded else 0.0,
+            "padding": 1 - (self.passed or self.tokens) / self.padded if self.padded else 0.0,
             "truncated_rows": self.truncated_rows,
+            **({"windows": self.windows, "lost_answers": self.lost_answers} if self.windows else {}),
             "unlabelled_rows": self.unlabelled_rows,
             "captured_mass": {str(k): v for k, v in self.captured().items()},
             "p_original": {"mean": self.original / smoothed, **{f"q{int(q * 100):02d}": self.original_quantile(q) for q in (0.05, 0.5)}},

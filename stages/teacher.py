@@ -8,9 +8,7 @@ second time with its encoder replaced by one that hands over the hidden states o
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,70 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from textsmooth.schemas.canonical import digest, file_sha256
 from textsmooth.schemas.errors import TeacherError, first_line
+from textsmooth.stages.batches import Batch, batches, probe, shortest_alone, split
+from textsmooth.stages.model import PADDING_NOISE, check_masked_lm, load_checked, position_limit, taken_inputs, teacher_digest
 from textsmooth.stages.tokenize import TokenRows
+
+__all__ = ["Batch", "Teacher", "batches", "chunks", "load_checked", "position_limit", "teacher_digest"]
 
 log = logging.getLogger(__name__)
 
 TYPICAL_CHUNK = 256  # tokens of a projection: what packed weights are laid out for
-
-
-def teacher_digest(folder: Path) -> str:
-    """sha256 over the configuration and the safetensors weights in a model's folder. TeacherError if there are none."""
-    weights = sorted(folder.glob("*.safetensors"))
-    config = folder / "config.json"
-    if not config.is_file():
-        raise TeacherError(f"{folder} is not a model folder: it has no config.json")
-    if not weights:
-        raise TeacherError(f"{folder} has no *.safetensors weights; save the model as safetensors (pickled weights are not read)")
-    others = [file for name in ("model.safetensors.index.json", "adapter_config.json") if (file := folder / name).is_file()]
-    return digest({file.name: file_sha256(file) for file in [config, *others, *weights]})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and load reports: what they say is checked and said in our own words."""
-    from transformers.utils import logging as hf
-
-    before, bar = hf.get_verbosity(), hf.is_progress_bar_enabled()
-    hf.set_verbosity(logging.CRITICAL)
-    hf.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf.set_verbosity(before)
-        if bar:
-            hf.enable_progress_bar()
-
-
-def load_checked(auto_class: Any, folder: Path, *, allow_new: tuple[str, ...] = (), **kwargs: Any) -> Any:
-    """`from_pretrained` from a local folder, safetensors only, where newly initialised weights are an error.
-
-    allow_new: prefixes of weights that may be missing. Raises TeacherError in one line.
-    """
-    with _quiet():
-        try:
-            model, info = auto_class.from_pretrained(
-                str(folder),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # told below, in one line
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                **kwargs,
-            )
-        except Exception as error:
-            raise TeacherError(f"cannot load the model in {folder}: {first_line(error)}") from error
-    absent = {*info["missing_keys"], *(mismatch[0] for mismatch in info["mismatched_keys"])}
-    missing = sorted(key for key in absent if not (allow_new and key.startswith(allow_new)))
-    if missing:
-        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise TeacherError(
-            f"the model in {folder} lacks weights that {type(model).__name__} needs ({missing[0]}{others}): "
-            "they would be random; use a checkpoint that has them"
-        )
-    return model
 
 
 class _PackedLinear(nn.Module):
@@ -97,68 +41,113 @@ class _PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(hidden, self.packed, self.bias, "none", [], "")  # type: ignore[no-any-return]
 
 
-class _Given(nn.Module):
-    """Stands in for the encoder: returns the hidden states it was given."""
+class _Output(tuple[Tensor]):
+    """What an encoder returns: hidden states, and None for whatever else a head may ask for."""
 
-    def __init__(self) -> None:
+    @property
+    def last_hidden_state(self) -> Tensor:
+        return self[0]
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+class _Given(nn.Module):
+    """Stands in for the encoder: returns the hidden states it was given, and is else the encoder itself."""
+
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
+        self.__dict__["encoder"] = encoder  # no submodule: the head alone is run
         self.hidden: Tensor | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["encoder"], name)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        from transformers.modeling_outputs import BaseModelOutput
-
-        return BaseModelOutput(last_hidden_state=self.hidden)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Rows of one forward pass, of similar length."""
-
-    rows: NDArray[np.int64]  # [B] which rows
-    input_ids: Tensor  # [B, L] int64, padded
-    attention_mask: Tensor  # [B, L] int64
-    token_type_ids: Tensor | None  # [B, L] int64
-    wanted: Tensor  # [B, L] bool: tokens whose logits are asked for
-    positions: NDArray[np.int64]  # of the wanted tokens among all tokens, in row-major order
+        assert self.hidden is not None
+        return _Output((self.hidden,))
 
 
 class Teacher:
     """A masked language model in eval mode.
 
-    dtype: of weights and activations. Raises TeacherError if the folder holds no masked LM with trained head.
+    dtype: of weights and activations. vocab_size: ids of the tokenizer, V; logits of ids beyond it are cut off. pad_id: pads rows.
+    Raises TeacherError if the folder holds no masked LM with trained head, or one whose logits are fewer than the tokenizer's ids.
+
+    vocab_size: V. apart: whether head and encoder can be run one after the other; else `encode` is all of the model.
+    pads: whether rows may be padded; else only rows of equal length can share a batch.
     """
 
-    def __init__(self, folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", vocab_size: int | None = None, pad_id: int = 0
+    ) -> None:
         from transformers import AutoModelForMaskedLM
 
-        self.device = torch.device(device)
+        check_masked_lm(folder)
+        self.device, self.pad_id = torch.device(device), pad_id
         self.model = load_checked(AutoModelForMaskedLM, folder, dtype=dtype).eval().requires_grad_(False).to(self.device)
-        prefix = self.model.base_model_prefix
-        self.encoder = getattr(self.model, prefix)
-        self._given = _Given()
+        self.name = type(self.model).__name__
+        self._takes = taken_inputs(self.model)
+        encoder = getattr(self.model, self.model.base_model_prefix, self.model)
+        self.encoder: nn.Module = encoder
+        self.apart = encoder is not self.model
+        self._given = _Given(self.encoder)
         self._head = copy.copy(self.model)
-        self._head._modules = {**self.model._modules, prefix: self._given}
-        self.vocab_size = self._check_head(dtype)
-        if self.device.type == "cpu":
+        self._head._modules = {**self.model._modules, self.model.base_model_prefix: self._given}
+        self.vocab_size, self.pads = self._look(folder, dtype, vocab_size)
+        if self.apart and self.device.type == "cpu":
             self._pack_projection()
 
+    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+        return batch.inputs(self._takes, self.device)
+
     @torch.inference_mode()
-    def _check_head(self, dtype: torch.dtype) -> int:
-        """The width of the logits, after a look at whether head and encoder taken apart still say what the whole model says."""
-        ids = torch.arange(5, 13, device=self.device)[None] % int(self.model.config.vocab_size)
-        mask = torch.ones_like(ids)
-        whole: Tensor = self.model(input_ids=ids, attention_mask=mask).logits[0].float()
+    def _look(self, folder: Path, dtype: torch.dtype, vocab_size: int | None) -> tuple[int, bool]:
+        """(V, whether rows may be padded), after a look at two short rows: nothing is taken for granted that a family may do otherwise."""
+        rows = probe(int(self.model.config.vocab_size), self.pad_id)
         try:
-            parts = self.project(self.encoder(input_ids=ids, attention_mask=mask)[0][0]).float()
-            far = parts.shape != whole.shape or float((parts - whole).abs().max()) > 8 * torch.finfo(dtype).eps * float(whole.abs().max())
-        except (RuntimeError, TypeError, AttributeError, ValueError):
-            far = True
-        if far:
+            whole, again = (self.model(**self._inputs(rows)).logits.float() for _ in range(2))
+            alone = self.model(**self._inputs(shortest_alone(rows))).logits.float()
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise TeacherError(f"cannot run the {self.name}: {first_line(error)}") from error
+        if whole.shape[:2] != rows.input_ids.shape:
             raise TeacherError(
-                f"teachers of type {self.model.config.model_type!r} are not supported: "
-                f"the head of {type(self.model).__name__} needs more than the hidden states"
+                f"{self.name} cannot be a teacher: it gives logits {list(whole.shape)} for tokens {list(rows.input_ids.shape)}"
             )
-        return whole.shape[-1]
+        if whole.isnan().any():
+            kind = str(dtype).removeprefix("torch.")
+            raise TeacherError(f"the {self.name} in {folder} gives NaN in {kind}; try --dtype float32, or check its weights")
+        width = whole.shape[-1]
+        if vocab_size is not None and vocab_size > width:
+            raise TeacherError(
+                f"the tokenizer has {vocab_size} ids, the logits of {self.name} are {width} wide: they do not belong together"
+            )
+        size = float(torch.nan_to_num(whole, posinf=0.0, neginf=0.0).abs().max())
+
+        def same(a: Tensor, b: Tensor, share: float) -> bool:
+            return a.shape == b.shape and torch.allclose(a, b, rtol=0.0, atol=share * size, equal_nan=True)
+
+        self.vocab_size = width
+        wanted = rows.wanted.to(self.device)
+        if self.apart:
+            try:
+                flipped = self.encode(rows).flip(0)  # in another order: a head that looks at neighbours shows
+                self.apart = same(self.project(flipped).flip(0).float(), whole[wanted], 8 * torch.finfo(dtype).eps)
+            except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+                self.apart = False
+        if not self.apart:
+            log.warning("the head of %s needs more than hidden states: every token is projected, which takes longer", self.name)
+        if not same(again, whole, 0.0):
+            log.warning("%s gives other logits each time: the same command will not give the same bytes", self.name)
+        lengths = rows.attention_mask.sum(1)
+        pads = same(whole[int(lengths.argmin()), : alone.shape[1]], alone[0], PADDING_NOISE[dtype])
+        if not pads:
+            log.warning("the logits of %s change with padding: only rows of equal length share a batch", self.name)
+        return min(width, vocab_size or width), pads
 
     @torch.inference_mode()
     def _pack_projection(self) -> None:
@@ -167,108 +156,101 @@ class Teacher:
         if type(linear) is not nn.Linear:
             return
         places = [(parent, name) for parent in self._head.modules() for name, child in parent.named_children() if child is linear]
-        hidden = torch.ones(TYPICAL_CHUNK, linear.in_features, dtype=linear.weight.dtype)
+        hidden = self.encode(probe(int(self.model.config.vocab_size), self.pad_id))
+        there = self.project(hidden).float()
         try:
             packed = _PackedLinear(linear)
-            there, here = linear(hidden).float(), packed(hidden).float()
-        except (RuntimeError, AttributeError):  # an operator of torch's own compiler, not of its public interface
-            return
-        if torch.allclose(here, there, rtol=0, atol=8 * torch.finfo(linear.weight.dtype).eps * float(there.abs().max())):
             for parent, name in places:
                 setattr(parent, name, packed)
+            here = self.project(hidden).float()
+            agrees = torch.allclose(here, there, rtol=0, atol=8 * torch.finfo(linear.weight.dtype).eps * float(there.abs().max()))
+        except (RuntimeError, AttributeError):  # no such operator in this torch, or a head that takes the weights for itself
+            agrees = False
+        if not agrees:
+            for parent, name in places:
+                setattr(parent, name, linear)
+
+    def batches(
+        self, rows: TokenRows, wanted: NDArray[np.bool_], *, max_batch_tokens: int, only: NDArray[np.int64] | None = None
+    ) -> Iterator[Batch]:
+        """As `batches`, padded as this model needs it."""
+        return batches(rows, wanted, max_batch_tokens=max_batch_tokens, pad_id=self.pad_id, equal_lengths=not self.pads, only=only)
 
     @torch.inference_mode()
     def encode(self, batch: Batch) -> Tensor:
-        """Hidden states of the wanted tokens, [N, H], in the order of `batch.positions`."""
-        types = {} if batch.token_type_ids is None else {"token_type_ids": batch.token_type_ids.to(self.device)}
-        ids, mask = batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
-        hidden: Tensor = self.encoder(input_ids=ids, attention_mask=mask, **types)[0]
-        return hidden[batch.wanted.to(self.device)]
+        """Hidden states of the wanted tokens, [N, H], in the order of `batch.positions`; their logits [N, V] if not `apart`."""
+        found: Tensor = self.encoder(**self._inputs(batch))[0] if self.apart else self.model(**self._inputs(batch)).logits
+        return found[batch.wanted.to(self.device)]
 
     @torch.inference_mode()
     def project(self, hidden: Tensor) -> Tensor:
-        """Logits [N, V] of hidden states [N, H], by the model's own head."""
+        """Logits [N, V] of what `encode` gave, by the model's own head."""
+        if not self.apart:
+            return hidden[:, : self.vocab_size]
         self._given.hidden = hidden[None]
         try:
-            return self._head(input_ids=None, return_dict=True).logits[0]  # type: ignore[no-any-return]
+            return self._head(input_ids=None, return_dict=True).logits[0, :, : self.vocab_size]  # type: ignore[no-any-return]
         finally:
             self._given.hidden = None
 
 
-def batches(rows: TokenRows, wanted: NDArray[np.bool_], *, max_batch_tokens: int, pad_id: int) -> Iterator[Batch]:
-    """Cut rows, longest first, into batches of at most max_batch_tokens padded tokens (one row at least).
-
-    wanted: [N] tokens whose logits are asked for. Rows of equal length keep their order: equal rows, equal batches.
-    """
-    lengths = np.diff(rows.row_offsets)
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        longest = max(int(lengths[order[start]]), 1)
-        chosen = order[start : start + max(max_batch_tokens // longest, 1)]
-        start += len(chosen)
-        mask = np.arange(longest)[None, :] < lengths[chosen, None]  # [B, L]
-        tokens = np.minimum(rows.row_offsets[chosen, None] + np.arange(longest)[None, :], len(rows.input_ids) - 1)
-
-        def padded(values: NDArray[Any], fill: int, tokens: NDArray[Any] = tokens, mask: NDArray[Any] = mask) -> Tensor:
-            return torch.from_numpy(np.where(mask, values[tokens], fill).astype(np.int64))
-
-        asked = wanted[tokens] & mask
-        yield Batch(
-            rows=chosen,
-            input_ids=padded(rows.input_ids, pad_id),
-            attention_mask=torch.from_numpy(mask.astype(np.int64)),
-            token_type_ids=None if rows.token_type_ids is None else padded(rows.token_type_ids, 0),
-            wanted=torch.from_numpy(asked),
-            positions=tokens[asked],
-        )
-
-
-def _halves(batch: Batch) -> tuple[Batch, Batch]:
-    """A batch in two, at the same padded length."""
-    middle = len(batch.rows) // 2
-    kept = int(batch.wanted[:middle].sum())
-
-    def part(rows: slice, positions: slice) -> Batch:
-        return Batch(
-            rows=batch.rows[rows],
-            input_ids=batch.input_ids[rows],
-            attention_mask=batch.attention_mask[rows],
-            token_type_ids=None if batch.token_type_ids is None else batch.token_type_ids[rows],
-            wanted=batch.wanted[rows],
-            positions=batch.positions[positions],
-        )
-
-    return part(slice(None, middle), slice(None, kept)), part(slice(middle, None), slice(kept, None))
-
-
-def _hidden(teacher: Teacher, batch: Batch) -> Iterator[Tensor]:
-    """Hidden states of a batch; a batch the device has no room for is halved, again and again."""
+def _encoded(teacher: Teacher, batch: Batch) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    """(What `encode` gives, positions) of a batch; a batch the device has no room for is halved, again and again."""
     try:
-        yield teacher.encode(batch)
-        return
+        found = teacher.encode(batch)
     except torch.OutOfMemoryError:
         if len(batch.rows) == 1:
             raise TeacherError(
                 f"a single row of {batch.input_ids.shape[1]} tokens does not fit on {teacher.device}; lower --max-length"
             ) from None
+    except (RuntimeError, IndexError) as error:
+        raise TeacherError(f"{teacher.name} failed at rows of {batch.input_ids.shape[1]} tokens: {first_line(error)}") from error
+    else:
+        yield found, batch.positions
+        return
     log.warning("out of memory at %d rows of %d tokens: halving the batch", *batch.input_ids.shape)
-    for half in _halves(batch):
-        yield from _hidden(teacher, half)
+    for half in split(batch, (len(batch.rows) + 1) // 2):
+        yield from _encoded(teacher, half)
+
+
+def _projected(
+    teacher: Teacher, hidden: Tensor, where: NDArray[np.int64], use: Callable[[Tensor, NDArray[np.int64]], Any]
+) -> Iterator[tuple[Any, NDArray[np.int64]]]:
+    """(What `use` makes of the logits, positions) of a chunk; a chunk the device has no room for is halved, again and again."""
+    try:
+        found = use(teacher.project(hidden), where)
+    except torch.OutOfMemoryError:
+        if len(hidden) == 1:
+            raise TeacherError(f"the logits of a single token do not fit on {teacher.device}; give a device with more memory") from None
+    else:
+        yield found, where
+        return
+    log.warning("out of memory at the logits of %d tokens: halving the chunk", len(hidden))
+    middle = (len(hidden) + 1) // 2
+    for half in (slice(middle), slice(middle, None)):
+        if len(where[half]):
+            yield from _projected(teacher, hidden[half], where[half], use)
 
 
 def chunks(
-    teacher: Teacher, source: Iterator[Batch], *, chunk_tokens: int, done: Callable[[Batch], None] = lambda batch: None
-) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    teacher: Teacher,
+    source: Iterable[Batch],
+    *,
+    chunk_tokens: int,
+    done: Callable[[Batch], None] = lambda batch: None,
+    use: Callable[[Tensor, NDArray[np.int64]], Any] = lambda logits, where: logits,
+) -> Iterator[tuple[Any, NDArray[np.int64]]]:
     """Logits in chunks of chunk_tokens: ([N, V] of the leading n wanted tokens and filler, their n positions among all tokens).
 
     Chunks run across batches, so that only the last one has filler and [B, L, V] never exists. `done` is told of each batch.
+    use: takes logits and positions; what it makes of them is given instead of the logits. Where memory runs out in it, or in the
+    projection, it is called again with half the chunk.
     """
     waiting: list[Tensor] = []
     positions: list[NDArray[np.int64]] = []
     count = 0
 
-    def flush(whole: bool) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    def flush(whole: bool) -> Iterator[tuple[Any, NDArray[np.int64]]]:
         nonlocal waiting, positions, count
         hidden, where = torch.cat(waiting), np.concatenate(positions)
         stop = 0
@@ -279,16 +261,19 @@ def chunks(
             part = hidden[start:stop]
             if stop - start < chunk_tokens:
                 part = torch.cat([part, part.new_zeros(chunk_tokens - (stop - start), part.shape[1])])
-            yield teacher.project(part), where[start:stop]
+            yield from _projected(teacher, part, where[start:stop], use)
         waiting, positions, count = [hidden[stop:]], [where[stop:]], count - stop
 
     for batch in source:
-        for hidden in _hidden(teacher, batch):
-            waiting.append(hidden)
-        positions.append(batch.positions)
-        count += len(batch.positions)
-        if count >= chunk_tokens:
-            yield from flush(whole=False)
+        # where `encode` gives logits they are many: no more rows at once than a chunk has room for
+        rows = len(batch.rows) if teacher.apart else max(chunk_tokens // batch.input_ids.shape[1], 1)
+        for part in split(batch, rows):
+            for hidden, where in _encoded(teacher, part):
+                waiting.append(hidden)
+                positions.append(where)
+                count += len(where)
+            if count >= chunk_tokens:
+                yield from flush(whole=False)
         done(batch)
     if count:
         yield from flush(whole=True)

@@ -89,3 +89,15 @@ def test_the_summary_is_json_also_of_nothing() -> None:
 def test_stats_survive_a_receipt() -> None:
     stats = UnitStats.of(soft_ids(*dense(1, 20)), topk=TOPK, rows=2)
     assert UnitStats(**json.loads(json.dumps(stats.to_json()))) == stats
+
+
+def test_padding_is_that_of_all_passes_over_a_row() -> None:
+    once = UnitStats(tokens=30, padded=40)
+    thrice = UnitStats(tokens=30, padded=120, passed=90)
+    assert once.summary()["padding"] == thrice.summary()["padding"] == pytest.approx(0.25)
+    assert (thrice + thrice).summary()["padding"] == pytest.approx(0.25)
+
+
+def test_a_receipt_from_before_there_were_passes_is_read() -> None:
+    older = {k: v for k, v in UnitStats(tokens=3, padded=4).to_json().items() if k != "passed"}
+    assert UnitStats(**older) == UnitStats(tokens=3, padded=4)

@@ -1,5 +1,6 @@
 """The teacher gives the logits of the whole model, token by token, however rows are batched, ordered and cut into chunks."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,7 @@ def test_packed_weights_give_the_logits_of_the_plain_layer(teacher: Path, monkey
 
 
 @pytest.mark.parametrize(("dtype", "factor"), [(torch.float32, 0.99), (torch.bfloat16, 0.7)])
-def test_a_head_that_is_not_what_the_whole_model_does_is_refused(
+def test_a_head_that_is_not_what_the_whole_model_does_is_not_used(
     dtype: torch.dtype, factor: float, teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A family whose logits are more than head(hidden states) must not be read wrong in silence."""
@@ -245,6 +246,7 @@ def test_a_head_that_is_not_what_the_whole_model_does_is_refused(
 
     real = BertForMaskedLM.forward
 
+    @functools.wraps(real)
     def forward(self: Any, input_ids: Any = None, **given: Any) -> Any:
         made = real(self, input_ids=input_ids, **given)
         if input_ids is not None:
@@ -252,5 +254,52 @@ def test_a_head_that_is_not_what_the_whole_model_does_is_refused(
         return made
 
     monkeypatch.setattr(BertForMaskedLM, "forward", forward)
-    with pytest.raises(TeacherError, match="teachers of type 'bert' are not supported"):
-        Teacher(teacher, dtype=dtype)
+    assert not Teacher(teacher, dtype=dtype).apart
+
+
+def test_a_head_that_looks_at_neighbours_is_not_used(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import BertForMaskedLM
+
+    real = BertForMaskedLM.forward
+
+    @functools.wraps(real)
+    def forward(self: Any, **given: Any) -> Any:
+        made = real(self, **given)
+        made.logits = made.logits + made.logits.roll(1, dims=1)
+        return made
+
+    monkeypatch.setattr(BertForMaskedLM, "forward", forward)
+    assert not Teacher(teacher).apart
+
+
+def test_a_model_that_is_not_the_same_twice_is_told(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import BertForMaskedLM
+
+    real = BertForMaskedLM.forward
+
+    @functools.wraps(real)
+    def forward(self: Any, **given: Any) -> Any:
+        made = real(self, **given)
+        made.logits = made.logits + torch.rand(()) * 1e-3
+        return made
+
+    monkeypatch.setattr(BertForMaskedLM, "forward", forward)
+    Teacher(teacher)
+    assert "BertForMaskedLM gives other logits each time" in caplog.text
+
+
+def test_rows_of_one_length_need_no_padding(token_rows: TokenRows) -> None:
+    found = list(batches(token_rows, ~token_rows.special, max_batch_tokens=100, pad_id=PAD, equal_lengths=True))
+    assert all(batch.attention_mask.all() for batch in found)
+    assert sorted(np.concatenate([b.rows for b in found])) == list(range(len(token_rows)))
+    assert max(len(b.rows) for b in found) > 1
+
+
+def test_only_the_rows_asked_for_are_run(token_rows: TokenRows) -> None:
+    asked = np.array([2, 5, 6, 20])
+    found = list(batches(token_rows, ~token_rows.special, max_batch_tokens=100, pad_id=PAD, only=asked))
+    assert sorted(np.concatenate([b.rows for b in found])) == asked.tolist()
+    inside = np.isin(np.repeat(np.arange(len(token_rows)), np.diff(token_rows.row_offsets)), asked)
+    assert sorted(np.concatenate([b.positions for b in found])) == np.flatnonzero(~token_rows.special & inside).tolist()
