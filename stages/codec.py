@@ -40,10 +40,15 @@ def _offsets(offsets: NDArray[Any], what: str) -> pa.Array:
     return pa.array(offsets.astype(np.int32, copy=False))
 
 
+def per_row(row_offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
+    """Values of N tokens as lists, one per row."""
+    return pa.ListArray.from_arrays(_offsets(row_offsets, "tokens"), values)
+
+
 def encode(block: TokenBlock, schema: pa.Schema, kept_columns: dict[str, pa.Array]) -> pa.RecordBatch:
     """Lay a block out in the columns of a shard schema. Log-probabilities are rounded to float16 here.
 
-    kept_columns: arrays of R values for the columns that are carried through.
+    kept_columns: arrays of R values for the columns that are carried through, and for those of span tasks and task teachers.
     """
     rows = _offsets(block.row_offsets, "tokens")
     tokens = _offsets(block.soft.offsets, "entries")

@@ -158,7 +158,7 @@ class SmoothedDataset:
         self.shards = self.manifest.split(split)
         for shard in self.shards:
             self._check_size(shard)
-        self._ends = np.cumsum([shard.rows for shard in self.shards])
+        self._ends = np.cumsum([shard.samples for shard in self.shards])
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._checked: set[int] = set()
         self._blocks: OrderedDict[tuple[int, int], TokenBlock] = OrderedDict()
@@ -171,7 +171,7 @@ class SmoothedDataset:
     def order(self, *, seed: int, epoch: int, rows: int | None = None) -> SampleOrder:
         """The order of an epoch; rows: only the split's first so many."""
         limit = len(self) if rows is None else min(rows, len(self))
-        used = [min(shard.rows, limit - begin) for shard, begin in zip(self.shards, self._begins, strict=True)]
+        used = [min(shard.samples, limit - begin) for shard, begin in zip(self.shards, self._begins, strict=True)]
         shard_rows = tuple(count for count in used if count > 0)
         return SampleOrder(shard_rows=shard_rows, dataset=self.manifest.dataset, seed=seed, epoch=epoch)
 
@@ -210,7 +210,7 @@ class SmoothedDataset:
 
     @cached_property
     def _begins(self) -> NDArray[np.int64]:
-        begins: NDArray[np.int64] = self._ends - np.array([shard.rows for shard in self.shards])
+        begins: NDArray[np.int64] = self._ends - np.array([shard.samples for shard in self.shards])
         return begins
 
     def _record_batches(self) -> Iterator[Any]:
@@ -238,8 +238,8 @@ class SmoothedDataset:
         if first_time and self.verify and file_sha256(path) != shard.sha256:
             raise DatasetError(f"shard {shard.path} was altered: its sha256 is not the manifest's; {AGAIN}")
         reader = ShardReader(path)
-        if first_time and reader.rows != shard.rows:
-            raise DatasetError(f"shard {shard.path} has {reader.rows} rows, the manifest says {shard.rows}; {AGAIN}")
+        if first_time and reader.rows != shard.samples:
+            raise DatasetError(f"shard {shard.path} has {reader.rows} rows, the manifest says {shard.samples}; {AGAIN}")
         if first_time and any(reader.record_batch(i).num_rows != ROWS_PER_RECORD_BATCH for i in range(len(reader) - 1)):
             raise DatasetError(f"shard {shard.path} is not laid out as the format says; {AGAIN}")
         self._checked.add(index)

@@ -1,10 +1,11 @@
 """Text to tokens, as flat arrays, and the identity of a tokenizer.
 
-Legend: R rows, N tokens.
+Legend: R rows of text, W rows of tokens (windows: as many as R, or more where long rows are cut into several), N tokens.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,29 +26,68 @@ NO_LIMIT = 1_000_000  # transformers writes 1e30 where a tokenizer knows no limi
 class TokenRows:
     """Tokenized rows, specials included, no padding."""
 
-    row_offsets: NDArray[np.int64]  # [R + 1]
+    row_offsets: NDArray[np.int64]  # [W + 1]
     input_ids: NDArray[np.unsignedinteger]  # [N]
     token_type_ids: NDArray[np.uint8] | None  # [N]
     special: NDArray[np.bool_]  # [N] put there by the tokenizer, not by the text
-    truncated: int  # rows that were longer than max_length
+    truncated: int  # rows of text that lost tokens
+    source: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # [W] which row of text; set if left out
+    window: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))  # [W] which window of it
+    places: NDArray[np.int32] | None = None  # [N, 2] characters of the last text that a token stands for; -1 for other tokens
+
+    def __post_init__(self) -> None:
+        if len(self.source) != len(self):
+            object.__setattr__(self, "source", np.arange(len(self), dtype=np.int64))
+            object.__setattr__(self, "window", np.zeros(len(self), np.int32))
 
     def __len__(self) -> int:
+        """W."""
         return len(self.row_offsets) - 1
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
-    """The fast tokenizer in a model's folder. TeacherError if there is none."""
+    """The fast tokenizer in a model's folder, from tokenizer.json or from older files that transformers can convert.
+
+    TeacherError if there is none, with what is missing.
+    """
     from transformers import AutoTokenizer
 
+    missing = _missing(folder)
+    if missing:
+        raise TeacherError(f"cannot load a tokenizer from {folder}: {missing}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:
-        raise TeacherError(f"cannot load a tokenizer from {folder}: {first_line(error)}") from error
+        why = first_line(error).rstrip(": ")
+        raise TeacherError(f"cannot load a tokenizer from {folder}: {why}; save its tokenizer.json there") from error
     if not getattr(tokenizer, "is_fast", False):
         raise TeacherError(f"{folder} has no fast tokenizer; save one there first (it needs a tokenizer.json)")
     if len(tokenizer) < 10 or (tokenizer.cls_token_id is None and tokenizer.bos_token_id is None):
         raise TeacherError(f"{folder} has no usable tokenizer; save the model's tokenizer there (tokenizer.json)")
     return tokenizer
+
+
+def _missing(folder: Path) -> str | None:
+    """What is missing in a folder that has no tokenizer.json; None if transformers can make a tokenizer of what it has."""
+    has = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if "tokenizer.json" in has:
+        return None
+    pieces = sorted(name for name in has if name.endswith(".model"))
+    lacks = [name for name, module in (("sentencepiece", "sentencepiece"), ("protobuf", "google.protobuf")) if not _importable(module)]
+    if pieces and lacks:
+        return f"to read its {pieces[0]}, pip install {' '.join(lacks)}; or save its tokenizer.json there"
+    if "vocab.json" in has and "merges.txt" not in has:
+        return "it has vocab.json, but no merges.txt beside it"
+    if not pieces and not has & {"vocab.json", "vocab.txt"}:
+        return "it has no tokenizer.json, nor vocab.txt, vocab.json with merges.txt, or a sentencepiece *.model"
+    return None
+
+
+def _importable(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent
+        return False
 
 
 def vocab_digest(tokenizer: Any) -> str:
@@ -71,15 +111,46 @@ def special_ids(tokenizer: Any) -> dict[str, int | None]:
     return {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask", "unk")}
 
 
-def tokenize(tokenizer: Any, texts: list[str], pairs: list[str] | None, *, max_length: int, vocab_size: int) -> TokenRows:
-    """Tokenize R texts, or R pairs of texts, with specials; rows over max_length lose tokens from the longer text.
+SURELY_LONGER = 16  # characters per token: a text beyond it is looked at before it is paired with another
+MARGIN = 64  # tokens: where a text is cut, only the last few may come out otherwise
 
-    max_length: tokens, specials included. ValueError if an id does not fit a vocabulary of vocab_size.
+
+def tokenize(
+    tokenizer: Any,
+    texts: list[str],
+    pairs: list[str] | None,
+    *,
+    max_length: int,
+    vocab_size: int,
+    stride: int | None = None,
+    places: bool = False,
+) -> TokenRows:
+    """Tokenize R texts, or R pairs of texts, with specials.
+
+    max_length: tokens, specials included. Longer rows lose tokens from the longer text; or, given a stride, are cut into windows that share
+    stride tokens, of a pair along its second text, each with the first (cut to half the room where it is longer).
+    places: also where the tokens of the last text stand in it. ValueError if an id does not fit a vocabulary of vocab_size.
     """
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
-    backend.enable_truncation(max_length, strategy="longest_first")
-    encodings = backend.encode_batch(texts if pairs is None else list(zip(texts, pairs, strict=True)))
+    cut = np.zeros(len(texts), np.bool_)
+    if pairs is not None:
+        room = max_length - backend.num_special_tokens_to_add(True)
+        if stride is None:
+            texts, pairs = ([_shortened(backend, text, room + MARGIN) for text in column] for column in (texts, pairs))
+        else:
+            texts, cut = _cut(backend, texts, room // 2)
+    if stride is None:
+        backend.enable_truncation(max_length, strategy="longest_first")
+    else:
+        backend.enable_truncation(max_length, stride=stride, strategy="only_first" if pairs is None else "only_second")
+    whole = backend.encode_batch(texts if pairs is None else list(zip(texts, pairs, strict=True)))
+    if stride is None:
+        encodings, source = whole, np.arange(len(whole))
+        cut = np.fromiter((bool(e.overflowing) for e in whole), np.bool_, len(whole))
+    else:
+        encodings = [window for e in whole for window in (e, *e.overflowing)]
+        source = np.repeat(np.arange(len(whole)), [1 + len(e.overflowing) for e in whole])
     lengths = np.fromiter((len(e) for e in encodings), np.int64, len(encodings))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     total = int(offsets[-1])
@@ -95,5 +166,38 @@ def tokenize(tokenizer: Any, texts: list[str], pairs: list[str] | None, *, max_l
         input_ids=ids.astype(id_dtype(vocab_size)),
         token_type_ids=flat("type_ids", np.uint8) if makes_token_types(tokenizer) else None,
         special=flat("special_tokens_mask", np.bool_),
-        truncated=sum(1 for e in encodings if e.overflowing),
+        truncated=int(cut.sum()),
+        source=source.astype(np.int64),
+        window=(np.arange(len(source)) - np.searchsorted(source, source)).astype(np.int32),
+        places=_places(encodings, total, 0 if pairs is None else 1) if places else None,
     )
+
+
+def _shortened(backend: Any, text: str, tokens: int) -> str:
+    """The text, or as much of it as makes so many tokens: two very long texts would be cut into every pair of their parts."""
+    if len(text) <= SURELY_LONGER * tokens:
+        return text
+    backend.enable_truncation(tokens, strategy="only_first")
+    found = backend.encode(text, add_special_tokens=False).offsets
+    return text[: found[-1][1]] if len(found) == tokens else text
+
+
+def _cut(backend: Any, texts: list[str], tokens: int) -> tuple[list[str], NDArray[np.bool_]]:
+    """Texts of at most so many tokens, and which of them had more: [R]."""
+    backend.no_truncation()
+    kept = list(texts)
+    cut = np.zeros(len(texts), np.bool_)
+    for row, found in enumerate(backend.encode_batch(texts, add_special_tokens=False)):
+        most = tokens
+        while len(found) > tokens:  # the end of a word that was cut may come out as more tokens than before
+            kept[row], cut[row] = texts[row][: found.offsets[most - 1][1]], True
+            found, most = backend.encode(kept[row], add_special_tokens=False), most - 1
+    return kept, cut
+
+
+def _places(encodings: list[Any], total: int, sequence: int) -> NDArray[np.int32]:
+    """[N, 2] first and last + 1 character of each token of one sequence of the rows; -1, -1 for other tokens."""
+    found = np.fromiter((edge for e in encodings for place in e.offsets for edge in place), np.int32, 2 * total).reshape(total, 2)
+    inside = np.fromiter((number == sequence for e in encodings for number in e.sequence_ids), np.bool_, total)
+    found[~inside] = -1
+    return found

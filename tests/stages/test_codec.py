@@ -178,7 +178,11 @@ def test_the_schema_describes_itself() -> None:
     written = meta(70_000, (0.5, 2.0))
     schema = shard_schema(written, token_types=True, label_kind="value", keep=(pa.field("idx", pa.int64()),))
     assert ShardMeta.of(schema, "here") == written
-    assert schema.names == [*COLUMNS, "idx"]
+    spans = shard_schema(written, token_types=True, label_kind="span", windows=True, logits=2)
+    assert [*(name for name in COLUMNS if name in {*schema.names, *spans.names})] == list(COLUMNS)
+    assert {*schema.names, *spans.names} == {*COLUMNS, "idx"}
+    assert schema.names[-2:] == ["label", "idx"] and spans.names[:2] == ["row", "window"]
+    assert spans.field("teacher_logits").type == pa.list_(pa.list_(pa.float32(), 2))
     assert schema.field("log_partition").type.value_type.list_size == 2
     assert schema.field("label").type == pa.float64()
 

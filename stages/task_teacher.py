@@ -1,0 +1,118 @@
+"""A model fine-tuned on the task: its logits, for distilling the task itself.
+
+Legend: R rows, W windows, N tokens, C logits of a row.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from textsmooth.schemas.errors import TeacherError, UsageError, first_line
+from textsmooth.stages.batches import Batch, batches, probe, shortest_alone
+from textsmooth.stages.model import PADDING_NOISE, load_checked, position_limit, taken_inputs, teacher_digest
+from textsmooth.stages.tokenize import TokenRows, load_tokenizer, tokenizer_digest
+
+GENERIC = "LABEL_"  # what transformers calls classes without names
+
+
+def class_order(model_names: tuple[str, ...], corpus_names: tuple[str, ...] | None, where: str) -> tuple[int, ...] | None:
+    """Which logit of the model each class of the corpus is; None where they stand in the same order.
+
+    Names are compared without regard to case, `-`, `_` and spaces. A model without names of its own (LABEL_0 …), or a corpus without, is
+    taken as it is. UsageError if there are more or fewer classes, or other names: their order could not be told.
+    """
+    if corpus_names is None:
+        return None
+    if len(model_names) != len(corpus_names):
+        raise UsageError(
+            f"the task teacher in {where} tells {len(model_names)} classes apart ({', '.join(model_names)}), "
+            f"the corpus has {len(corpus_names)} ({', '.join(corpus_names)}); give one for this task"
+        )
+    if all(name.startswith(GENERIC) for name in model_names):
+        return None
+    mine, theirs = ([name.lower().translate(str.maketrans("", "", "-_ ")) for name in names] for names in (model_names, corpus_names))
+    if sorted(mine) != sorted(theirs) or len(set(mine)) != len(mine):
+        raise UsageError(
+            f"the task teacher in {where} has classes {', '.join(model_names)}, the corpus {', '.join(corpus_names)}: their order cannot "
+            "be told; name them alike in the model's config.json (id2label)"
+        )
+    order = tuple(mine.index(name) for name in theirs)
+    return None if order == tuple(range(len(order))) else order
+
+
+class TaskTeacher:
+    """A sequence classifier, a regressor, or a span model (question answering), in eval mode.
+
+    kind: `class`, `value` or `span`. width: logits of a row, or of a token. order: as class_order. Raises TeacherError if the folder
+    holds no such model with a trained head.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        kind: str,
+        width: int,
+        order: tuple[int, ...] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+    ) -> None:
+        from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+        auto: Any = AutoModelForQuestionAnswering if kind == "span" else AutoModelForSequenceClassification
+        self.kind, self.width, self.order, self.device = kind, width, order, torch.device(device)
+        self.model = load_checked(auto, folder, dtype=dtype).eval().requires_grad_(False).to(self.device)
+        self.tokenizer = load_tokenizer(folder)
+        self.pad_id = int(self.tokenizer.pad_token_id or 0)
+        self._takes = taken_inputs(self.model)
+        self.pads = self._pads(dtype)
+        self.ids = max(self.tokenizer.get_vocab().values()) + 1
+        self.max_length = position_limit(self.model.config.to_dict(), self.tokenizer)
+        self.identity = (teacher_digest(folder), tokenizer_digest(self.tokenizer))
+
+    @torch.inference_mode()
+    def _forward(self, batch: Batch) -> Tensor:
+        """[B, C], or [B, L, 2] of a span model; float32."""
+        out = self.model(**batch.inputs(self._takes, self.device))
+        found: Tensor = torch.stack([out.start_logits, out.end_logits], dim=-1) if self.kind == "span" else out.logits
+        return found.float()
+
+    def _pads(self, dtype: torch.dtype) -> bool:
+        """Whether rows may be padded: some families' logits change with it."""
+        rows = probe(int(self.model.config.vocab_size), self.pad_id)
+        alone = shortest_alone(rows)
+        try:
+            padded, short = self._forward(rows), self._forward(alone)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise TeacherError(f"cannot run the {type(self.model).__name__}: {first_line(error)}") from error
+        row = padded[int(rows.attention_mask.sum(1).argmin())]
+        row = row[: short.shape[1]] if self.kind == "span" else row
+        return torch.allclose(
+            row, short[0], rtol=0.0, atol=PADDING_NOISE[dtype] * float(torch.nan_to_num(padded).abs().max()), equal_nan=True
+        )
+
+    def logits(self, tokens: TokenRows, *, max_batch_tokens: int) -> NDArray[np.float32]:
+        """[W, C] logits of rows, classes in the corpus's order; of a span model [N, 2]: start and end of each token.
+
+        Rows are run in batches of similar length. TeacherError if a logit is NaN.
+        """
+        span = self.kind == "span"
+        nothing = np.zeros(len(tokens.input_ids), np.bool_)
+        found = np.zeros((len(tokens.input_ids) if span else len(tokens), self.width), np.float32)
+        for batch in batches(tokens, nothing, max_batch_tokens=max_batch_tokens, pad_id=self.pad_id, equal_lengths=not self.pads):
+            values = self._forward(batch).cpu().numpy()
+            if values.shape[-1] != self.width:
+                raise TeacherError(f"the task teacher gives {values.shape[-1]} logits, its config.json says {self.width}: a damaged folder")
+            if span:
+                for row, value in zip(batch.rows, values, strict=True):
+                    low, high = tokens.row_offsets[row], tokens.row_offsets[row + 1]
+                    found[low:high] = value[: high - low]
+            else:
+                found[batch.rows] = values
+        if np.isnan(found).any():
+            raise TeacherError("the task teacher gave NaN; try --dtype float32, or check its weights")
+        return found if self.order is None else found[:, list(self.order)]
