@@ -22,7 +22,7 @@ from textsmooth.pipeline.plan import cut
 from textsmooth.pipeline.request import Draft, draft
 from textsmooth.pipeline.unit import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
-from textsmooth.stages import corpus as corpora
+from textsmooth.stages import readers
 from textsmooth.stages.device import default_threads
 from textsmooth.stages.teacher import Teacher, batches, chunks, load_checked
 from textsmooth.stages.tokenize import tokenize
@@ -31,7 +31,7 @@ from textsmooth.stages.tokenize import tokenize
 def texts_of(asked: Draft, rows: int) -> list[list[str]]:
     """The text columns of the first rows."""
     file = next(asked.corpus.files)
-    found = next(corpora.scan(file, asked.identity.text_columns, rows=rows, limit=rows))
+    found = next(readers.scan(file, asked.identity.text_columns, rows=rows, limit=rows))
     return [found.rows[name] for name in asked.identity.text_columns]
 
 

@@ -6,6 +6,10 @@ from textsmooth.schemas.manifest import ShardEntry
 from textsmooth.schemas.plan import Plan
 
 
+def _at(revision: str | None) -> str:
+    return f" at commit `{revision[:12]}`" if revision else ""
+
+
 def card(plan: Plan, shards: tuple[ShardEntry, ...], statistics: dict[str, Any], digest: str) -> str:
     """Markdown text, a pure function of its arguments."""
     import yaml
@@ -23,9 +27,17 @@ def card(plan: Plan, shards: tuple[ShardEntry, ...], statistics: dict[str, Any],
     title = f"{corpus.name}, smoothed by {teacher.name}"
     special = "left plain" if config.specials == "plain" else "smoothed too"
     label = f"`label` from column `{corpus.label_column}`" if corpus.label_kind else "none"
+    if corpus.label_kind == "span":
+        label = f"column `{corpus.label_column}`: `answers` as they are, `start_positions` and `end_positions` in tokens"
     if corpus.label_names:
         label += f" ({', '.join(f'{i} {n}' for i, n in enumerate(corpus.label_names))})"
     text = " + ".join(f"`{c}`" for c in corpus.text_columns)
+    long = f"longest row | {config.max_length} tokens; {statistics['truncated_rows']:,} rows were cut"
+    if config.long == "window":
+        long += f"; longer rows became windows that share {config.stride} tokens: {statistics['windows']:,} in all"
+        if statistics["lost_answers"]:
+            long += f"; of {statistics['lost_answers']:,} rows no window holds the whole answer"
+    second = plan.task_teacher
     lines = [
         "---",
         yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(),
@@ -42,13 +54,23 @@ def card(plan: Plan, shards: tuple[ShardEntry, ...], statistics: dict[str, Any],
         "",
         "| | |",
         "|---|---|",
-        f"| corpus | {corpus.name}, text from {text}; licence: {corpus.license or 'unknown'} |",
+        f"| corpus | {corpus.name}{_at(corpus.revision)}, text from {text}; licence: {corpus.license or 'unknown'} |",
+        *([f"| task | {corpus.task} |"] if corpus.task else []),
         f"| label | {label} |",
-        f"| teacher | {teacher.name} ({teacher.model_type}, vocabulary {teacher.vocab_size:,}); licence: {teacher.license or 'unknown'} |",
+        f"| teacher | {teacher.name}{_at(teacher.revision)} ({teacher.model_type}, vocabulary {teacher.vocab_size:,}); "
+        f"licence: {teacher.license or 'unknown'} |",
         f"| teacher digest | `{teacher.digest}` |",
+        *(
+            [
+                f"| task teacher | `teacher_logits` by {second.name}{_at(second.revision)} ({second.model_type}, {second.kind}); "
+                f"licence: {second.license or 'unknown'}; digest `{second.digest}` |"
+            ]
+            if second
+            else []
+        ),
         f"| soft ids | top {config.topk}, mass {config.mass:g}, context {config.context}, special tokens {special} |",
         f"| temperatures stored | {', '.join(f'{t:g}' for t in sorted({1.0, *config.temperatures}))} |",
-        f"| longest row | {config.max_length} tokens; {statistics['truncated_rows']:,} rows were cut |",
+        f"| {long} |",
         f"| probability inside the entries | {', '.join(f'{m:.1%} at k = {k}' for k, m in captured.items())} |",
         f"| p(original) | mean {original['mean']:.3f}, median {original['q50']:.2f}, 5 % quantile {original['q05']:.2f} |",
         f"| size | {statistics['bytes'] / 1e6:,.1f} MB, {statistics['bytes_per_token']:.0f} bytes per token |",

@@ -113,7 +113,7 @@ def run(command: click.Command, name: str, argv: list[str] | None = None) -> int
 def _resume(name: str, args: list[str]) -> str:
     """What running the same command again will do."""
     generates = name == "textsmooth-gen" or (name == "textsmooth" and args[:1] == ["gen"])
-    return "the same command goes on from here" if generates else "nothing was written"
+    return "the same command goes on from here" if generates and "--dry-run" not in args else "nothing was written"
 
 
 def _path(name: str, args: list[str]) -> str:

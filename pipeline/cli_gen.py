@@ -1,14 +1,15 @@
 """`textsmooth gen`."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from textsmooth.schemas.config import DTYPES, SPECIALS, GenerateOptions
+from textsmooth.schemas.config import CODECS, DEFAULT_TEACHER, DTYPES, LONG_ROWS, SPECIALS, STREAMING, GenerateOptions
 from textsmooth.schemas.errors import UsageError
 
 if TYPE_CHECKING:
-    from textsmooth.pipeline.generate import Generated, Preview
+    from textsmooth.pipeline.generate import Generated
 
 
 class Auto(click.ParamType[int | str | None]):
@@ -32,13 +33,18 @@ def _numbers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--corpus", required=True, help="demo; a folder laid out as a Hub dataset (FOLDER[:config]); .jsonl, .txt, .parquet.")
+@click.option("--corpus", required=True, help="demo; glue/TASK, squad; OWNER/NAME[:config] of the Hub; a folder laid out so; files, globs.")
+@click.option("--corpus-revision", help="Branch, tag or commit of a corpus on the Hub.  [default: main]")
+@click.option("--streaming", type=click.Choice(STREAMING), default="auto", show_default=True, help="Read Hub files without fetching them.")
 @click.option("--split", "splits", multiple=True, help="Split to read; repeatable.  [default: all]")
 @click.option("--text-column", "text_columns", multiple=True, help="Column of the text; twice for a pair.  [default: found by name]")
 @click.option("--label-column", help="Column of the label.  [default: label, if there is one]")
 @click.option("--keep-columns", multiple=True, help="Column to carry through; repeatable, or a,b.")
 @click.option("--limit", type=int, help="Only the first N rows of each split.")
-@click.option("--teacher", help="Folder of a masked language model, or demo; needed but for the demo corpus.")
+@click.option("--teacher", help=f"Masked language model: OWNER/NAME of the Hub, a folder, or demo.  [default: {DEFAULT_TEACHER}]")
+@click.option("--teacher-revision", help="Branch, tag or commit of a teacher on the Hub.  [default: main]")
+@click.option("--task-teacher", help="Fine-tuned classifier or span model; its logits are written as teacher_logits.")
+@click.option("--task-teacher-revision", help="Branch, tag or commit of a task teacher on the Hub.  [default: main]")
 @click.option("--topk", type=int, default=32, show_default=True, help="Entries kept per token, at most.")
 @click.option("--mass", type=float, default=1.0, show_default=True, help="Keep the fewest entries whose probability reaches this.")
 @click.option(
@@ -49,19 +55,24 @@ def _numbers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
     callback=_numbers,
     help="Temperatures that students may use exactly: 0.5,1,2.",
 )
+@click.option("--context", default="unmasked", show_default=True, help="unmasked, or masked:N: each token seen masked, in N passes.")
+@click.option("--codec", type=click.Choice(CODECS), default="plain", show_default=True, help="How soft ids are laid out in shards.")
 @click.option("--specials", type=click.Choice(SPECIALS), default="plain", show_default=True, help="What happens to special tokens.")
-@click.option("--max-length", type=AUTO_INT, default="auto", show_default=True, help="Tokens per row, specials counted; more are cut.")
+@click.option("--max-length", type=AUTO_INT, default="auto", show_default=True, help="Tokens per row, specials counted.")
+@click.option("--long", type=click.Choice(LONG_ROWS), help="Longer rows: cut off, or cut into windows.  [default: as the task needs it]")
+@click.option("--stride", type=AUTO_INT, default="auto", show_default=True, help="Tokens that neighbouring windows of a row share.")
 @click.option("--max-batch-tokens", type=AUTO_INT, default="auto", show_default=True, help="Padded tokens per forward pass.")
 @click.option("--rows-per-shard", type=int, default=2048, show_default=True, help="Rows per shard: the unit of work and of resuming.")
 @click.option("--dtype", type=Auto(click.Choice(DTYPES), "auto|dtype"), default="auto", show_default=True, help="|".join(DTYPES) + "|auto.")
 @click.option("--device", type=Auto(click.STRING, "auto|device"), default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option("--threads", type=AUTO_INT, default="auto", show_default=True, help="CPU threads of the forward pass.")
 @click.option("--out", help="Folder of the dataset.  [default: smoothed/<corpus>-<teacher>-k<topk>]")
-@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, kept and lost, by a sample of the rows; write nothing.")
+@click.option("--price-per-hour", type=float, help="Of this machine, in any currency: --dry-run then also says what the run costs.")
 @click.option("--overwrite", is_flag=True, help="Remove the run that is in the output folder first.")
 @click.option("--progress", type=click.Choice(("auto", "rich", "json", "none")), default="auto", show_default=True, help="On stderr.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def gen(keep_columns: tuple[str, ...], dry_run: bool, progress: str, debug: bool, **options: Any) -> None:
+def gen(keep_columns: tuple[str, ...], dry_run: bool, price_per_hour: float | None, progress: str, debug: bool, **options: Any) -> None:
     """Make a smoothed dataset: for every token of a corpus, the top of a teacher's distribution over the vocabulary.
 
     Interrupted, the same command goes on where it was. A finished folder is never written again.
@@ -69,38 +80,20 @@ def gen(keep_columns: tuple[str, ...], dry_run: bool, progress: str, debug: bool
     kept = tuple(name for value in keep_columns for name in value.split(","))
     asked = GenerateOptions(keep_columns=kept, **options)
 
-    from textsmooth.pipeline.generate import generate, preview
+    if price_per_hour is not None and not (dry_run and math.isfinite(price_per_hour) and price_per_hour >= 0):
+        raise UsageError(f"--price-per-hour {price_per_hour:g}: it takes a number of at least 0, and goes with --dry-run")
+
     from textsmooth.pipeline.progress import Progress
 
     if dry_run:
-        click.echo(preview_text(preview(asked, Progress(progress))))
+        from textsmooth.pipeline.cli_preview import preview_text
+        from textsmooth.pipeline.preview import preview
+
+        click.echo(preview_text(preview(asked, Progress(progress)), price_per_hour))
     else:
+        from textsmooth.pipeline.generate import generate
+
         click.echo(summary_text(generate(asked, Progress(progress))))
-
-
-def preview_text(preview: "Preview") -> str:
-    """What --dry-run prints."""
-    plan, config = preview.plan, preview.plan.config
-    rows = {split: sum(u.rows for u in plan.units if u.split == split) for split in plan.splits}
-    label = "none" if plan.corpus.label_kind is None else f"{plan.corpus.label_column} ({plan.corpus.label_kind})"
-    mass = f", mass {config.mass:g}" if config.mass < 1 else ""
-    stored = ", ".join(f"{t:g}" for t in sorted({1.0, *config.temperatures}))
-    first = f"Would write {preview.out}"
-    if preview.finished:
-        first = f"Nothing to do: {preview.out} is finished"
-    elif preview.removes:
-        first += ", removing the run that is there"
-    return "\n".join(
-        (
-            first,
-            f"  {plan.rows:,} rows: {', '.join(f'{name} {count:,}' for name, count in rows.items())}",
-            f"  text from {' + '.join(plan.corpus.text_columns)}, label {label}",
-            f"  teacher {plan.teacher.name} ({plan.teacher.model_type}, vocabulary {plan.teacher.vocab_size:,}), "
-            f"{config.dtype} on {config.device}, {plan.runtime['threads']} threads",
-            f"  top {config.topk}{mass}, temperatures {stored}, rows up to {config.max_length} tokens, special tokens {config.specials}",
-            f"  {counted(len(plan.units), 'shard')}, {preview.done:,} done",
-        )
-    )
 
 
 def counted(number: int, noun: str) -> str:
@@ -128,6 +121,10 @@ def summary_text(made: "Generated") -> str:
             f"  {made.tokens:,} tokens in {made.run_s:.1f} s: {made.tokens / made.run_s:,.0f} tokens/s, "
             f"padding {statistics['padding']:.1%}, device busy {made.busy:.0%} (teacher loaded in {made.load_s:.1f} s)"
         )
+    if statistics.get("windows"):
+        lines.append(f"  {counted(statistics['windows'], 'window')} of at most {manifest.config['max_length']} tokens")
+    if statistics.get("lost_answers"):
+        lines.append(f"  without a window that holds the whole answer: {counted(statistics['lost_answers'], 'row')}")
     if statistics["truncated_rows"]:
         lines.append(f"  cut: {counted(statistics['truncated_rows'], 'row')} longer than {manifest.config['max_length']} tokens")
     if statistics["unlabelled_rows"]:
@@ -140,6 +137,6 @@ def summary_text(made: "Generated") -> str:
         f"  {counted(len(manifest.shards), 'shard')}, {size(statistics['bytes'])}, {statistics['bytes_per_token']:.0f} bytes per token",
         f"Next: textsmooth inspect {made.out}",
     ]
-    if manifest.corpus["label_kind"]:
+    if manifest.corpus["label_kind"] in ("class", "value"):
         lines.append(f"      textsmooth train {made.out} --student STUDENT --out OUT   (textsmooth student --help makes a STUDENT)")
     return "\n".join(lines)

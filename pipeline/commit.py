@@ -96,7 +96,9 @@ def commit(out: Path, plan: Plan, tokenizer: "PreTrainedTokenizerFast") -> Manif
     for path in list(_leftovers(out, plan, {r.shard for r in ordered})):
         remove(path)
     shards = tuple(
-        ShardEntry(path=r.shard, split=r.split, rows=r.rows, tokens=r.tokens, entries=r.entries, bytes=r.bytes, sha256=r.sha256)
+        ShardEntry(
+            path=r.shard, split=r.split, rows=r.rows, tokens=r.tokens, entries=r.entries, bytes=r.bytes, sha256=r.sha256, windows=r.windows
+        )
         for r in ordered
     )
     total = sum((UnitStats(**r.stats) for r in ordered), UnitStats())
@@ -109,8 +111,8 @@ def commit(out: Path, plan: Plan, tokenizer: "PreTrainedTokenizerFast") -> Manif
     manifest = Manifest(
         dataset=digest,
         plan=plan.digest,
-        corpus=asdict(plan.corpus),
-        teacher=asdict(plan.teacher),
+        corpus=plan.corpus.to_json(),
+        teacher=plan.teacher.to_json(),
         config=plan.config.to_json(),
         token_types=makes_token_types(tokenizer),
         special_ids=special_ids(tokenizer),
@@ -120,6 +122,7 @@ def commit(out: Path, plan: Plan, tokenizer: "PreTrainedTokenizerFast") -> Manif
         ),
         statistics=statistics,
         versions=plan.versions,
+        task_teacher=None if plan.task_teacher is None else asdict(plan.task_teacher),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     put_exclusive(out / MANIFEST, pretty_json(manifest.to_json()))

@@ -7,7 +7,8 @@ from textsmooth.pipeline import executors
 from textsmooth.pipeline.commit import commit, finished_units, tidy
 from textsmooth.pipeline.plan import cut, differences, same_rows, same_source
 from textsmooth.pipeline.progress import Progress
-from textsmooth.pipeline.request import Draft, default_out, draft
+from textsmooth.pipeline.request import Draft, draft
+from textsmooth.pipeline.sources import default_out
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError
 from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, RECEIPTS, RECEIPTS_FOLDER, TOKENIZER_FOLDER, Manifest
@@ -30,17 +31,6 @@ class Generated:
     busy: float  # share of run_s in which the forward pass ran
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preview:
-    """What a run would do."""
-
-    out: Path
-    plan: Plan
-    done: int  # units that are there
-    finished: bool  # there is nothing to do
-    removes: bool  # another run is removed first: --overwrite
-
-
 def generate(options: GenerateOptions, progress: Progress | None = None) -> Generated:
     """Make the smoothed dataset that is asked for, or finish it if it was begun.
 
@@ -51,7 +41,7 @@ def generate(options: GenerateOptions, progress: Progress | None = None) -> Gene
 
 
 def _generate(options: GenerateOptions, shown: Progress) -> Generated:
-    out, asked, plan, new = _prepare(options, shown)
+    out, asked, plan, new = resolve(options, shown)
     if (out / MANIFEST).is_file() and not new:
         return Generated(out=out, manifest=tidy(out, plan), units=0, tokens=0, load_s=0.0, run_s=0.0, busy=0.0)
     done = {} if new else finished_units(out, plan)
@@ -69,17 +59,7 @@ def _generate(options: GenerateOptions, shown: Progress) -> Generated:
     return Generated(out=out, manifest=manifest, units=len(todo), tokens=shown.tokens, load_s=load_s, run_s=run_s, busy=busy)
 
 
-def preview(options: GenerateOptions, progress: Progress | None = None) -> Preview:
-    """Plan a run and say what it would do; nothing is written."""
-    with progress or Progress("none") as shown:
-        out, _, plan, new = _prepare(options, shown)
-        removes = new and (out / PLAN).is_file()
-        finished = not new and (out / MANIFEST).is_file()
-        done = 0 if new else len(plan.units) if finished else len(finished_units(out, plan))
-        return Preview(out=out, plan=plan, done=done, finished=finished, removes=removes)
-
-
-def _prepare(options: GenerateOptions, progress: Progress) -> tuple[Path, Draft, Plan, bool]:
+def resolve(options: GenerateOptions, progress: Progress) -> tuple[Path, Draft, Plan, bool]:
     """The folder, the resolved request, the plan, and whether that is a new one; nothing is written."""
     out = Path(options.out).expanduser() if options.out else default_out(options)
     before = _plan_in(out, overwrite=options.overwrite)

@@ -11,22 +11,35 @@ from pathlib import Path
 from typing import Any
 
 from textsmooth.pipeline.request import Draft
+from textsmooth.pipeline.task_teacher import matched
 from textsmooth.schemas.errors import ConflictError, CorpusError
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Unit, unit_id
+from textsmooth.schemas.tasks import ID_COLUMN, TASKS
 from textsmooth.schemas.version import VERSION
-from textsmooth.stages import corpus as corpora
-from textsmooth.stages.corpus import Corpus, SourceFile
+from textsmooth.stages import readers
+from textsmooth.stages.corpus import Corpus
 from textsmooth.stages.device import device_name
+from textsmooth.stages.kinds import ColumnKind, typed, typed_labels
+from textsmooth.stages.source import SourceFile
 
 DECIDES_BYTES = (
     "schemas/config.py",
     "schemas/plan.py",
     "schemas/shard.py",
     "schemas/soft_ids.py",
+    "stages/batches.py",
     "stages/codec.py",
-    "stages/corpus.py",
+    "stages/context.py",
+    "stages/delimited.py",
+    "stages/kinds.py",
+    "stages/lines.py",
+    "stages/readers.py",
     "stages/shard.py",
+    "stages/source.py",
+    "stages/spans.py",
     "stages/sparsify.py",
+    "stages/tables.py",
+    "stages/task_teacher.py",
     "stages/teacher.py",
     "stages/tokenize.py",
     "pipeline/unit.py",
@@ -55,30 +68,47 @@ def versions(device: str) -> dict[str, str]:
     return {"textsmooth": VERSION, "code": code_digest(), "device": device_name(device), **found}
 
 
-KEPT_TYPES = {int: "int64", float: "float64", str: "string", bool: "bool"}
-
-
-def _labels(column: str | None, corpus: Corpus, kinds: set[type], values: set[str], lowest: int) -> dict[str, Any]:
+def _labels(identity: CorpusIdentity, corpus: Corpus, seen: ColumnKind | None) -> dict[str, Any]:
     """What kind of label the rows hold, from the types and values seen."""
-    if column is None:
+    if seen is None or identity.label_kind == "span":
         return {}
-    if kinds == {str}:
-        return {"label_kind": "class", "label_names": tuple(sorted(values))}
-    if kinds <= {int, bool}:
-        if lowest < -1:
-            raise CorpusError(f"label column {column!r} of {corpus.name} has {lowest}: classes count from 0, -1 stands for no label")
-        return {"label_kind": "class", "label_names": corpus.class_names.get(column)}
-    if kinds <= {int, float}:
+    task = TASKS.get(identity.task or "")
+    what, kinds = f"label column {seen.column!r} of {corpus.name}", seen.types
+    declared = corpus.class_names.get(seen.column) or (task.label_names if task else None)
+    if seen.endless:
+        raise CorpusError(f"{what} is infinite in {seen.endless}: a number is needed, or null for no label")
+    if kinds <= {int, float} and ((kinds and float in kinds) or (task and task.label_kind == "value")):
+        if task and task.label_kind == "class":
+            raise CorpusError(f"{what} holds floats, {task.name} has classes: write integers")
         return {"label_kind": "value"}
-    raise CorpusError(f"label column {column!r} of {corpus.name} holds {_names(kinds)}: numbers or strings are needed, of one kind")
+    if task and task.label_kind == "value":
+        raise CorpusError(f"{what} holds {_names(kinds)}, {task.name} has numbers")
+    if kinds == {str}:
+        if declared is not None and seen.names <= set(declared):
+            return {"label_kind": "class", "label_names": declared}
+        if task:
+            strange = sorted(seen.names - set(declared or ()))[0]
+            raise CorpusError(f"{what} has {strange!r}, which is no class of {task.name}: {', '.join(declared or ())}")
+        return {"label_kind": "class", "label_names": tuple(sorted(seen.names))}
+    if kinds <= {int, bool}:
+        _check_classes(what, declared, seen)
+        return {"label_kind": "class", "label_names": declared or (("false", "true") if kinds == {bool} else None)}
+    raise CorpusError(f"{what} holds {_names(kinds)}: numbers or strings are needed, of one kind")
 
 
-def _kept_type(column: str, corpus: Corpus, kinds: set[type]) -> str:
-    if kinds == {int, float}:
-        return "float64"
-    if len(kinds) > 1 or not kinds <= set(KEPT_TYPES):
-        raise CorpusError(f"column {column!r} of {corpus.name} holds {_names(kinds)}: only numbers, strings and booleans can be kept")
-    return KEPT_TYPES[next(iter(kinds), str)]
+def _check_classes(what: str, declared: tuple[str, ...] | None, seen: ColumnKind) -> None:
+    (lowest, low), (highest, high) = seen.lowest, seen.highest
+    if lowest < -1:
+        raise CorpusError(f"{what} has {lowest}: classes count from 0, -1 stands for no label; see {low}")
+    if declared is not None and highest >= len(declared):
+        raise CorpusError(
+            f"{what} has {highest}: its {len(declared)} classes are 0..{len(declared) - 1} ({', '.join(declared)}); see {high}"
+        )
+    for cell in sorted(seen.names & set(declared or ())):  # numbers in CSV
+        if declared is not None and declared[int(cell)] != cell:
+            raise CorpusError(
+                f"{what} has {cell}: the class of that name, or that number? Its classes are {', '.join(declared)}; write names"
+            )
 
 
 def _names(kinds: set[type]) -> str:
@@ -89,9 +119,8 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Pl
     """Read the corpus once, hash its rows, and cut it into units. `progress` is told the rows read so far."""
     identity = asked.identity
     names = row_columns(identity)
-    kinds: dict[str, set[type]] = {name: set() for name in names}
-    values: set[str] = set()  # string labels
-    lowest = 0  # integer label
+    label = identity.label_column if identity.label_kind != "span" else None
+    kinds = {name: ColumnKind(name, label=name == label) for name in ([label] if label else []) + list(identity.keep_columns)}
     ranges: list[dict[str, Any]] = []
     done = 0
     for split, files in asked.corpus.splits.items():
@@ -100,32 +129,28 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Pl
             left = None if identity.limit is None else identity.limit - row
             if left == 0:
                 break
-            for part in corpora.scan(file, names, rows=asked.config.rows_per_shard, limit=left):
+            for part in readers.scan(file, names, rows=asked.config.rows_per_shard, limit=left):
                 check_text(part.rows, identity, file, part.start)
-                for name in names:
-                    kinds[name].update(map(type, part.rows[name]))
-                if identity.label_column:
-                    labels = part.rows[identity.label_column]
-                    values.update(v for v in labels if isinstance(v, str))
-                    lowest = min([lowest, *(v for v in labels if isinstance(v, int))])
+                for name, kind in kinds.items():
+                    kind.add(part.rows[name], str(file), part.start, cells=file.format == "csv" and name not in identity.text_columns)
                 place = {"split": split, "number": number, "file": file.name, "start": part.start, "stop": part.start + part.count}
-                ranges.append({**place, "row": row, "offset": part.offset, "rows_sha256": corpora.rows_sha256(part.rows)})
+                ranges.append({**place, "row": row, "offset": part.offset, "rows_sha256": readers.rows_sha256(part.rows)})
                 number, row, done = number + 1, row + part.count, done + part.count
                 progress(done)
     if not ranges:
         raise CorpusError(f"corpus {identity.name} is empty: no rows in {', '.join(f.name for f in asked.corpus.files)}")
-    for found in kinds.values():
-        found.discard(type(None))
-    column = identity.label_column
     identity = replace(
         identity,
-        **_labels(column, asked.corpus, kinds[column] if column else set(), values, lowest),
-        keep_types=tuple(_kept_type(name, asked.corpus, kinds[name]) for name in identity.keep_columns),
+        **_labels(identity, asked.corpus, kinds[label] if label else None),
+        keep_types=tuple(kinds[name].kept(asked.corpus.name) for name in identity.keep_columns),
     )
+
+    task_teacher = matched(asked.task_teacher, identity)
 
     def unit(place: dict[str, Any]) -> Unit:
         shared = {k: place[k] for k in ("split", "row", "rows_sha256")}
-        return Unit(**place, id=unit_id(**shared, teacher=asked.teacher, corpus=identity, config=asked.config))
+        which: dict[str, Any] = {"teacher": asked.teacher, "corpus": identity, "config": asked.config, "task_teacher": task_teacher}
+        return Unit(**place, id=unit_id(**shared, **which))
 
     return Plan(
         corpus=identity,
@@ -135,26 +160,64 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Pl
         units=tuple(unit(place) for place in ranges),
         runtime=asked.runtime,
         source={file.name: file.stat() for file in asked.corpus.files},
+        task_teacher=task_teacher,
     )
 
 
 def row_columns(identity: CorpusIdentity) -> tuple[str, ...]:
     """The columns read from the corpus, each once."""
     label = (identity.label_column,) if identity.label_column else ()
-    return tuple(dict.fromkeys((*identity.text_columns, *label, *identity.keep_columns)))
+    name = (ID_COLUMN,) if identity.label_kind == "span" else ()
+    return tuple(dict.fromkeys((*identity.text_columns, *label, *name, *identity.keep_columns)))
 
 
-def check_text(rows: corpora.Rows, identity: CorpusIdentity, file: SourceFile, start: int) -> None:
-    """CorpusError for the first row whose text is not text, or with a number that Arrow has no type for."""
-    for column in row_columns(identity)[len(identity.text_columns) :]:
-        for index, value in enumerate(rows[column]):
-            if isinstance(value, int) and value.bit_length() > 63:
-                raise CorpusError(f"row {start + index} of {file.path}: column {column!r} is {value}, more than 64 bits hold")
+def typed_rows(rows: readers.Rows, identity: CorpusIdentity, file: SourceFile) -> readers.Rows:
+    """Rows with labels and kept columns as the plan has them: the cells of a CSV file are strings, whatever they mean."""
+    if file.format != "csv":
+        return rows
+    kept = dict(zip(identity.keep_columns, identity.keep_types, strict=True))
+    found = {name: typed(rows[name], kind) for name, kind in kept.items() if name not in identity.text_columns}
+    label, kind = identity.label_column, identity.label_kind
+    if label is not None and kind in ("class", "value") and label not in (*identity.text_columns, *found):
+        found[label] = typed_labels(rows[label], kind, identity.label_names)
+    return {**rows, **found}
+
+
+def check_text(rows: readers.Rows, identity: CorpusIdentity, file: SourceFile, start: int) -> None:
+    """CorpusError for the first row whose text is not text; of a span task, whose answer is not in its context."""
     for column in identity.text_columns:
-        for index, value in enumerate(rows[column]):
-            if not isinstance(value, str):
-                what = "null" if value is None else type(value).__name__
-                raise CorpusError(f"row {start + index} of {file.path}: column {column!r} is {what}, not text")
+        if set(map(type, rows[column])) <= {str}:
+            continue
+        index, value = next((i, v) for i, v in enumerate(rows[column]) if not isinstance(v, str))
+        what = "null" if value is None else type(value).__name__
+        raise CorpusError(
+            f"row {start + index} of {file}: column {column!r} is {what}, not text; leave such rows out, or write them as text"
+        )
+    if identity.label_kind == "span" and identity.label_column is not None:
+        context = rows[identity.text_columns[1]]
+        for index, answers in enumerate(rows[identity.label_column]):
+            wrong = _wrong_answers(answers, context[index])
+            if wrong:
+                raise CorpusError(
+                    f"row {start + index} of {file}: column {identity.label_column!r} {wrong}; "
+                    "{text: [strings], answer_start: [their first characters in the context]} is needed, empty lists for no answer"
+                )
+
+
+def _wrong_answers(answers: Any, context: str) -> str | None:
+    """What is wrong with the answers of a row; None if nothing is."""
+    if not isinstance(answers, dict) or set(answers) != {"text", "answer_start"}:
+        found = "null" if answers is None else f"{{{', '.join(answers)}}}" if isinstance(answers, dict) else f"a {type(answers).__name__}"
+        return f"is {found}"
+    texts, starts = answers["text"], answers["answer_start"]
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        return "has not one start for each text"
+    for text, at in zip(texts, starts, strict=True):
+        if type(text) is not str or type(at) is not int:
+            return f"has the answer {text!r} at {at!r}"
+        if not 0 <= at <= len(context) or context[at : at + len(text)] != text:
+            return f"has the answer {text[:40]!r} at {at}, where its context has {context[max(at, 0) : max(at, 0) + len(text)][:40]!r}"
+    return None
 
 
 def differences(asked: Draft, plan: Plan, *, finished: bool) -> list[str]:
@@ -162,19 +225,23 @@ def differences(asked: Draft, plan: Plan, *, finished: bool) -> list[str]:
 
     A finished dataset may have been made with other library versions, on another device.
     """
-    open_fields = {"corpus.label_kind", "corpus.label_names", "corpus.keep_types"}  # read from the rows
-    mine = {"corpus": asdict(asked.identity), "teacher": asdict(asked.teacher), "config": asked.config.to_json()}
+    open_fields = {"corpus.label_kind", "corpus.label_names", "corpus.keep_types", "task_teacher.order"}  # read from the rows
+    mine = {"corpus": asked.identity.to_json(), "teacher": asked.teacher.to_json(), "config": asked.config.to_json()}
+    if asked.task_teacher is not None:
+        mine["task_teacher"] = asdict(asked.task_teacher)
     if not finished:
         mine["versions"] = versions(asked.sources.device)
     theirs = plan.header_json()
+    if ("task_teacher" in mine) != ("task_teacher" in theirs):
+        there, here = (group["task_teacher"]["name"] if "task_teacher" in group else "none" for group in (theirs, mine))
+        return [f"task teacher: {there} there, {here} asked for"]
     found = []
     for group, values in mine.items():
-        for name, value in values.items():
-            there = theirs[group].get(name)
+        for name in {**values, **theirs[group]}:
+            value, there = values.get(name), theirs[group].get(name)
             if f"{group}.{name}" not in open_fields and _plain(value) != _plain(there):
-                found.append(
-                    f"{name if group in ('corpus', 'config') else f'{group} {name}'}: {_short(there)} there, {_short(value)} asked for"
-                )
+                called = name if group in ("corpus", "config") else f"{group.replace('_', ' ')} {name}"
+                found.append(f"{called}: {_short(there)} there, {_short(value)} asked for")
     return found
 
 

@@ -49,6 +49,11 @@ class Progress(AbstractContextManager["Progress"]):
         if self._bar is not None:
             self._bar.update(self._task, description="reading the corpus", completed=rows)
 
+    def sampling(self, rows: int) -> None:
+        """So many rows of a sample have been through the teacher."""
+        if self._bar is not None:
+            self._bar.update(self._task, description="sampling rows", completed=rows)
+
     def start(self, plan: Plan, done: int) -> None:
         """Units are about to run; `done` rows need not."""
         self._start = time.perf_counter()

@@ -1,23 +1,26 @@
 """What was asked, resolved: which corpus, columns, teacher, device and number format a run will use."""
 
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textsmooth.pipeline import demo
-from textsmooth.schemas.config import GenerateOptions, GenerationConfig
+from textsmooth.pipeline.sources import find_model, model_config, open_corpus, teacher_name
+from textsmooth.pipeline.task_teacher import identify
+from textsmooth.schemas.config import GenerateOptions, GenerationConfig, check_stride
 from textsmooth.schemas.errors import CorpusError, TeacherError, UsageError
 from textsmooth.schemas.manifest import RECEIPTS_FOLDER, TOKENIZER_FOLDER
-from textsmooth.schemas.plan import CorpusIdentity, Plan, TeacherIdentity
+from textsmooth.schemas.plan import CorpusIdentity, Plan, TaskTeacherIdentity, TeacherIdentity
 from textsmooth.schemas.shard import COLUMNS
+from textsmooth.schemas.tasks import Task, find_task
 from textsmooth.stages import corpus as corpora
-from textsmooth.stages.corpus import Corpus, SourceFile
+from textsmooth.stages import readers
+from textsmooth.stages.corpus import Corpus
+from textsmooth.stages.source import SourceFile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+NO_TASK_LENGTH = 512  # tokens, where neither a task nor the teacher says less
 RESERVED = (RECEIPTS_FOLDER, TOKENIZER_FOLDER)
 
 
@@ -28,6 +31,7 @@ class Sources:
     files: dict[str, SourceFile]  # CorpusIdentity's names -> files
     teacher: Path
     device: str
+    task_teacher: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,60 +45,7 @@ class Draft:
     config: GenerationConfig
     runtime: dict[str, Any]
     sources: Sources
-
-
-def slug(name: str) -> str:
-    """A name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")
-
-
-def teacher_folder(name: str | None, corpus: str) -> Path:
-    """The folder of a teacher, by `demo` or path. UsageError if there is none."""
-    if name is None and corpus != "demo":
-        raise UsageError("--teacher is needed: a folder with a masked language model (config.json, *.safetensors), or `demo`")
-    if name is None or name == "demo":
-        return demo.teacher_folder()
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise UsageError(
-            f"no teacher at {name!r}: give --teacher a folder with a masked language model (config.json, *.safetensors), or `demo`"
-        )
-    return folder
-
-
-def open_corpus(name: str) -> Corpus:
-    """The corpus that --corpus names; UsageError if nothing answers to it."""
-    if name == "demo":
-        folder = demo.corpus_folder()
-        files = {s: folder / f"{s}.jsonl" for s in ("train", "validation")}
-        splits: dict[str, tuple[SourceFile, ...]] = {s: (SourceFile(name=p.name, path=p, format="jsonl"),) for s, p in files.items()}
-        return Corpus(name="demo", splits=splits, license="apache-2.0")
-    return corpora.open_corpus(name)
-
-
-def default_out(options: GenerateOptions) -> Path:
-    """smoothed/<corpus>-<teacher>-k<topk>."""
-    teacher = options.teacher or "demo"
-    corpus, teacher = (name if name == "demo" else Path(name).expanduser().resolve().name for name in (options.corpus, teacher))
-    return Path("smoothed") / f"{slug(corpus)}-{slug(teacher)}-k{options.topk}"
-
-
-def _model_config(folder: Path) -> dict[str, Any]:
-    try:
-        value = json.loads((folder / "config.json").read_bytes())
-    except FileNotFoundError:
-        raise TeacherError(f"{folder} is not a model folder: it has no config.json") from None
-    except OSError as error:
-        raise TeacherError(f"cannot read {folder}/config.json: {error.strerror}") from None
-    except ValueError as error:
-        raise TeacherError(f"{folder}/config.json is not JSON: {error}") from None
-    if not isinstance(value, dict) or "vocab_size" not in value:
-        raise TeacherError(f"{folder}/config.json names no vocab_size: not a masked language model")
-    for name in ("vocab_size", "max_position_embeddings"):
-        number = value.get(name)
-        if (number is not None or name == "vocab_size") and (not isinstance(number, int) or number < 1):
-            raise TeacherError(f"{folder}/config.json has {name} {number!r}: not a masked language model")
-    return value
+    task_teacher: TaskTeacherIdentity | None = None
 
 
 def draft(options: GenerateOptions, before: Plan | None = None, *, finished: bool = False) -> Draft:
@@ -105,70 +56,115 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
     from textsmooth.stages import teacher as teachers
     from textsmooth.stages import tokenize as tokenizers
 
-    corpus = open_corpus(options.corpus).select(options.splits)
+    was = before.corpus.revision if before else None
+    corpus = open_corpus(options.corpus, revision=options.corpus_revision or was, streaming=options.streaming).select(options.splits)
     for split in corpus.splits:
         if split in RESERVED:
             raise UsageError(f"corpus {corpus.name} has a split {split!r}, and a dataset a folder of that name for itself; rename it")
-    text, label = _columns(corpus, options)
-    folder = teacher_folder(options.teacher, options.corpus)
-    model = _model_config(folder)
-    identity_of_weights = teachers.teacher_digest(folder)
-    tokenizer = tokenizers.load_tokenizer(folder)
-    vocab_size = int(model["vocab_size"])
+    text, label, task = _columns(corpus, options)
+    was = before.teacher.revision if before else None
+    found = find_model(teacher_name(options), options.teacher_revision or was, option="--teacher")
+    model = model_config(found.folder)
+    identity_of_weights = teachers.teacher_digest(found.folder)
+    tokenizer = tokenizers.load_tokenizer(found.folder)
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= int(model["vocab_size"]):
+        raise TeacherError(
+            f"the tokenizer in {found.folder} has token ids up to {highest}, the model {model['vocab_size']} of them: "
+            "they do not belong together"
+        )
+    vocab_size = highest + 1  # the model's logits may be wider: a padded vocabulary
     if options.topk > vocab_size:
         raise UsageError(f"topk {options.topk} is more than the teacher's vocabulary of {vocab_size}")
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= vocab_size:
-        raise TeacherError(
-            f"the tokenizer in {folder} has token ids up to {highest}, the model {vocab_size} of them: they do not belong together"
-        )
-    limit = min(int(model.get("max_position_embeddings") or tokenizers.NO_LIMIT), int(tokenizer.model_max_length))
-    if options.max_length is not None and options.max_length > limit:
-        raise UsageError(f"max-length {options.max_length} is more than the teacher's {limit} positions")
-    smallest = tokenizer.num_special_tokens_to_add(pair=len(text) == 2) + 1
-    if options.max_length is not None and options.max_length < smallest:
-        raise UsageError(f"max-length {options.max_length} leaves no room for text: {smallest} is the least")
-    device, settings = _auto(options, before, finished=finished)
+    if options.context != "unmasked" and tokenizer.mask_token_id is None:
+        raise UsageError(f"--context {options.context} needs a mask token, and the tokenizer in {found.folder} has none")
+    device, settings = _auto(options, before, finished=finished, vocab_size=vocab_size)
+    identity = CorpusIdentity(
+        name=corpus.name,
+        files={split: [f.name for f in files] for split, files in corpus.splits.items()},
+        text_columns=text,
+        label_column=label,
+        label_kind="span" if task and task.label_kind == "span" else None,
+        label_names=None,
+        keep_columns=options.keep_columns,
+        limit=options.limit,
+        license=corpus.license,
+        revision=corpus.revision,
+        task=task.name if task else None,
+    )
+    teacher = TeacherIdentity(
+        name=found.name,
+        digest=identity_of_weights,
+        tokenizer_digest=tokenizers.tokenizer_digest(tokenizer),
+        vocab_digest=tokenizers.vocab_digest(tokenizer),
+        vocab_size=vocab_size,
+        model_type=str(model.get("model_type", "unknown")),
+        license=corpora.folder_license(found.folder),
+        revision=found.revision,
+    )
+    known = before.config.max_length if before and finished else 0  # of a finished run: asking the model would take seconds
+    limit = known if known and (options.max_length or 0) <= known else teachers.position_limit(model, tokenizer)
+    config = GenerationConfig(
+        topk=options.topk,
+        mass=options.mass,
+        temperatures=options.temperatures,
+        context=options.context,
+        specials=options.specials,
+        codec=options.codec,
+        rows_per_shard=options.rows_per_shard,
+        **_lengths(options, before, task, limit, specials(tokenizer, text)),
+        **settings,
+    )
+    second = None
+    if options.task_teacher is not None:
+        was = before.task_teacher.revision if before and before.task_teacher else None
+        second = find_model(options.task_teacher, options.task_teacher_revision or was, option="--task-teacher")
     return Draft(
         corpus=corpus,
-        identity=CorpusIdentity(
-            name=corpus.name,
-            files={split: [f.name for f in files] for split, files in corpus.splits.items()},
-            text_columns=text,
-            label_column=label,
-            label_kind=None,
-            label_names=None,
-            keep_columns=options.keep_columns,
-            limit=options.limit,
-            license=corpus.license,
-        ),
-        teacher=TeacherIdentity(
-            name="demo" if folder == demo.teacher_folder() else folder.resolve().name,
-            digest=identity_of_weights,
-            tokenizer_digest=tokenizers.tokenizer_digest(tokenizer),
-            vocab_digest=tokenizers.vocab_digest(tokenizer),
-            vocab_size=vocab_size,
-            model_type=str(model.get("model_type", "unknown")),
-            license=corpora.folder_license(folder),
-        ),
+        identity=identity,
+        teacher=teacher,
         tokenizer=tokenizer,
-        config=GenerationConfig(
-            topk=options.topk,
-            mass=options.mass,
-            temperatures=options.temperatures,
-            specials=options.specials,
-            max_length=options.max_length or min(limit, tokenizers.NO_LIMIT),
-            rows_per_shard=options.rows_per_shard,
-            **settings,
-        ),
+        config=config,
         runtime=_runtime(options),
-        sources=Sources(files={f.name: f for f in corpus.files}, teacher=folder, device=device),
+        sources=Sources(
+            files={f.name: f for f in corpus.files},
+            teacher=found.folder,
+            device=device,
+            task_teacher=second.folder if second else None,
+        ),
+        task_teacher=identify(second, identity, teacher, config) if second else None,
     )
 
 
-def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...], str | None]:
+def specials(tokenizer: "PreTrainedTokenizerFast", text: tuple[str, ...]) -> int:
+    """Special tokens that a row gets."""
+    return int(tokenizer.num_special_tokens_to_add(pair=len(text) == 2))
+
+
+def _lengths(options: GenerateOptions, before: Plan | None, task: Task | None, limit: int, specials: int) -> dict[str, Any]:
+    """max_length, long and stride. UsageError for a length that the teacher cannot have, or that leaves no room for text."""
+    asked = options.max_length
+    if asked is not None and asked > limit:
+        raise UsageError(f"max-length {asked} is more than the teacher's {limit} positions")
+    if asked is not None and asked < specials + 1:
+        raise UsageError(f"max-length {asked} leaves no room for text: {specials + 1} is the least")
+    max_length = asked or (before.config.max_length if before else min(limit, task.max_length if task else NO_TASK_LENGTH))
+    long = options.long or (before.config.long if before else task.long if task else "truncate")
+    if task is not None and task.label_kind == "span" and long != "window":
+        raise UsageError(f"{task.name} looks for answers in long contexts: --long {long} would cut them off, leave it away")
+    if long != "window":
+        if options.stride is not None:
+            raise UsageError("--stride is what the windows of a long row share: it needs --long window")
+        return {"max_length": max_length, "long": long}
+    was = before.config.stride if before and before.config.long == "window" and before.config.max_length == max_length else None
+    stride = options.stride or was or max(max_length // 3, 1)
+    check_stride(stride, max_length - 2 * specials)
+    return {"max_length": max_length, "long": long, "stride": stride}
+
+
+def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...], str | None, Task | None]:
     """The text and label columns, chosen among those of all files; each file must have them."""
-    found = {file: columns for file in corpus.files if (columns := corpora.columns(file))}  # an empty file has no rows to lose
+    found = {file: columns for file in corpus.files if (columns := readers.columns(file))}  # an empty file has no rows to lose
     if not found:
         raise CorpusError(f"corpus {corpus.name} is empty: no rows in {', '.join(f.name for f in corpus.files)}")
     for column in options.keep_columns:
@@ -177,20 +173,22 @@ def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...],
     union: dict[str, bool] = {}
     for columns in found.values():
         union.update(columns)
-    text, label = corpora.choose_columns(
-        union, text=options.text_columns, label=options.label_column, keep=options.keep_columns, where=corpus.name
-    )
+    task = find_task(corpus.name, union)
+    if task is not None and (options.text_columns not in ((), task.text_columns) or options.label_column not in (None, task.label_column)):
+        task = None  # other columns, another task
+    chosen = (task.text_columns, task.label_column) if task else (options.text_columns, options.label_column)
+    text, label = corpora.choose_columns(union, text=chosen[0], label=chosen[1], keep=options.keep_columns, where=corpus.name)
     for file, columns in found.items():
         missing = [c for c in (*text, *options.keep_columns, *([label] if label else [])) if c not in columns]
         if missing:
             raise UsageError(
-                f"{file.path} has no column {missing[0]!r} (it has {', '.join(columns)}), other files have; "
+                f"{file} has no column {missing[0]!r} (it has {', '.join(columns)}), other files have; "
                 "leave such splits out with --split, or add the column"
             )
-    return text, label
+    return text, label, task
 
 
-def _auto(options: GenerateOptions, before: Plan | None, *, finished: bool) -> tuple[str, dict[str, Any]]:
+def _auto(options: GenerateOptions, before: Plan | None, *, finished: bool, vocab_size: int) -> tuple[str, dict[str, Any]]:
     """The device, and the settings that depend on it. A finished run needs no device: where it was made on one, that is the answer."""
     from textsmooth.stages.device import pick_device, pick_dtype
 
@@ -202,8 +200,14 @@ def _auto(options: GenerateOptions, before: Plan | None, *, finished: bool) -> t
         "device": kind,
         "dtype": options.dtype or (same.dtype if same else pick_dtype(device)),
         "max_batch_tokens": options.max_batch_tokens or (same.max_batch_tokens if same else 65536 if on_gpu else 1024),
-        "chunk_tokens": same.chunk_tokens if same else 4096 if on_gpu else 256,
+        "chunk_tokens": same.chunk_tokens if same else chunk_tokens(vocab_size, on_gpu=on_gpu),
     }
+
+
+def chunk_tokens(vocab_size: int, *, on_gpu: bool) -> int:
+    """Tokens of one vocabulary projection: fewer for a large vocabulary, whose logits would leave the cache."""
+    most = 4096 if on_gpu else 256
+    return most if vocab_size <= 65536 else most // 4
 
 
 def _runtime(options: GenerateOptions) -> dict[str, Any]:

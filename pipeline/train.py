@@ -16,6 +16,7 @@ from textsmooth.pipeline.train_progress import TrainProgress
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER, Manifest
+from textsmooth.schemas.tasks import TASKS
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.schemas.version import VERSION
 from textsmooth.stages.collate import Batch, SmoothedCollator
@@ -167,7 +168,7 @@ def train(options: TrainOptions, progress: TrainProgress | None = None) -> Train
         result = TrainResult(
             out=out,
             inputs=options.inputs,
-            metric=MAIN_METRIC[label_kind],
+            metric=_metric(manifest, label_kind),
             metrics=score.history[-1]["metrics"],
             eval_split=None if evaluation is None else evaluation.dataset.name,
             steps=distiller.done,
@@ -236,6 +237,12 @@ def _evaluate(options: TrainOptions, distiller: Distiller, rows: _Rows, label_ki
     return metrics(logits, rows.labels[chosen], label_kind)
 
 
+def _metric(manifest: Manifest, label_kind: str) -> str:
+    """The score that counts: the task's, where the corpus is a known one."""
+    task = TASKS.get(manifest.corpus.get("task") or "")
+    return task.metrics[0] if task else MAIN_METRIC[label_kind]
+
+
 def _pad_id(manifest: Manifest) -> int:
     return manifest.special_ids.get("pad") or 0
 
@@ -261,6 +268,8 @@ def _open(folder: str, split: str, max_rows: int | None) -> _Rows:
     """A split with labels. DatasetError if it has no label column, or not one labelled row."""
     dataset = SmoothedDataset(folder, split)
     rows = _labelled(dataset, max_rows)
+    if dataset.manifest.corpus["label_kind"] == "span":
+        raise DatasetError(f"the dataset in {folder} has answers in contexts, and only labels of rows can be trained on as yet")
     if rows is None and dataset.labels is None:
         raise DatasetError(f"the dataset in {folder} has no labels, the task needs them; generate it with --label-column")
     if rows is None:

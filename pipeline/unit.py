@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,25 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from textsmooth.pipeline.plan import row_columns
+from textsmooth.pipeline.columns import logits_column, span_columns, window_columns
+from textsmooth.pipeline.plan import row_columns, typed_rows
 from textsmooth.pipeline.request import Sources
 from textsmooth.schemas.errors import CorpusError, DatasetError, TeacherError, first_line
 from textsmooth.schemas.manifest import MANIFEST, RECEIPTS_FOLDER
 from textsmooth.schemas.plan import Plan, Receipt, Unit
 from textsmooth.schemas.shard import ShardMeta, shard_schema
-from textsmooth.stages import corpus as corpora
+from textsmooth.stages import readers
 from textsmooth.stages.codec import TokenBlock, encode
+from textsmooth.stages.context import passes
 from textsmooth.stages.device import device_name
+from textsmooth.stages.kinds import arrow_type
 from textsmooth.stages.shard import shard_bytes
+from textsmooth.stages.spans import find_spans
 from textsmooth.stages.sparsify import ChunkSoftIds, Sparsifier, gather_soft_ids
 from textsmooth.stages.statistics import UnitStats
 from textsmooth.stages.storage import pretty_json, put, put_exclusive, read_json, remove
-from textsmooth.stages.teacher import Batch, Teacher, batches, chunks, teacher_digest
+from textsmooth.stages.task_teacher import TaskTeacher
+from textsmooth.stages.teacher import Batch, Teacher, chunks, teacher_digest
 from textsmooth.stages.tokenize import TokenRows, load_tokenizer, tokenize, tokenizer_digest
 
 READ_AHEAD = 2  # units made ready before their forward pass, and units being written after it
@@ -41,8 +46,9 @@ READ_AHEAD = 2  # units made ready before their forward pass, and units being wr
 class Ready:
     """A unit made ready for the forward pass."""
 
-    rows: corpora.Rows
+    rows: readers.Rows
     tokens: TokenRows
+    task_tokens: TokenRows  # by the task teacher's own tokenizer, where it has another
     wanted: NDArray[np.bool_]  # [N]
     seconds: float
 
@@ -55,6 +61,8 @@ class Scored:
     positions: NDArray[np.int64]
     padded: int
     seconds: float
+    passed: int = 0  # real tokens of the forward passes, where a row has several
+    task_logits: NDArray[np.float32] | None = None  # of the task teacher, as TaskTeacher.logits
 
 
 def receipt_path(out: Path, unit: Unit) -> Path:
@@ -80,7 +88,7 @@ def shard_path(unit: Unit, sha256: str) -> str:
 class UnitWorker:
     """Holds a teacher and runs units of one plan, one after the other.
 
-    on_batch is told of every forward pass: real tokens, padded tokens, rows.
+    on_batch is told of every forward pass: real tokens, padded tokens, rows of text (each once, though it may run in several).
     Raises CorpusError if the rows are not the planned ones, TeacherError if the teacher is not.
     """
 
@@ -90,13 +98,16 @@ class UnitWorker:
         self.plan, self.sources, self.out, self.on_batch = plan, sources, out, on_batch
         config = plan.config
         self.tokenizer = load_tokenizer(sources.teacher)
-        self.teacher = Teacher(sources.teacher, dtype=getattr(torch, config.dtype), device=sources.device)
+        self.teacher = Teacher(
+            sources.teacher,
+            dtype=getattr(torch, config.dtype),
+            device=sources.device,
+            vocab_size=plan.teacher.vocab_size,
+            pad_id=self.tokenizer.pad_token_id or 0,
+        )
         if (teacher_digest(sources.teacher), tokenizer_digest(self.tokenizer)) != (plan.teacher.digest, plan.teacher.tokenizer_digest):
             raise TeacherError(f"the teacher in {sources.teacher} is not the planned one: it changed meanwhile; give another --out")
-        if self.teacher.vocab_size != plan.teacher.vocab_size:
-            raise TeacherError(
-                f"the teacher's logits are {self.teacher.vocab_size} wide, its config.json says {plan.teacher.vocab_size}: a damaged folder"
-            )
+        self.task_teacher = None if plan.task_teacher is None else _task_teacher(plan, sources)
         self.sparsify = Sparsifier(topk=config.topk, mass=config.mass, temperatures=config.extra_temperatures)
         self.device = device_name(sources.device)
 
@@ -120,7 +131,7 @@ class UnitWorker:
                         yield done
                         continue
                     prepared = future.result()
-                    scored = self._score(prepared)
+                    scored = self.score(prepared)
                     writing.append(writer.submit(self._finish, unit, prepared, scored))
                     while writing and (writing[0].done() or len(writing) > READ_AHEAD):
                         yield writing.popleft().result()
@@ -132,53 +143,85 @@ class UnitWorker:
 
     def _prepare(self, unit: Unit) -> Ready:
         start = time.perf_counter()
-        identity, config = self.plan.corpus, self.plan.config
         file = self.sources.files[unit.file]
-        rows = corpora.read(file, row_columns(identity), unit.start, unit.stop, unit.offset)
-        if corpora.rows_sha256(rows) != unit.rows_sha256:
+        rows = readers.read(file, row_columns(self.plan.corpus), unit.start, unit.stop, unit.offset)
+        if readers.rows_sha256(rows) != unit.rows_sha256:
             raise CorpusError(
-                f"rows {unit.start}..{unit.stop} of {file.path} changed since the run was planned; restore the file, or give another --out"
+                f"rows {unit.start}..{unit.stop} of {file} changed since the run was planned; restore the file, or give another --out"
             )
-        texts = [rows[column] for column in identity.text_columns]
+        return replace(self.ready(typed_rows(rows, self.plan.corpus, file)), seconds=time.perf_counter() - start)
+
+    def ready(self, rows: readers.Rows) -> Ready:
+        """Rows tokenized for the forward pass."""
+        start = time.perf_counter()
+        identity, config = self.plan.corpus, self.plan.config
+        first = rows[identity.text_columns[0]]
+        second = rows[identity.text_columns[1]] if len(identity.text_columns) == 2 else None
         tokens = tokenize(
             self.tokenizer,
-            texts[0],
-            texts[1] if len(texts) == 2 else None,
+            first,
+            second,
             max_length=config.max_length,
             vocab_size=self.plan.teacher.vocab_size,
+            stride=config.stride if config.long == "window" else None,
+            places=identity.label_kind == "span",
         )
+        own = self.task_teacher
+        task_tokens = tokens
+        if own is not None and own.identity[1] != self.plan.teacher.tokenizer_digest:
+            task_tokens = tokenize(own.tokenizer, first, second, max_length=own.max_length, vocab_size=own.ids)
         wanted = ~tokens.special if config.specials == "plain" else np.ones_like(tokens.special)
-        return Ready(rows=rows, tokens=tokens, wanted=wanted, seconds=time.perf_counter() - start)
+        return Ready(rows=rows, tokens=tokens, task_tokens=task_tokens, wanted=wanted, seconds=time.perf_counter() - start)
+
+    def score(self, ready: Ready) -> Scored:
+        """Rows through the teacher, and through the task teacher if there is one."""
+        return self._with_task_logits(ready, self._score(ready))
 
     def _score(self, ready: Ready) -> Scored:
         start = time.perf_counter()
-        config = self.plan.config
-        padded = 0
+        config, tokens, device = self.plan.config, ready.tokens, self.teacher.device
+        padded = passed = 0
+        counts = np.empty(0, np.bool_)  # of the pass that runs
+
+        def source() -> Iterator[Batch]:
+            nonlocal counts
+            for run in passes(tokens, ready.wanted, count=config.passes, mask_id=self.tokenizer.mask_token_id):
+                counts = run.counts
+                if run.idle:
+                    self.on_batch(0, 0, run.idle)
+                yield from self.teacher.batches(run.tokens, run.wanted, max_batch_tokens=config.max_batch_tokens, only=run.rows)
 
         def done(batch: Batch) -> None:
-            nonlocal padded
-            padded += batch.input_ids.numel()
-            self.on_batch(int(batch.attention_mask.sum()), batch.input_ids.numel(), len(batch.rows))
+            nonlocal padded, passed
+            real = int(batch.attention_mask.sum())
+            padded, passed = padded + batch.input_ids.numel(), passed + real
+            self.on_batch(real, batch.input_ids.numel(), int(counts[batch.rows].sum()))
 
-        pad = self.tokenizer.pad_token_id or 0
-        source = batches(ready.tokens, ready.wanted, max_batch_tokens=config.max_batch_tokens, pad_id=pad)
-        original = torch.from_numpy(ready.tokens.input_ids.astype(np.int64)).to(self.teacher.device)
-        found: list[ChunkSoftIds] = []
-        positions: list[NDArray[np.int64]] = []
-        for logits, where in chunks(self.teacher, source, chunk_tokens=config.chunk_tokens, done=done):
-            found.append(self.sparsify(logits[: len(where)], original[torch.from_numpy(where).to(self.teacher.device)]))
-            positions.append(where)
-        if self.teacher.device.type == "cuda":
-            torch.cuda.synchronize(self.teacher.device)
+        original = torch.from_numpy(tokens.input_ids.astype(np.int64)).to(device)
+
+        def soft_ids(logits: torch.Tensor, where: NDArray[np.int64]) -> ChunkSoftIds:
+            return self.sparsify(logits[: len(where)], original[torch.from_numpy(where).to(device)])
+
+        found = list(chunks(self.teacher, source(), chunk_tokens=config.chunk_tokens, done=done, use=soft_ids))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         return Scored(
-            chunks=found,
-            positions=np.concatenate(positions) if positions else np.empty(0, np.int64),
+            chunks=[soft for soft, _ in found],
+            positions=np.concatenate([np.empty(0, np.int64), *(where for _, where in found)]),
             padded=padded,
+            passed=passed if config.passes > 1 else 0,
             seconds=time.perf_counter() - start,
         )
 
-    def _finish(self, unit: Unit, ready: Ready, scored: Scored) -> Receipt:
+    def _with_task_logits(self, ready: Ready, scored: Scored) -> Scored:
+        if self.task_teacher is None:
+            return scored
         start = time.perf_counter()
+        logits = self.task_teacher.logits(ready.task_tokens, max_batch_tokens=self.plan.config.max_batch_tokens)
+        return replace(scored, task_logits=logits, seconds=scored.seconds + time.perf_counter() - start)
+
+    def encode(self, unit: Unit, ready: Ready, scored: Scored) -> tuple[pa.Buffer, UnitStats]:
+        """The bytes of a unit's shard. TeacherError if the teacher gave NaN."""
         plan, tokens = self.plan, ready.tokens
         soft = gather_soft_ids(
             scored.chunks,
@@ -193,24 +236,41 @@ class UnitWorker:
             )
         label = labels(ready.rows, plan)
         block = TokenBlock(
-            row=np.arange(unit.row, unit.row + unit.rows),
+            row=unit.row + tokens.source,
             row_offsets=tokens.row_offsets,
             input_ids=tokens.input_ids,
             token_type_ids=tokens.token_type_ids,
             soft=soft,
-            label=label,
+            label=None if label is None else label[tokens.source],
         )
-        kept = {name: _kept_array(ready.rows[name], name, kind) for name, kind in _kept(plan)}
+        windows = plan.config.long == "window"
+        kept = {name: _kept_array(ready.rows[name], name, kind).take(pa.array(tokens.source)) for name, kind in _kept(plan)}
+        lost = 0
+        if windows:
+            kept |= window_columns(tokens)
+        if plan.corpus.label_kind == "span":
+            spans = find_spans(tokens, ready.rows[plan.corpus.label_column or ""], unit.rows)
+            kept |= span_columns(ready.rows, tokens, spans, plan)
+            lost = int(spans.lost.sum())
+        if scored.task_logits is not None:
+            kept |= logits_column(scored.task_logits, tokens, span=plan.corpus.label_kind == "span")
         data = shard_bytes(encode(block, unit_schema(plan, unit, token_types=tokens.token_type_ids is not None), kept))
-        sha256 = hashlib.sha256(data).hexdigest()
-        stats = UnitStats.of(
+        return data, UnitStats.of(
             soft,
             topk=plan.config.topk,
             rows=unit.rows,
             padded=scored.padded,
+            passed=scored.passed,
             truncated_rows=tokens.truncated,
+            windows=len(tokens) if windows else 0,
+            lost_answers=lost,
             unlabelled_rows=0 if label is None else int((np.isnan(label) if label.dtype.kind == "f" else label < 0).sum()),
         )
+
+    def _finish(self, unit: Unit, ready: Ready, scored: Scored) -> Receipt:
+        start = time.perf_counter()
+        data, stats = self.encode(unit, ready, scored)
+        sha256 = hashlib.sha256(data).hexdigest()
         encoded = time.perf_counter()
         shard = shard_path(unit, sha256)
         put(self.out / shard, memoryview(data))
@@ -222,10 +282,11 @@ class UnitWorker:
             sha256=sha256,
             bytes=data.size,
             rows=unit.rows,
-            tokens=len(tokens.input_ids),
-            entries=len(soft.ids),
+            windows=len(ready.tokens) if self.plan.config.long == "window" else None,
+            tokens=stats.tokens,
+            entries=stats.entries,
             stats=stats.to_json(),
-            versions=plan.versions,
+            versions=self.plan.versions,
             device=self.device,
             timings={
                 "prepare_s": round(ready.seconds, 4),
@@ -243,19 +304,26 @@ class UnitWorker:
         return receipt
 
 
+def _task_teacher(plan: Plan, sources: Sources) -> TaskTeacher:
+    planned, folder = plan.task_teacher, sources.task_teacher
+    assert planned is not None and folder is not None
+    loaded = TaskTeacher(
+        folder, kind=planned.kind, width=planned.width, order=planned.order, dtype=getattr(torch, plan.config.dtype), device=sources.device
+    )
+    if loaded.identity != (planned.digest, planned.tokenizer_digest):
+        raise TeacherError(f"the task teacher in {folder} is not the planned one: it changed meanwhile; give another --out")
+    return loaded
+
+
 def _kept(plan: Plan) -> list[tuple[str, str]]:
     return list(zip(plan.corpus.keep_columns, plan.corpus.keep_types, strict=True))
 
 
 def _kept_array(values: list[Any], name: str, kind: str) -> pa.Array:
     try:
-        return pa.array(values, _arrow(kind))
-    except pa.ArrowException as error:
+        return pa.array(values, arrow_type(kind))
+    except (pa.ArrowException, OverflowError) as error:
         raise CorpusError(f"column {name!r} cannot be kept as {kind}: {first_line(error)}") from None
-
-
-def _arrow(kind: str) -> pa.DataType:
-    return {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}[kind]
 
 
 def unit_schema(plan: Plan, unit: Unit, *, token_types: bool) -> pa.Schema:
@@ -274,20 +342,24 @@ def unit_schema(plan: Plan, unit: Unit, *, token_types: bool) -> pa.Schema:
         split=unit.split,
         unit=unit.id,
     )
-    keep = tuple(pa.field(name, _arrow(kind)) for name, kind in _kept(plan))
-    return shard_schema(meta, token_types=token_types, label_kind=plan.corpus.label_kind, keep=keep)
+    keep = tuple(pa.field(name, arrow_type(kind)) for name, kind in _kept(plan))
+    return shard_schema(
+        meta,
+        token_types=token_types,
+        label_kind=plan.corpus.label_kind,
+        windows=config.long == "window",
+        logits=plan.task_teacher.width if plan.task_teacher else None,
+        keep=keep,
+    )
 
 
-def labels(rows: corpora.Rows, plan: Plan) -> NDArray[Any] | None:
+def labels(rows: readers.Rows, plan: Plan) -> NDArray[Any] | None:
     """The label column: int64 with -1 for none, or float64 with NaN for none."""
     column, kind, names = plan.corpus.label_column, plan.corpus.label_kind, plan.corpus.label_names
-    if column is None or kind is None:
+    if column is None or kind in (None, "span"):
         return None
-    values = rows[column]
     if kind == "value":
-        return np.array([np.nan if v is None else v for v in values], np.float64)
-    if values and any(isinstance(v, str) for v in values):
-        assert names is not None
-        index = {name: i for i, name in enumerate(names)}
-        return np.array([-1 if v is None else index[v] for v in values], np.int64)
-    return np.array([-1 if v is None else v for v in values], np.int64)
+        none = -1 if plan.corpus.task else None  # GLUE's test sets have -1 where a score would be
+        return np.array([np.nan if v is None or v == none else v for v in rows[column]], np.float64)
+    index = {name: i for i, name in enumerate(names or ())}
+    return np.array([-1 if v is None else index[v] if isinstance(v, str) else v for v in rows[column]], np.int64)

@@ -13,6 +13,7 @@ import pytest
 
 from textsmooth.pipeline import demo
 from textsmooth.schemas.shard import COLUMNS, ShardMeta, shard_schema
+from textsmooth.schemas.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -91,20 +92,41 @@ def test_the_table_of_columns_is_the_schema() -> None:
         split="train",
         unit="u",
     )
-    schema = shard_schema(meta, token_types=True, label_kind="class")
+    schemas = [shard_schema(meta, token_types=True, label_kind=kind, windows=True, logits=2) for kind in ("class", "value", "span")]
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", FORMAT, re.MULTILINE)
-    told = {name: kind.replace("\\", "").replace("[S]", "[2]") for name, kind in rows}
-    assert list(told) == list(COLUMNS) == schema.names
+    told = {name: kind.replace("\\", "").replace("[S]", "[2]").replace("[C]", "[2]") for name, kind in rows}
+    assert list(told) == list(COLUMNS)
+    for schema in schemas:
+        assert [name for name in COLUMNS if name in schema.names] == schema.names
+    assert {name for schema in schemas for name in schema.names} == set(COLUMNS)
 
     def short(kind: pa.DataType) -> str:
         if pa.types.is_fixed_size_list(kind):
             return f"fixed_size_list<{short(kind.value_type)}>[{kind.list_size}]"
         if pa.types.is_list(kind):
             return f"list<{short(kind.value_type)}>"
+        if pa.types.is_struct(kind):
+            return f"struct<{', '.join(f'{f.name}: {short(f.type)}' for f in kind)}>"
         return {"halffloat": "float16", "float": "float32", "uint16": "id"}.get(str(kind), str(kind))
 
-    for name, kind in told.items():
-        assert short(schema.field(name).type) in kind.split(" or "), name
+    for schema in schemas:
+        for field in schema:
+            assert short(field.type) in re.split(" or |, or ", told[field.name]), field
+
+
+def test_the_table_of_tasks_is_the_code() -> None:
+    told = re.findall(r"^\| `([a-z]\S*)` \|(.+)\|$", (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name, _ in told] == list(TASKS)
+    for name, row in told:
+        task = TASKS[name]
+        assert [cell.strip() for cell in row.split("|")] == [
+            f"{task.repo}:{task.config}",
+            " + ".join(task.text_columns),
+            f"{task.label_column} ({task.label_kind})",
+            ", ".join(task.label_names or ("–",)),
+            ", ".join(task.metrics),
+            str(task.max_length),
+        ]
 
 
 def test_every_metadata_key_of_a_shard_is_in_the_format() -> None:

@@ -11,7 +11,7 @@ from textsmooth.pipeline.plan import cut
 from textsmooth.pipeline.request import draft
 from textsmooth.pipeline.unit import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
-from textsmooth.schemas.errors import TeacherError, UsageError
+from textsmooth.schemas.errors import TeacherError
 from textsmooth.stages.storage import read_manifest
 
 
@@ -45,8 +45,8 @@ def test_a_folder_with_configs_asks_for_one(gen: Callable[..., Ran], desk: Path,
     assert "give one of" in line and f"--corpus {hub_folder}:" in line
 
 
-def test_the_teacher_must_be_named(desk: Path) -> None:
-    with pytest.raises(UsageError, match="--teacher is needed"):
+def test_without_a_teacher_named_it_is_the_default_one(desk: Path) -> None:
+    with pytest.raises(TeacherError, match="google-bert/bert-base-uncased is neither on this machine"):  # tests are offline
         generate(GenerateOptions(corpus=str(desk / "good.jsonl")))
 
 

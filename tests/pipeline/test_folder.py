@@ -10,7 +10,7 @@ import pytest
 from helpers_gen import Ran, files_of, rows, shards_of, tree, write_jsonl
 
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.stages import corpus as corpora
+from textsmooth.stages import readers
 from textsmooth.stages.storage import read_manifest
 
 HALF = 2.0**-11  # relative rounding error of float16
@@ -113,7 +113,7 @@ def test_a_finished_run_has_nothing_to_do_and_does_not_read_the_corpus(
     def scan(*given: Any, **named: Any) -> Any:
         raise AssertionError("the corpus was read")
 
-    monkeypatch.setattr(corpora, "scan", scan)
+    monkeypatch.setattr(readers, "scan", scan)
     ran = gen(*args)
     assert ran.code == 0
     assert ran.out.startswith(f"Nothing to do: {tmp_path / 'out'} is finished")

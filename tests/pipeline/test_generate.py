@@ -163,7 +163,7 @@ def test_rows_without_text_are_rows_of_special_tokens(temperatures: str, gen: Ca
     ("values", "stored", "names"),
     [
         ([1, 0, None], [1, 0, -1], None),
-        ([True, False, None], [1, 0, -1], None),
+        ([True, False, None], [1, 0, -1], ["false", "true"]),
         (["pos", "neg", None], [1, 0, -1], ["neg", "pos"]),
         ([0.25, 3, -1.5], [0.25, 3.0, -1.5], None),
         ([0.5, None, 1.0], [0.5, np.nan, 1.0], None),

@@ -1,0 +1,212 @@
+"""Corpora of every shape through the command: formats agree, cells get their types, labels are those of the task, answers are checked."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers_gen import Ran, rows, write_jsonl, wrong
+
+from textsmooth.stages.storage import read_manifest
+
+CSV_ROWS = [
+    {"text": "the cat sat", "label": "1", "stars": "4", "score": "0.5", "zip": "007", "note": ""},
+    {"text": "", "label": "", "stars": "", "score": "", "zip": "12", "note": "good, very"},
+    {"text": "a dog\nran", "label": "0", "stars": "-1", "score": "2", "zip": "", "note": 'a "film"'},
+]
+
+
+def table(folder: Path, split: str = "train") -> pa.Table:
+    shards = [pa.ipc.open_file(pa.memory_map(str(p))).read_all() for p in sorted((folder / split).glob("*.arrow"))]
+    return pa.concat_tables([t.replace_schema_metadata() for t in shards])
+
+
+def write_csv(path: Path, lines: list[dict[str, str]]) -> Path:
+    def cell(value: str) -> str:
+        return '"' + value.replace('"', '""') + '"' if set(value) & set('",\n') else value
+
+    records = [",".join(lines[0])] + [",".join(map(cell, line.values())) for line in lines]
+    path.write_text("\n".join(records) + "\n", encoding="utf-8")
+    return path
+
+
+def test_cells_of_csv_become_labels_and_columns_of_one_type(gen: Callable[..., Ran], tmp_path: Path) -> None:
+    corpus = write_csv(tmp_path / "c.csv", CSV_ROWS)
+    keep = ("--keep-columns", "stars,score,zip,note,text", "--rows-per-shard", 1)
+    ran = gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 2, "--text-column", "text", *keep)
+    assert ran.code == 0, ran.err
+    found = table(tmp_path / "out")
+    assert found["label"].to_pylist() == [1, -1, 0]
+    assert found["stars"].to_pylist() == [4, None, -1] and found.schema.field("stars").type == pa.int64()
+    assert found["score"].to_pylist() == [0.5, None, 2.0]
+    assert found["zip"].to_pylist() == ["007", "12", None]
+    assert found["note"].to_pylist() == [None, "good, very", 'a "film"']
+    assert found["text"].to_pylist() == ["the cat sat", "", "a dog\nran"]
+    dry = gen("--corpus", corpus, "--out", tmp_path / "dry", "--topk", 2, "--text-column", "text", *keep, "--dry-run")
+    assert dry.code == 0, dry.err
+
+
+@pytest.mark.parametrize(
+    ("cells", "stored", "names"),
+    [
+        (["1", "", "0"], [1, -1, 0], None),
+        (["0.5", "", "3"], [0.5, np.nan, 3.0], None),
+        (["pos", "", "neg"], [1, -1, 0], ["neg", "pos"]),
+        (["true", "false", ""], [1, 0, -1], ["false", "true"]),
+        (["1", "x", "0"], [1, 2, 0], ["0", "1", "x"]),
+        (["", "", ""], [-1, -1, -1], None),
+    ],
+)
+def test_labels_of_csv(cells: list[str], stored: list[Any], names: list[str] | None, gen: Callable[..., Ran], tmp_path: Path) -> None:
+    corpus = write_csv(tmp_path / "c.csv", [{"text": "the cat", "label": cell} for cell in cells])
+    ran = gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 2, "--text-column", "text", "--rows-per-shard", 1)
+    assert ran.code == 0, ran.err
+    np.testing.assert_equal(table(tmp_path / "out")["label"].to_pylist(), stored)
+    assert read_manifest(tmp_path / "out").corpus["label_names"] == names
+
+
+def test_the_same_rows_of_different_formats_are_the_same_shards(gen: Callable[..., Ran], tmp_path: Path) -> None:
+    lines = [{"text": row["text"], "label": row["label"]} for row in rows(12)]
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(data))
+    (folder / "b.jsonl.zst").write_bytes(pa.Codec("zstd").compress(data, asbytes=True))
+    pq.write_table(pa.Table.from_pylist(lines), folder / "c.parquet")
+    write_csv(folder / "d.csv", [{k: "" if v is None else str(v) for k, v in line.items()} for line in lines])
+    ran = gen("--corpus", folder / "*.*", "--out", tmp_path / "out", "--topk", 2, "--text-column", "text")
+    assert ran.code == 0, ran.err
+    assert read_manifest(tmp_path / "out").corpus["files"] == {"train": ["a.jsonl.gz", "b.jsonl.zst", "c.parquet", "d.csv"]}
+    found = table(tmp_path / "out").drop_columns(["row"])
+    assert found.num_rows == 48
+    for start in (12, 24, 36):
+        assert found.slice(start, 12).equals(found.slice(0, 12))
+
+
+def test_lists_and_structs_are_kept(gen: Callable[..., Ran], tmp_path: Path) -> None:
+    lines = [
+        {"text": "the cat", "tags": ["a", "b"], "meta": {"by": "x", "at": [1, 2]}},
+        {"text": "a dog", "tags": [], "meta": None},
+        {"text": "a bird", "tags": None, "meta": {"at": [0.5]}},
+    ]
+    corpus = write_jsonl(tmp_path / "c.jsonl", lines)
+    ran = gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 2, "--keep-columns", "tags,meta", "--rows-per-shard", 1)
+    assert ran.code == 0, ran.err
+    found = table(tmp_path / "out")
+    assert found["tags"].to_pylist() == [["a", "b"], [], None]
+    assert found["meta"].to_pylist() == [{"at": [1.0, 2.0], "by": "x"}, None, {"at": [0.5], "by": None}]
+    again = gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 2, "--keep-columns", "tags,meta", "--rows-per-shard", 1)
+    assert again.code == 0 and "Nothing to do" in again.out
+
+
+def test_columns_that_cannot_be_kept(gen: Callable[..., Ran], desk: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "when": pa.array([0], pa.timestamp("us")), "raw": [b"x"]}), desk / "c.parquet")
+    for column, kind in (("when", "datetime"), ("raw", "bytes")):
+        line = wrong(gen, desk, 1, "--corpus", "c.parquet", "--keep-columns", column, "--out", "out", "--topk", 2)
+        assert f"holds a {kind}" in line
+
+
+def glue(folder: Path, task: str, splits: dict[str, list[dict[str, Any]]]) -> str:
+    """A folder laid out as GLUE is, with one config."""
+    (folder / "glue").mkdir()
+    entries = "".join(f"\n  - {{split: {split}, path: {split}.jsonl}}" for split in splits)
+    (folder / "glue/README.md").write_text(f"---\nconfigs:\n- config_name: {task}\n  data_files:{entries}\n---\n")
+    for split, lines in splits.items():
+        write_jsonl(folder / "glue" / f"{split}.jsonl", lines)
+    return f"{folder / 'glue'}:{task}"
+
+
+def pair(label: Any) -> dict[str, Any]:
+    return {"sentence1": "the cat", "sentence2": "a dog", "label": label}
+
+
+def test_scores_stay_scores_where_all_are_whole_numbers(gen: Callable[..., Ran], tmp_path: Path) -> None:
+    corpus = glue(tmp_path, "stsb", {"train": [pair(4), pair(0), pair(None)], "test": [pair(-1), pair(-1)]})
+    ran = gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 2)
+    assert ran.code == 0, ran.err
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.corpus["label_kind"], manifest.corpus["label_names"], manifest.corpus["task"]) == ("value", None, "glue/stsb")
+    np.testing.assert_equal(table(tmp_path / "out")["label"].to_pylist(), [4.0, 0.0, np.nan])
+    np.testing.assert_equal(table(tmp_path / "out", "test")["label"].to_pylist(), [np.nan, np.nan])
+    assert manifest.statistics["unlabelled_rows"] == 3
+
+
+@pytest.mark.parametrize("labels", [[0, 1, -1], ["entailment", "not_entailment", None]])
+def test_a_task_names_its_classes_in_its_order(labels: list[Any], gen: Callable[..., Ran], tmp_path: Path) -> None:
+    corpus = glue(tmp_path, "rte", {"train": [pair(label) for label in labels]})
+    ran = gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 2)
+    assert ran.code == 0, ran.err
+    assert read_manifest(tmp_path / "out").corpus["label_names"] == ["entailment", "not_entailment"]
+    assert table(tmp_path / "out")["label"].to_pylist() == [0, 1, -1]
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "words"),
+    [
+        ("rte", [0, 2], "has 2: its 2 classes are 0..1 (entailment, not_entailment); see row 1 of"),
+        ("rte", [0, -2], "has -2: classes count from 0, -1 stands for no label; see row 1 of"),
+        ("rte", ["entailment", "contradiction"], "has 'contradiction', which is no class of glue/rte"),
+        ("rte", [0, 0.5], "holds floats, glue/rte has classes"),
+        ("stsb", ["high", "low"], "holds str, glue/stsb has numbers"),
+        ("stsb", [0.5, float("inf")], "is infinite in row 1 of"),
+    ],
+)
+def test_labels_that_are_not_those_of_the_task(task: str, labels: list[Any], words: str, gen: Callable[..., Ran], desk: Path) -> None:
+    corpus = glue(desk, task, {"train": [pair(labels[0])], "validation": [pair(labels[0]), pair(labels[1])]})
+    line = wrong(gen, desk, 1, "--corpus", corpus, "--out", "out", "--topk", 2)
+    assert words in line and ("row" not in words or "validation.jsonl" in line)
+
+
+def test_class_names_that_are_numbers_and_numbers_that_are_classes(gen: Callable[..., Ran], desk: Path) -> None:
+    names = "".join(f"\n          '{i}': '{i + 1}'" for i in range(5))
+    features = f"\n  - name: text\n    dtype: string\n  - name: label\n    dtype:\n      class_label:\n        names:{names}"
+    (desk / "stars").mkdir()
+    (desk / "stars/README.md").write_text(f"---\ndataset_info:\n  features:{features}\n---\n")
+    write_csv(desk / "stars/train.csv", [{"text": "good", "label": "4"}, {"text": "bad", "label": "1"}])
+    line = wrong(gen, desk, 1, "--corpus", "stars", "--out", "out", "--topk", 2, "--text-column", "text")
+    assert "the class of that name, or that number?" in line
+
+
+def question(**changes: Any) -> dict[str, Any]:
+    answers = {"text": ["cat"], "answer_start": [4]}
+    return {"id": "1", "question": "who sat", "context": "the cat sat", "answers": answers, **changes}
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        (None, "is null"),
+        ("cat", "is a str"),
+        ({"text": ["cat"]}, "is {text}"),
+        ({"text": ["cat"], "answer_start": []}, "has not one start for each text"),
+        ({"text": "cat", "answer_start": 4}, "has not one start for each text"),
+        ({"text": ["cat"], "answer_start": ["4"]}, "has the answer 'cat' at '4'"),
+        ({"text": ["cat"], "answer_start": [5]}, "has the answer 'cat' at 5, where its context has 'at '"),
+        ({"text": ["cat"], "answer_start": [-7]}, "has the answer 'cat' at -7"),
+        ({"text": ["", ""], "answer_start": [11, 12]}, "has the answer '' at 12"),
+    ],
+)
+def test_answers_are_checked_against_their_context(answers: Any, words: str, gen: Callable[..., Ran], desk: Path) -> None:
+    write_jsonl(desk / "squad.jsonl", [question(), question(answers=answers)])
+    line = wrong(gen, desk, 1, "--corpus", "squad.jsonl", "--out", "out", "--topk", 2)
+    assert "row 1 of squad.jsonl: column 'answers' " + words in line
+
+
+def test_null_text_is_named_by_row_column_and_file(gen: Callable[..., Ran], desk: Path) -> None:
+    write_jsonl(desk / "a1.jsonl", [{"text": "a"}])
+    write_jsonl(desk / "a2.jsonl", [{"text": "a"}, {"text": None}])
+    line = wrong(gen, desk, 1, "--corpus", "a*.jsonl", "--out", "out", "--topk", 2)
+    assert "row 1 of a2.jsonl: column 'text' is null, not text" in line
+
+
+def test_a_row_of_a_million_characters_is_cut_like_any_other(gen: Callable[..., Ran], tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("the cat sat\n" + "the dog ran. " * 80_000 + "\n", encoding="utf-8")
+    ran = gen("--corpus", tmp_path / "c.txt", "--out", tmp_path / "out", "--topk", 2)
+    assert ran.code == 0, ran.err
+    assert [len(ids) for ids in table(tmp_path / "out")["input_ids"].to_pylist()] == [5, 24]
+    assert read_manifest(tmp_path / "out").statistics["truncated_rows"] == 1
