@@ -10,6 +10,11 @@ def _at(revision: str | None) -> str:
     return f" at commit `{revision[:12]}`" if revision else ""
 
 
+def _bin(p: float) -> str:
+    """A quantile that is known to within a bin of 0.01."""
+    return "below 0.01" if p < 0.01 else "above 0.99" if p > 0.99 else f"{p:.2f}"
+
+
 def card(plan: Plan, shards: tuple[ShardEntry, ...], statistics: dict[str, Any], digest: str) -> str:
     """Markdown text, a pure function of its arguments."""
     import yaml
@@ -72,7 +77,12 @@ def card(plan: Plan, shards: tuple[ShardEntry, ...], statistics: dict[str, Any],
         f"| temperatures stored | {', '.join(f'{t:g}' for t in sorted({1.0, *config.temperatures}))} |",
         f"| {long} |",
         f"| probability inside the entries | {', '.join(f'{m:.1%} at k = {k}' for k, m in captured.items())} |",
-        f"| p(original) | mean {original['mean']:.3f}, median {original['q50']:.2f}, 5 % quantile {original['q05']:.2f} |",
+        f"| p(original) | mean {original['mean']:.3f}, median {_bin(original['q50'])}, 5 % quantile {_bin(original['q05'])} |",
+        *(
+            [f"| unknown to the tokenizer | {statistics['unknown_tokens'] / max(statistics['tokens'], 1):.1%} of the tokens |"]
+            if "unknown_tokens" in statistics
+            else []
+        ),
         f"| size | {statistics['bytes'] / 1e6:,.1f} MB, {statistics['bytes_per_token']:.0f} bytes per token |",
         f"| dataset digest | `{digest}` |",
         "",

@@ -43,6 +43,17 @@ class Terminated(BaseException):
     """SIGTERM arrived."""
 
 
+class Command(click.Command):
+    """A command that refuses an option given twice where it can be given once: the last one would win without a word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for param in order:
+            if isinstance(param, click.Option) and not param.multiple and not param.is_flag and order.count(param) > 1:
+                raise click.UsageError(f"{param.opts[0]} is given twice; it takes one value", ctx)
+        return super().parse_args(ctx, args)
+
+
 class LazyGroup(click.Group):
     """A group that imports a command when it is asked for: `--help` stays fast."""
 

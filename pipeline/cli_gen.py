@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from textsmooth.schemas.config import CODECS, DEFAULT_TEACHER, DTYPES, LONG_ROWS, SPECIALS, STREAMING, GenerateOptions
+from textsmooth.pipeline.cli import Command
+from textsmooth.schemas.config import CODECS, DEFAULT_TEACHER, DTYPES, LONG_ROWS, SPECIALS, STREAMING, GenerateOptions, context_passes
 from textsmooth.schemas.errors import UsageError
 
 if TYPE_CHECKING:
     from textsmooth.pipeline.generate import Generated
+    from textsmooth.schemas.manifest import Manifest
 
 
 class Auto(click.ParamType[int | str | None]):
@@ -32,16 +34,18 @@ def _numbers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
         raise UsageError(f"{param.opts[0]} takes numbers separated by commas, not {','.join(values)!r}") from None
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--corpus", required=True, help="demo; glue/TASK, squad; OWNER/NAME[:config] of the Hub; a folder laid out so; files, globs.")
 @click.option("--corpus-revision", help="Branch, tag or commit of a corpus on the Hub.  [default: main]")
 @click.option("--streaming", type=click.Choice(STREAMING), default="auto", show_default=True, help="Read Hub files without fetching them.")
-@click.option("--split", "splits", multiple=True, help="Split to read; repeatable.  [default: all]")
+@click.option("--split", "splits", multiple=True, help="Split to read; repeatable, or a,b.  [default: all]")
 @click.option("--text-column", "text_columns", multiple=True, help="Column of the text; twice for a pair.  [default: found by name]")
 @click.option("--label-column", help="Column of the label.  [default: label, if there is one]")
 @click.option("--keep-columns", multiple=True, help="Column to carry through; repeatable, or a,b.")
 @click.option("--limit", type=int, help="Only the first N rows of each split.")
-@click.option("--teacher", help=f"Masked language model: OWNER/NAME of the Hub, a folder, or demo.  [default: {DEFAULT_TEACHER}]")
+@click.option(
+    "--teacher", help=f"Masked language model: OWNER/NAME of the Hub, a folder, or demo.  [default: {DEFAULT_TEACHER}; demo for demo]"
+)
 @click.option("--teacher-revision", help="Branch, tag or commit of a teacher on the Hub.  [default: main]")
 @click.option("--task-teacher", help="Fine-tuned classifier or span model; its logits are written as teacher_logits.")
 @click.option("--task-teacher-revision", help="Branch, tag or commit of a task teacher on the Hub.  [default: main]")
@@ -72,13 +76,21 @@ def _numbers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 @click.option("--overwrite", is_flag=True, help="Remove the run that is in the output folder first.")
 @click.option("--progress", type=click.Choice(("auto", "rich", "json", "none")), default="auto", show_default=True, help="On stderr.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def gen(keep_columns: tuple[str, ...], dry_run: bool, price_per_hour: float | None, progress: str, debug: bool, **options: Any) -> None:
+def gen(
+    keep_columns: tuple[str, ...],
+    splits: tuple[str, ...],
+    dry_run: bool,
+    price_per_hour: float | None,
+    progress: str,
+    debug: bool,
+    **options: Any,
+) -> None:
     """Make a smoothed dataset: for every token of a corpus, the top of a teacher's distribution over the vocabulary.
 
     Interrupted, the same command goes on where it was. A finished folder is never written again.
     """
-    kept = tuple(name for value in keep_columns for name in value.split(","))
-    asked = GenerateOptions(keep_columns=kept, **options)
+    kept, splits = (tuple(name.strip() for value in values for name in value.split(",")) for values in (keep_columns, splits))
+    asked = GenerateOptions(keep_columns=kept, splits=splits, **options)
 
     if price_per_hour is not None and not (dry_run and math.isfinite(price_per_hour) and price_per_hour >= 0):
         raise UsageError(f"--price-per-hour {price_per_hour:g}: it takes a number of at least 0, and goes with --dry-run")
@@ -115,18 +127,29 @@ def summary_text(made: "Generated") -> str:
     lines = [
         f"{first}  (dataset {manifest.dataset[:12]})",
         f"  {counted(statistics['rows'], 'row')}, {counted(statistics['tokens'], 'token')}, {statistics['smoothed_tokens']:,} smoothed",
+        f"  text from {' + '.join(manifest.corpus['text_columns'])}, {_label(manifest.corpus)}",
     ]
+    if manifest.task_teacher is not None:
+        lines.append(f"  teacher_logits by {manifest.task_teacher['name']}{_classes(manifest)}")
     if made.units:
         lines.append(
-            f"  {made.tokens:,} tokens in {made.run_s:.1f} s: {made.tokens / made.run_s:,.0f} tokens/s, "
-            f"padding {statistics['padding']:.1%}, device busy {made.busy:.0%} (teacher loaded in {made.load_s:.1f} s)"
+            f"  {made.tokens:,} tokens{_passes(manifest)} in {made.run_s:.1f} s: {made.tokens / made.run_s:,.0f} tokens/s, "
+            f"padding {statistics['padding']:.1%}, device busy {made.busy:.0%}"
         )
     if statistics.get("windows"):
         lines.append(f"  {counted(statistics['windows'], 'window')} of at most {manifest.config['max_length']} tokens")
     if statistics.get("lost_answers"):
         lines.append(f"  without a window that holds the whole answer: {counted(statistics['lost_answers'], 'row')}")
     if statistics["truncated_rows"]:
-        lines.append(f"  cut: {counted(statistics['truncated_rows'], 'row')} longer than {manifest.config['max_length']} tokens")
+        what = f"longer than {manifest.config['max_length']} tokens"
+        if statistics.get("windows"):
+            what = "whose first text left too little room for windows of the second"
+        lines.append(f"  cut: {counted(statistics['truncated_rows'], 'row')} {what}")
+    if statistics.get("unknown_tokens"):
+        share = statistics["unknown_tokens"] / max(statistics["tokens"], 1)
+        lines.append(f"  unknown to the tokenizer: {counted(statistics['unknown_tokens'], 'token')}, {share:.1%}")
+    if statistics.get("task_truncated_rows"):
+        lines.append(f"  cut for the task teacher: {counted(statistics['task_truncated_rows'], 'row')}")
     if statistics["unlabelled_rows"]:
         lines.append(f"  without a label (null or -1): {counted(statistics['unlabelled_rows'], 'row')}")
     if statistics["smoothed_tokens"]:
@@ -137,6 +160,29 @@ def summary_text(made: "Generated") -> str:
         f"  {counted(len(manifest.shards), 'shard')}, {size(statistics['bytes'])}, {statistics['bytes_per_token']:.0f} bytes per token",
         f"Next: textsmooth inspect {made.out}",
     ]
-    if manifest.corpus["label_kind"] in ("class", "value"):
-        lines.append(f"      textsmooth train {made.out} --student STUDENT --out OUT   (textsmooth student --help makes a STUDENT)")
+    labelled = statistics["unlabelled_rows"] < statistics["rows"] and "train" in manifest.splits
+    if manifest.corpus["label_kind"] in ("class", "value") and labelled:
+        lines.append(f"      textsmooth train {made.out} --student STUDENT --out OUT")
+        lines.append("      textsmooth student --help   tells how a STUDENT is made")
     return "\n".join(lines)
+
+
+def _label(corpus: dict[str, Any]) -> str:
+    if corpus["label_kind"] is None:
+        return "no label"
+    return f"label from {corpus['label_column']} ({corpus['label_kind']})"
+
+
+def _passes(manifest: "Manifest") -> str:
+    passes = context_passes(manifest.config["context"])
+    return "" if passes == 1 else f", each row masked in {passes} ways,"
+
+
+def _classes(manifest: "Manifest") -> str:
+    """Which class of the task teacher is which of the corpus's."""
+    second = manifest.task_teacher or {}
+    names, classes = second.get("names"), manifest.corpus["label_names"]
+    if not names or not classes:
+        return ""
+    order = second.get("order") or range(len(classes))
+    return f": {', '.join(f'{names[i]} = {name}' for i, name in zip(order, classes, strict=True))}"

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from textsmooth.pipeline.cli import Command
+
 if TYPE_CHECKING:
     from textsmooth.pipeline.inspect import SmoothedRow
 
@@ -12,18 +14,21 @@ if TYPE_CHECKING:
 LEAST_SHOWN = 0.005  # what would read 0.00 says nothing
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--row", "rows", type=click.IntRange(0), multiple=True, default=(0,), show_default=True, help="Row of the split; repeatable.")
+@click.option(
+    "--window", type=click.IntRange(0), default=0, show_default=True, help="Window of the row, where long rows were cut into windows."
+)
 @click.option("--split", help="Split to look into.  [default: the first]")
 @click.option("--alternatives", type=click.IntRange(1), default=5, show_default=True, help="Alternatives shown per token.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def inspect(dataset: Path, rows: tuple[int, ...], split: str | None, alternatives: int, debug: bool) -> None:
+def inspect(dataset: Path, rows: tuple[int, ...], window: int, split: str | None, alternatives: int, debug: bool) -> None:
     """Show smoothed sentences: each token with its most probable alternatives."""
     from textsmooth.pipeline.inspect import read_row
 
     for row in rows:
-        show(read_row(dataset, row, split, alternatives))
+        show(read_row(dataset, row, split, alternatives, window))
 
 
 def show(row: "SmoothedRow") -> None:
@@ -31,8 +36,9 @@ def show(row: "SmoothedRow") -> None:
     from rich.cells import cell_len
 
     label = f", label {row.label}" if row.label is not None else ""
-    click.secho(f"{row.split} row {row.row}{label}", bold=True)
-    width = max(cell_len(t.token) for t in row.tokens)  # characters of some scripts take two columns
+    window = f", window {row.window} (of {row.windows})" if row.window is not None else ""
+    click.secho(f"{row.split} row {row.row}{window}{label}", bold=True)
+    width = max((cell_len(t.token) for t in row.tokens), default=0)  # characters of some scripts take two columns
     for token in row.tokens:
         column = token.token + " " * (width - cell_len(token.token))
         if not token.alternatives:

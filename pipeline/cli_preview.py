@@ -34,7 +34,9 @@ def _plan(preview: Preview) -> Iterator[str]:
     label = "none" if plan.corpus.label_kind is None else f"{plan.corpus.label_column} ({plan.corpus.label_kind})"
     mass = f", mass {config.mass:g}" if config.mass < 1 else ""
     stored = ", ".join(f"{t:g}" for t in sorted({1.0, *config.temperatures}))
-    if preview.finished:
+    if preview.refused is not None:
+        yield f"Would be refused: {preview.refused}"
+    elif preview.finished:
         yield f"Nothing to do: {preview.out} is finished"
     else:
         yield f"Would write {preview.out}{', removing the run that is there' if preview.removes else ''}"

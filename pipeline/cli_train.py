@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from textsmooth.pipeline.cli import Command
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import INPUTS, TAILS, TRAIN_DTYPES, TrainOptions
 
@@ -20,7 +21,7 @@ def _option(name: str, kind: Any, text: str) -> Callable[[_Command], _Command]:
     return click.option(f"--{name.replace('_', '-')}", name, type=kind, default=default, show_default=default is not None, help=text)
 
 
-@click.command(context_settings=_SETTINGS)
+@click.command(cls=Command, context_settings=_SETTINGS)
 @click.argument("dataset")
 @click.option("--student", required=True, metavar="FOLDER", help="The model to train: a local folder with safetensors and tokenizer.")
 @click.option("--out", metavar="FOLDER", help="Where to save it.  [default: students/<dataset>-<inputs>]")
@@ -59,19 +60,22 @@ def _layers(text: str) -> tuple[int, ...]:
         raise UsageError(f"layers {text!r} is no list of layer numbers; give for example --layers 0,5") from None
 
 
-@click.command(context_settings=_SETTINGS)
-@click.option("--from", "teacher", required=True, metavar="TEACHER", help="Folder of a masked language model, or `demo`.")
+@click.command(cls=Command, context_settings=_SETTINGS)
+@click.option(
+    "--from", "teacher", required=True, metavar="TEACHER", help="Masked language model: OWNER/NAME of the Hub, a folder, or demo."
+)
+@click.option("--from-revision", "revision", help="Branch, tag or commit of a model on the Hub.  [default: main]")
 @click.option("--layers", required=True, metavar="0,5", help="Encoder layers to take, counted from 0.")
 @click.option("--out", required=True, metavar="FOLDER", help="Where to save the student.")
 @click.option("--overwrite", is_flag=True, help="Replace the model in --out.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def student(teacher: str, layers: str, out: str, overwrite: bool, debug: bool) -> None:
+def student(teacher: str, revision: str | None, layers: str, out: str, overwrite: bool, debug: bool) -> None:
     """Make a student from a teacher's embeddings, head and some of its layers."""
     chosen = _layers(layers)
-    from textsmooth.pipeline.demo import teacher_folder
+    from textsmooth.pipeline.sources import find_model
     from textsmooth.stages.student import make_student, model_folder
 
-    folder = teacher_folder() if teacher == "demo" else model_folder(teacher, "teacher")
+    folder = model_folder(str(find_model(teacher, revision, option="--from").folder), "teacher")
     made = make_student(folder, chosen, Path(out), overwrite=overwrite)
     click.echo(f"saved    {made}  ({len(chosen)} of the teacher's layers: {', '.join(map(str, chosen))})")
     click.echo(f"next     textsmooth train DATASET --student {made}")

@@ -1,6 +1,7 @@
 """Smoothed sentences as people can read them: every token with its most probable alternatives."""
 
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ class SmoothedRow:
 
     split: str
     row: int
+    window: int | None  # None where rows were not cut into windows
+    windows: int
     label: str | None
     tokens: tuple[SmoothedToken, ...]
 
@@ -71,8 +74,8 @@ def _shown(char: str) -> str:
     return char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode()
 
 
-def read_row(folder: Path, row: int, split: str | None = None, alternatives: int = 5) -> SmoothedRow:
-    """Row number `row` of a split (the first split if none is named). DatasetError or UsageError in one line."""
+def read_row(folder: Path, row: int, split: str | None = None, alternatives: int = 5, window: int = 0) -> SmoothedRow:
+    """A row of the corpus, in a split (the first if none is named), and one of its windows. DatasetError or UsageError in one line."""
     from tokenizers import Tokenizer
 
     manifest = read_manifest(folder)
@@ -82,9 +85,14 @@ def read_row(folder: Path, row: int, split: str | None = None, alternatives: int
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower
         raise DatasetError(f"{path} is missing or damaged ({error}); {AGAIN}") from None
-    if not 0 <= row < len(dataset):
-        raise UsageError(f"no row {row} in split {dataset.name}: it has rows 0 to {len(dataset) - 1}")
-    block = dataset.batch(np.array([row]))
+    rows = sum(shard.rows for shard in dataset.shards)
+    if not 0 <= row < rows:
+        raise UsageError(f"no row {row} in split {dataset.name}: it has rows 0 to {rows - 1}")
+    cut = any(shard.windows is not None for shard in dataset.shards)
+    first, stop = (_sample(dataset, row), _sample(dataset, row + 1)) if cut else (row, row + 1)
+    if not 0 <= window < stop - first:
+        raise UsageError(f"no window {window} of row {row} in split {dataset.name}: its windows are 0 to {stop - first - 1}")
+    block = dataset.batch(np.array([first + window]))
     soft = block.soft
 
     name = readable(tokenizer)
@@ -100,4 +108,16 @@ def read_row(folder: Path, row: int, split: str | None = None, alternatives: int
     if block.label is not None:
         names, value = manifest.corpus["label_names"], block.label[0]
         label = names[value] if names and 0 <= value < len(names) else f"{value:g}"
-    return SmoothedRow(split=dataset.name, row=int(block.row[0]), label=label, tokens=tuple(tokens()))
+    return SmoothedRow(
+        split=dataset.name,
+        row=int(block.row[0]),
+        window=window if cut else None,
+        windows=stop - first,
+        label=label,
+        tokens=tuple(tokens()),
+    )
+
+
+def _sample(dataset: SmoothedDataset, row: int) -> int:
+    """The first sample of a dataset that is of this row of the corpus, or of a later one."""
+    return bisect_left(range(len(dataset)), row, key=lambda sample: int(dataset.batch(np.array([sample])).row[0]))

@@ -27,12 +27,14 @@ DECIDES_BYTES = (
     "schemas/plan.py",
     "schemas/shard.py",
     "schemas/soft_ids.py",
+    "schemas/tasks.py",
     "stages/batches.py",
     "stages/codec.py",
     "stages/context.py",
     "stages/delimited.py",
     "stages/kinds.py",
     "stages/lines.py",
+    "stages/model.py",
     "stages/readers.py",
     "stages/shard.py",
     "stages/source.py",
@@ -42,6 +44,8 @@ DECIDES_BYTES = (
     "stages/task_teacher.py",
     "stages/teacher.py",
     "stages/tokenize.py",
+    "pipeline/columns.py",
+    "pipeline/plan.py",
     "pipeline/unit.py",
 )
 
@@ -89,7 +93,7 @@ def _labels(identity: CorpusIdentity, corpus: Corpus, seen: ColumnKind | None) -
         if task:
             strange = sorted(seen.names - set(declared or ()))[0]
             raise CorpusError(f"{what} has {strange!r}, which is no class of {task.name}: {', '.join(declared or ())}")
-        return {"label_kind": "class", "label_names": tuple(sorted(seen.names))}
+        return {"label_kind": "class", "label_names": seen.classes(corpus.name)}
     if kinds <= {int, bool}:
         _check_classes(what, declared, seen)
         return {"label_kind": "class", "label_names": declared or (("false", "true") if kinds == {bool} else None)}
@@ -129,7 +133,7 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Pl
             left = None if identity.limit is None else identity.limit - row
             if left == 0:
                 break
-            for part in readers.scan(file, names, rows=asked.config.rows_per_shard, limit=left):
+            for part in readers.scan(file, names, rows=asked.config.rows_per_shard, limit=left, late=asked.late):
                 check_text(part.rows, identity, file, part.start)
                 for name, kind in kinds.items():
                     kind.add(part.rows[name], str(file), part.start, cells=file.format == "csv" and name not in identity.text_columns)
@@ -145,7 +149,8 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Pl
         keep_types=tuple(kinds[name].kept(asked.corpus.name) for name in identity.keep_columns),
     )
 
-    task_teacher = matched(asked.task_teacher, identity)
+    from_features = identity.task is not None or identity.label_column in asked.corpus.class_names
+    task_teacher = matched(asked.task_teacher, identity, ordered=from_features)
 
     def unit(place: dict[str, Any]) -> Unit:
         shared = {k: place[k] for k in ("split", "row", "rows_sha256")}

@@ -5,7 +5,7 @@ A sample of the corpus goes through the run's own worker. Legend: N tokens, V vo
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.request import Sources
 from textsmooth.pipeline.unit import UnitWorker
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig
-from textsmooth.schemas.errors import CorpusError
+from textsmooth.schemas.errors import ConflictError, CorpusError
 from textsmooth.schemas.manifest import MANIFEST, PLAN
 from textsmooth.schemas.plan import Plan, Unit
 from textsmooth.schemas.soft_ids import id_dtype
@@ -73,6 +73,7 @@ class Preview:
     rows_left: int
     finished: bool  # there is nothing to do
     removes: bool  # another run is removed first: --overwrite
+    refused: str | None = None  # why it would not run as it is asked for
     sample: Sample | None = None  # None if finished
     statistics: dict[str, Any] | None = None  # the manifest's, if finished
 
@@ -111,10 +112,16 @@ class Preview:
 def preview(options: GenerateOptions, progress: Progress | None = None) -> Preview:
     """Plan a run, put a sample of its rows through the teacher, and say what the run would do; nothing is written.
 
-    Raises what `generate` raises. Of a finished dataset the teacher is not loaded: it has its own statistics.
+    Raises what `generate` raises, but that the folder holds another run: that is told beside the rest. Of a finished dataset the
+    teacher is not loaded: it has its own statistics.
     """
     with progress or Progress("none") as shown:
-        out, asked, plan, new = resolve(options, shown)
+        refused = None
+        try:
+            out, asked, plan, new = resolve(options, shown)
+        except ConflictError as error:  # said, and shown all the same: nothing is written
+            out, asked, plan, new = resolve(replace(options, overwrite=True), shown)
+            refused = str(error)
         finished = not new and (out / MANIFEST).is_file()
         done = {} if new or finished else finished_units(out, plan)
         statistics = sample = None
@@ -130,6 +137,7 @@ def preview(options: GenerateOptions, progress: Progress | None = None) -> Previ
             rows_left=0 if finished else plan.rows - sum(receipt.rows for receipt in done.values()),
             finished=finished,
             removes=new and (out / PLAN).is_file(),
+            refused=refused,
             sample=sample,
             statistics=statistics,
         )

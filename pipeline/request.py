@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textsmooth.pipeline.sources import find_model, model_config, open_corpus, teacher_name
+from textsmooth.pipeline.sources import find_model, hub_corpus_name, model_config, open_corpus, teacher_name
 from textsmooth.pipeline.task_teacher import identify
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig, check_stride
 from textsmooth.schemas.errors import CorpusError, TeacherError, UsageError
 from textsmooth.schemas.manifest import RECEIPTS_FOLDER, TOKENIZER_FOLDER
-from textsmooth.schemas.plan import CorpusIdentity, Plan, TaskTeacherIdentity, TeacherIdentity
+from textsmooth.schemas.plan import CorpusIdentity, Plan, TaskTeacherIdentity, TeacherIdentity, check_split
 from textsmooth.schemas.shard import COLUMNS
-from textsmooth.schemas.tasks import Task, find_task
+from textsmooth.schemas.tasks import TEXT_COLUMNS, Task, find_task
 from textsmooth.stages import corpus as corpora
 from textsmooth.stages import readers
 from textsmooth.stages.corpus import Corpus
@@ -46,6 +46,7 @@ class Draft:
     runtime: dict[str, Any]
     sources: Sources
     task_teacher: TaskTeacherIdentity | None = None
+    late: tuple[tuple[str, ...], ...] = ()  # as corpus.late_columns
 
 
 def draft(options: GenerateOptions, before: Plan | None = None, *, finished: bool = False) -> Draft:
@@ -56,14 +57,18 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
     from textsmooth.stages import teacher as teachers
     from textsmooth.stages import tokenize as tokenizers
 
-    was = before.corpus.revision if before else None
-    corpus = open_corpus(options.corpus, revision=options.corpus_revision or was, streaming=options.streaming).select(options.splits)
+    corpus = open_corpus(
+        options.corpus,
+        revision=options.corpus_revision or _pinned(before and before.corpus, hub_corpus_name(options.corpus)),
+        streaming=options.streaming,
+    ).select(options.splits)
     for split in corpus.splits:
+        check_split(split)
         if split in RESERVED:
             raise UsageError(f"corpus {corpus.name} has a split {split!r}, and a dataset a folder of that name for itself; rename it")
-    text, label, task = _columns(corpus, options)
-    was = before.teacher.revision if before else None
-    found = find_model(teacher_name(options), options.teacher_revision or was, option="--teacher")
+    text, label, task, late = _columns(corpus, options)
+    name = teacher_name(options)
+    found = find_model(name, options.teacher_revision or _pinned(before and before.teacher, name), option="--teacher")
     model = model_config(found.folder)
     identity_of_weights = teachers.teacher_digest(found.folder)
     tokenizer = tokenizers.load_tokenizer(found.folder)
@@ -117,10 +122,11 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
     )
     second = None
     if options.task_teacher is not None:
-        was = before.task_teacher.revision if before and before.task_teacher else None
-        second = find_model(options.task_teacher, options.task_teacher_revision or was, option="--task-teacher")
+        pinned = _pinned(before and before.task_teacher, options.task_teacher)
+        second = find_model(options.task_teacher, options.task_teacher_revision or pinned, option="--task-teacher")
     return Draft(
         corpus=corpus,
+        late=late,
         identity=identity,
         teacher=teacher,
         tokenizer=tokenizer,
@@ -134,6 +140,11 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
         ),
         task_teacher=identify(second, identity, teacher, config) if second else None,
     )
+
+
+def _pinned(before: CorpusIdentity | TeacherIdentity | TaskTeacherIdentity | None, name: str) -> str | None:
+    """The commit that the plan in the folder has, where the same name of the Hub is asked for again."""
+    return before.revision if before is not None and before.name == name and not Path(name.partition(":")[0]).exists() else None
 
 
 def specials(tokenizer: "PreTrainedTokenizerFast", text: tuple[str, ...]) -> int:
@@ -162,8 +173,8 @@ def _lengths(options: GenerateOptions, before: Plan | None, task: Task | None, l
     return {"max_length": max_length, "long": long, "stride": stride}
 
 
-def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...], str | None, Task | None]:
-    """The text and label columns, chosen among those of all files; each file must have them."""
+def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...], str | None, Task | None, tuple[tuple[str, ...], ...]]:
+    """The text and label columns, chosen among those of all files, each file must have them; the task; corpus.late_columns."""
     found = {file: columns for file in corpus.files if (columns := readers.columns(file))}  # an empty file has no rows to lose
     if not found:
         raise CorpusError(f"corpus {corpus.name} is empty: no rows in {', '.join(f.name for f in corpus.files)}")
@@ -174,18 +185,26 @@ def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...],
     for columns in found.values():
         union.update(columns)
     task = find_task(corpus.name, union)
-    if task is not None and (options.text_columns not in ((), task.text_columns) or options.label_column not in (None, task.label_column)):
+    told = (options.text_columns or None, options.label_column)
+    if task is not None and (told[0] not in (None, task.text_columns) or told[1] not in (None, task.label_column)):
         task = None  # other columns, another task
+    if task is not None and task.label_kind == "span" and told[0] is not None and told[1] is None:
+        task = None  # the texts alone
     chosen = (task.text_columns, task.label_column) if task else (options.text_columns, options.label_column)
     text, label = corpora.choose_columns(union, text=chosen[0], label=chosen[1], keep=options.keep_columns, where=corpus.name)
+    csv = next((str(file) for file in found if file.format == "csv"), None)
+    if csv and not options.text_columns and task is None and text not in TEXT_COLUMNS:
+        raise UsageError(
+            f"is {text[0]!r} the header of {csv}, or its first row? Name the column of the text with --text-column, or add a header"
+        )
     for file, columns in found.items():
         missing = [c for c in (*text, *options.keep_columns, *([label] if label else [])) if c not in columns]
         if missing:
             raise UsageError(
                 f"{file} has no column {missing[0]!r} (it has {', '.join(columns)}), other files have; "
-                "leave such splits out with --split, or add the column"
+                f"{'leave such splits out with --split, or ' if len(corpus.splits) > 1 else ''}add the column, or leave the file out"
             )
-    return text, label, task
+    return text, label, task, () if task else corpora.late_columns(union, text, label, named=bool(options.text_columns))
 
 
 def _auto(options: GenerateOptions, before: Plan | None, *, finished: bool, vocab_size: int) -> tuple[str, dict[str, Any]]:

@@ -38,12 +38,15 @@ def find_model(name: str, revision: str | None, *, option: str) -> Model:
         if revision is not None:
             raise UsageError(f"{option} {name!r} is on this machine, only a model on the Hub has revisions: leave {option}-revision away")
         return Model(folder=demo.teacher_folder(), name="demo") if name == "demo" else Model(folder=folder, name=folder.resolve().name)
+    if folder.exists():
+        raise UsageError(f"{option} {name!r} is a file: give the folder with config.json and *.safetensors")
     if HUB_MODEL.fullmatch(name):
         from textsmooth.stages import hub
 
-        found, commit = hub.model(name, revision=revision)
+        found, commit = hub.model(name, revision=revision, option=option)
         return Model(folder=found, name=name, revision=commit)
-    raise UsageError(f"no model at {name!r}: give {option} a folder with config.json and *.safetensors, owner/name of the Hub, or `demo`")
+    demo_too = "" if option == "--task-teacher" else ", or `demo`"
+    raise UsageError(f"no model at {name!r}: give {option} a folder with config.json and *.safetensors, owner/name of the Hub{demo_too}")
 
 
 def open_corpus(name: str, *, revision: str | None = None, streaming: str = "auto") -> Corpus:
@@ -55,7 +58,15 @@ def open_corpus(name: str, *, revision: str | None = None, streaming: str = "aut
         files = {s: folder / f"{s}.jsonl" for s in ("train", "validation")}
         splits: dict[str, tuple[SourceFile, ...]] = {s: (source_file(p.name, place=p),) for s, p in files.items()}
         return Corpus(name="demo", splits=splits, license="apache-2.0")
+    if name not in TASKS and re.fullmatch(r"(?i)glue([/:].*)?|squad\S*", name) and not Path(name.rpartition(":")[0] or name).exists():
+        raise UsageError(f"no task {name!r}: there are {', '.join(TASKS)}")
     return corpora.open_corpus(name, revision=revision, streaming=streaming)
+
+
+def hub_corpus_name(spec: str) -> str:
+    """What a corpus of the Hub calls itself: owner/name, or owner/name:config."""
+    task = TASKS.get(spec)
+    return spec if task is None else f"{task.repo}:{task.config}"
 
 
 def teacher_name(options: GenerateOptions) -> str:

@@ -32,6 +32,10 @@ def identify(found: Model, identity: CorpusIdentity, teacher: TeacherIdentity, c
     limit = position_limit(model, tokenizer)
     if mine == teacher.tokenizer_digest and config.max_length > limit:
         raise UsageError(f"max-length {config.max_length} is more than the task teacher's {limit} positions; give --max-length {limit}")
+    wanted, kind = ("ForQuestionAnswering", "a span model") if span else ("ForSequenceClassification", "a sequence classifier")
+    heads = [str(name) for name in model.get("architectures") or []]
+    if heads and not any(name.endswith(wanted) for name in heads):
+        raise TeacherError(f"the task teacher in {found.folder} is a {heads[0]}, {kind} is needed for this corpus ({wanted})")
     names = model.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers leaves out what is the default
     if not isinstance(names, dict) or not all(str(i) in {str(k) for k in names} for i in range(len(names))):
         raise TeacherError(f"{found.folder}/config.json has id2label {names!r}: names of classes 0, 1, … are needed")
@@ -43,6 +47,7 @@ def identify(found: Model, identity: CorpusIdentity, teacher: TeacherIdentity, c
         tokenizer_digest=mine,
         kind="span" if span else "value" if width == 1 else "class",
         width=width,
+        max_length=limit,
         names=None if span or width == 1 else tuple(by_number[i] for i in range(width)),
         model_type=str(model.get("model_type", "unknown")),
         license=folder_license(found.folder),
@@ -50,8 +55,11 @@ def identify(found: Model, identity: CorpusIdentity, teacher: TeacherIdentity, c
     )
 
 
-def matched(task_teacher: TaskTeacherIdentity | None, identity: CorpusIdentity) -> TaskTeacherIdentity | None:
-    """The task teacher with its classes in the corpus's order, now that its labels are known. UsageError if they do not fit."""
+def matched(task_teacher: TaskTeacherIdentity | None, identity: CorpusIdentity, *, ordered: bool) -> TaskTeacherIdentity | None:
+    """The task teacher with its classes in the corpus's order, now that its labels are known. UsageError if they do not fit.
+
+    ordered: the corpus itself numbers its classes; names that were strings are numbered by us, which no model can have known.
+    """
     from textsmooth.stages.task_teacher import class_order
 
     if task_teacher is None or identity.label_kind in (None, "span"):
@@ -62,5 +70,5 @@ def matched(task_teacher: TaskTeacherIdentity | None, identity: CorpusIdentity) 
         raise UsageError(f"the task teacher {task_teacher.name} gives {there}, the corpus's labels are {here}; give one for this task")
     if task_teacher.names is None or identity.label_names is None:
         return task_teacher
-    order = class_order(task_teacher.names, identity.label_names, task_teacher.name)
+    order = class_order(task_teacher.names, identity.label_names, task_teacher.name, ordered=ordered)
     return replace(task_teacher, order=order)

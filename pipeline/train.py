@@ -71,7 +71,8 @@ class TrainResult:
         left_out = f", {self.unlabelled_rows:,} unlabelled rows left out" if self.unlabelled_rows else ""
         score = "not evaluated: the dataset has no labelled validation split"
         if self.eval_split is not None:
-            shown = "  ".join(f"{k} {'undefined' if v is None else f'{v:.4f}'}" for k, v in self.metrics.items())
+            first = {self.metric: self.metrics.get(self.metric), **self.metrics}  # the one that counts
+            shown = "  ".join(f"{k} {'undefined' if v is None else f'{v:.4f}'}" for k, v in first.items())
             score = f"{shown}  (on {self.eval_split}, plain input)"
         return "\n".join(
             [

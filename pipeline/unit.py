@@ -166,10 +166,10 @@ class UnitWorker:
             stride=config.stride if config.long == "window" else None,
             places=identity.label_kind == "span",
         )
-        own = self.task_teacher
+        own, planned = self.task_teacher, self.plan.task_teacher
         task_tokens = tokens
-        if own is not None and own.identity[1] != self.plan.teacher.tokenizer_digest:
-            task_tokens = tokenize(own.tokenizer, first, second, max_length=own.max_length, vocab_size=own.ids)
+        if own is not None and planned is not None and planned.tokenizer_digest != self.plan.teacher.tokenizer_digest:
+            task_tokens = tokenize(own.tokenizer, first, second, max_length=planned.max_length, vocab_size=own.ids)
         wanted = ~tokens.special if config.specials == "plain" else np.ones_like(tokens.special)
         return Ready(rows=rows, tokens=tokens, task_tokens=task_tokens, wanted=wanted, seconds=time.perf_counter() - start)
 
@@ -212,6 +212,10 @@ class UnitWorker:
             passed=passed if config.passes > 1 else 0,
             seconds=time.perf_counter() - start,
         )
+
+    def _unknown(self, tokens: TokenRows) -> int:
+        unknown = self.tokenizer.unk_token_id
+        return 0 if unknown is None else int(((tokens.input_ids == unknown) & ~tokens.special).sum())
 
     def _with_task_logits(self, ready: Ready, scored: Scored) -> Scored:
         if self.task_teacher is None:
@@ -264,6 +268,8 @@ class UnitWorker:
             truncated_rows=tokens.truncated,
             windows=len(tokens) if windows else 0,
             lost_answers=lost,
+            unknown_tokens=self._unknown(tokens),
+            task_truncated_rows=0 if ready.task_tokens is tokens else ready.task_tokens.truncated,
             unlabelled_rows=0 if label is None else int((np.isnan(label) if label.dtype.kind == "f" else label < 0).sum()),
         )
 

@@ -4,14 +4,21 @@ A plan holds every resolved setting and the row range of every unit; it is publi
 relative to the corpus, never where the corpus lay on some machine.
 """
 
+import re
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Self
 
 from textsmooth.schemas.canonical import digest, lean
 from textsmooth.schemas.config import GenerationConfig
-from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.version import FORMAT_VERSION
+
+
+def check_split(name: str) -> None:
+    """UsageError unless the name of a split can be that of a folder of the dataset, as `datasets` takes it."""
+    if not re.fullmatch(r"\w+(\.\w+)*", name):
+        raise UsageError(f"a split cannot be called {name!r}: letters, digits and _ are needed, and dots between them; rename it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +34,9 @@ class Unit:
     offset: int | None  # byte offset of the first row, for line formats
     rows_sha256: str  # of the rows' content
     id: str
+
+    def __post_init__(self) -> None:
+        check_split(self.split)
 
     @property
     def name(self) -> str:
@@ -76,7 +86,7 @@ class CorpusIdentity:
     label_names: tuple[str, ...] | None  # of classes, where the corpus has them
     keep_columns: tuple[str, ...]
     limit: int | None
-    keep_types: tuple[str, ...] = ()  # of keep_columns: int64, float64, string, bool
+    keep_types: tuple[str, ...] = ()  # of keep_columns: int64, float64, string, bool; lists and structs of them as JSON
     license: str | None = None
     revision: str | None = None  # commit, of a corpus on the Hub
     task: str | None = None  # of schemas/tasks.py
@@ -91,6 +101,8 @@ class CorpusIdentity:
             "label_kind": self.label_kind,
             "label_names": None if self.label_names is None else list(self.label_names),
             "keep": dict(zip(self.keep_columns, self.keep_types, strict=True)),
+            **({"keep_order": list(self.keep_columns)} if len(self.keep_columns) > 1 else {}),
+            **({"task": self.task} if self.task else {}),
         }
 
 
@@ -121,6 +133,7 @@ class TaskTeacherIdentity:
     kind: str  # `class`, `value` or `span`: as CorpusIdentity.label_kind
     width: int  # logits of a row; 2 (start, end) of a token
     names: tuple[str, ...] | None = None  # of the model's classes, in its own order
+    max_length: int  # tokens of a row, specials included, where it has a tokenizer of its own
     order: tuple[int, ...] | None = None  # class c of the corpus is logit order[c] of the model; None: the same order
     model_type: str = "unknown"
     license: str | None = None
@@ -129,7 +142,8 @@ class TaskTeacherIdentity:
     def decides_json(self) -> dict[str, Any]:
         """What decides the bytes of `teacher_logits`."""
         order = None if self.order is None else list(self.order)
-        return {"digest": self.digest, "tokenizer": self.tokenizer_digest, "kind": self.kind, "order": order}
+        shared = {"digest": self.digest, "tokenizer": self.tokenizer_digest, "kind": self.kind, "order": order}
+        return {**shared, "max_length": self.max_length}
 
 
 def _build(cls: type, value: dict[str, Any]) -> Any:

@@ -41,17 +41,18 @@ def batches(
     equal_lengths: bool = False,
     only: NDArray[np.int64] | None = None,
 ) -> Iterator[Batch]:
-    """Cut rows, longest first, into batches of at most max_batch_tokens padded tokens (one row at least).
+    """Cut rows, longest first, into batches of at most max_batch_tokens padded tokens (one row at least); rows without tokens are in none.
 
     wanted: [N] tokens whose logits are asked for. equal_lengths: no padding, a batch holds rows of one length. only: which rows, ascending.
     Rows of equal length keep their order: equal rows, equal batches.
     """
     lengths = np.diff(rows.row_offsets)
     chosen_rows = np.arange(len(rows)) if only is None else only
+    chosen_rows = chosen_rows[lengths[chosen_rows] > 0]
     order = chosen_rows[np.argsort(-lengths[chosen_rows], kind="stable")]
     start = 0
     while start < len(order):
-        longest = max(int(lengths[order[start]]), 1)
+        longest = int(lengths[order[start]])
         chosen = order[start : start + max(max_batch_tokens // longest, 1)]
         if equal_lengths:
             chosen = chosen[lengths[chosen] == lengths[chosen[0]]]

@@ -27,11 +27,12 @@ def passes(tokens: TokenRows, wanted: NDArray[np.bool_], *, count: int, mask_id:
     """The passes over rows: one over the plain text if count is 1; else pass j masks every token whose number in its row is j mod count.
 
     Numbers count from 0 and leave special tokens out, which are never masked. wanted: [N], of which each pass has the masked ones.
-    A row with nothing to mask in a pass is not run in it.
+    A row with nothing to mask in a pass is not run in it; one without tokens, in none.
     """
     first = tokens.window == 0
     if count == 1:
-        yield Pass(tokens=tokens, wanted=wanted, rows=np.arange(len(tokens)), counts=first, idle=0)
+        full = np.diff(tokens.row_offsets) > 0
+        yield Pass(tokens=tokens, wanted=wanted, rows=np.flatnonzero(full), counts=first & full, idle=int((first & ~full).sum()))
         return
     assert mask_id is not None
     before = np.concatenate([[0], np.cumsum(~tokens.special)])  # maskable tokens before each token

@@ -8,7 +8,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Corpus:
             yield from files
 
 
+URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<config>[^/]+))?")
 
 
@@ -52,6 +53,8 @@ def open_corpus(spec: str, *, revision: str | None = None, streaming: str = "aut
     spec: a folder, `FOLDER:config`, a file or a glob, if there is one of that name; a task of schemas/tasks.py; `owner/name[:config]`
     on the Hub. revision, streaming: of a corpus on the Hub, as stages/hub.py has them.
     """
+    if URI.match(spec) and not Path(spec).exists():
+        raise UsageError(f"corpus {spec!r} is a URI, which is not read: give a path on this machine, or owner/name[:config] of the Hub")
     here = _local_corpus(spec)
     if here is not None:
         if revision is not None:
@@ -88,8 +91,9 @@ def _local_corpus(spec: str) -> Corpus | None:
 
 
 def _glob(pattern: str) -> list[Path]:
-    """The files a pattern finds, in the order of their names."""
-    return sorted({Path(found) for found in glob.glob(pattern, recursive=True) if Path(found).is_file()})  # noqa: PTH207 (absolute ones too)
+    """The files a pattern finds, each once, in the order of their names."""
+    found = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207 (absolute ones too)
+    return sorted({path.resolve(): path for path in reversed(found)}.values())
 
 
 def _folder(folder: Path, config: str | None) -> Corpus:
@@ -123,6 +127,10 @@ def _folder(folder: Path, config: str | None) -> Corpus:
         split: tuple(source_file(str(p.relative_to(root)), place=p, **options) for p in map(Path, map(os.path.normpath, paths)))
         for split, paths in files.items()
     }
+    csv = next((file for files in splits.values() for file in files if file.format == "csv"), None)
+    if csv and not hasattr(builder.config, "sep"):  # `datasets` has one format for all configs of a folder
+        which = f"{folder} cannot be read{f' with config {config!r}' if config else ''}"
+        raise UsageError(f"{csv} is CSV, and `datasets` takes its config for another format: {which}; give the file itself")
     if not splits:
         raise UsageError(f"no data files in {folder}; expected {', '.join(FORMATS)}")
     first = next(iter(splits.values()))[0]
@@ -257,3 +265,11 @@ def choose_columns(
     if label is None and LABEL_COLUMN in found and LABEL_COLUMN not in text:
         label = LABEL_COLUMN
     return text, label
+
+
+def late_columns(found: Iterable[str], text: tuple[str, ...], label: str | None, *, named: bool) -> tuple[tuple[str, ...], ...]:
+    """Groups of columns that were not found, and would have changed what choose_columns gave: text and label. named: the text was."""
+    before = TEXT_COLUMNS[: TEXT_COLUMNS.index(text)] if text in TEXT_COLUMNS else TEXT_COLUMNS
+    known = [*(() if named else before), *(() if label else [(LABEL_COLUMN,)])]
+    groups = (tuple(column for column in columns if column not in found) for columns in known)
+    return tuple(group for group in groups if group)

@@ -8,10 +8,13 @@ import csv
 from collections.abc import Iterator
 
 from textsmooth.schemas.errors import CorpusError
+from textsmooth.schemas.tasks import TEXT_COLUMNS
 from textsmooth.stages.kinds import cell_type
 from textsmooth.stages.lines import byte_lines, decoded
 from textsmooth.stages.source import SCAN_ROWS, Block, SourceFile
 
+DELIMITERS = ",;|\t"  # that files are written with
+TEXT_NAMES = {name for names in TEXT_COLUMNS for name in names}
 CELL_CHARACTERS = 1 << 27  # the longest cell; where a quote is never closed, reading stops there
 BLOCK_BYTES = 1 << 20
 QUOTES = (
@@ -79,6 +82,10 @@ def _header(feed: _Feed, records: Iterator[tuple[int, list[str]]]) -> list[str]:
             raise CorpusError(f"{feed.file} has an empty name in its header row ({', '.join(names)}): every column needs one")
         if names.count(name) > 1:
             raise CorpusError(f"{feed.file} has {name!r} twice in its header row: rename one of the columns")
+    other = next((d for d in DELIMITERS if d != feed.file.delimiter and d in names[0]), None) if len(names) == 1 else None
+    if other:
+        remedy = {",": "name it .csv", "\t": "name it .tsv"}.get(other, f"convert it, or give a folder whose README.md has sep: {other!r}")
+        raise CorpusError(f"{feed.file} is read as one column, {names[0]!r}: its delimiter seems to be {other!r}; {remedy}")
     return names
 
 
@@ -120,16 +127,19 @@ def blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int) -> I
 
 
 def columns(file: SourceFile) -> dict[str, bool]:
-    """The columns of a file, and whether each holds text: a cell that is neither empty nor a number, in the first SCAN_ROWS rows."""
+    """The columns of a file, none if it has no rows, and whether each holds text.
+
+    It does if its name is one of a text column, or a cell in the first SCAN_ROWS rows is neither empty nor a number.
+    """
     feed = _Feed(file, 0)
     try:
         records = _records(feed)
         names = _header(feed, records)
-        found = dict.fromkeys(names, False)
+        found = {name: name in TEXT_NAMES for name in names}
         for _, cells in _rows(feed, names, records):
             found.update({name: found[name] or cell_type(cell) is str for name, cell in zip(names, cells, strict=True)})
             if feed.row == SCAN_ROWS:
                 break
-        return found
+        return found if feed.row else {}
     finally:
         feed.close()

@@ -91,14 +91,14 @@ def corpus(repo: str, config: str | None, *, revision: str | None = None, stream
     )
 
 
-def model(name: str, *, revision: str | None = None) -> tuple[Path, str]:
+def model(name: str, *, revision: str | None = None, option: str = "--teacher") -> tuple[Path, str]:
     """The folder of a model on the Hub, fetched if it is not in the cache, and its commit. Weights are safetensors, code is never fetched.
 
-    Raises UsageError for what is not there, TeacherError for what cannot be had or used.
+    option: by which it was named, for messages. Raises UsageError for what is not there, TeacherError for what cannot be had or used.
     """
     if not _is_name(name, parts=1) and not _is_name(name, parts=2):
         raise UsageError(f"no folder {name} here: check the path (a model on the Hub is owner/name)")
-    asked = Repo(kind="model", name=name, revision=revision)
+    asked = Repo(kind="model", name=name, revision=revision, option=option)
     found = _listing(asked, None)
     files = [HubFile(kind="model", repo=found.repo, commit=found.commit, path=path, size=s, blob=b) for path, (s, b) in found.files.items()]
     missing = [file for file in files if file.cached is None]
@@ -135,8 +135,9 @@ def _listing(asked: Repo, config: str | None) -> Listing:
             return before
         if asked.kind == "model" and (here := _cached_model(asked)) is not None:
             return here
+        which = f"{asked} with config {config!r}" if config else str(asked)
         raise asked.trouble(
-            f"{error}, and {asked} is neither on this machine nor in the cache: {FETCH_AGAIN}, or use {asked.instead}"
+            f"{error}, and {which} is neither on this machine nor in the cache: {FETCH_AGAIN}, or use {asked.instead}"
         ) from None
     for revision in (asked.revision, found.commit):
         _write_listing(Repo(kind=asked.kind, name=asked.name, revision=revision), config, found)
@@ -219,7 +220,7 @@ def _list_model(asked: Repo, repo: str, commit: str) -> Listing:
         others = [path for path in tree if path.endswith((".bin", ".h5", ".msgpack", ".pt", ".ckpt"))]
         raise asked.trouble(
             f"{asked} has no model.safetensors ({f'only {others[0]}, which is not read' if others else 'no weights at all'}): try "
-            "--teacher-revision refs/pr/N where someone offers them on its page, or save it with save_pretrained and give the folder"
+            f"{asked.option}-revision refs/pr/N where someone offers them on its page, or save it with save_pretrained and give the folder"
         )
     return Listing(repo=repo, commit=commit, files=files)
 

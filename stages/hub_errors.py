@@ -22,6 +22,7 @@ class Repo:
     kind: str  # dataset, model
     name: str  # owner/name
     revision: str | None  # branch, tag, commit, refs/…; None: the default branch
+    option: str = ""  # by which it was named: --corpus, --teacher, --task-teacher
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -34,7 +35,9 @@ class Repo:
     @property
     def instead(self) -> str:
         """What works without the Hub."""
-        return "--corpus demo or local files" if self.kind == "dataset" else "--teacher demo or a local folder"
+        if self.kind == "dataset":
+            return "--corpus demo or local files"
+        return "a local folder" if self.option == "--task-teacher" else "--teacher demo or a local folder"
 
 
 class Unreachable(Exception):
@@ -133,7 +136,7 @@ def _explain(repo: Repo, error: BaseException) -> Exception | None:
     from huggingface_hub import constants, errors, get_token
     from huggingface_hub.utils import httpx
 
-    option = "--corpus-revision" if repo.kind == "dataset" else "--teacher-revision"
+    option = f"{repo.option or ('--corpus' if repo.kind == 'dataset' else '--teacher')}-revision"
     page = f"{constants.ENDPOINT}/{'datasets/' if repo.kind == 'dataset' else ''}{repo.name}"
     token = "set HF_TOKEN or run `hf auth login`"
     status = _status(error)

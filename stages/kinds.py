@@ -32,6 +32,14 @@ def cell_type(cell: str) -> type | None:
     return float if NUMBER.fullmatch(cell) and math.isfinite(float(cell)) else str
 
 
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
 class ColumnKind:
     """The types and extremes of a column's values, gathered range by range.
 
@@ -50,17 +58,16 @@ class ColumnKind:
     def add(self, values: Sequence[Any], where: str, start: int, *, cells: bool = False) -> None:
         """Take in the values of rows `start` … of a file `where`. CorpusError for one that no column can hold."""
         kinds = set(map(type, values)) - {type(None)}
+        if cells and str not in self._cells:
+            self._cells |= {found for cell in set(values) if (found := cell_type(cell))}
+        if not cells:
+            self._types |= kinds
         if self.label and str in kinds:
-            self.names.update(value for value in values if type(value) is str and not (cells and not value))
-            if len(self.names) > MOST_CLASSES:
-                raise CorpusError(f"label column {self.column!r} has more than {MOST_CLASSES} different strings: those are no classes")
+            self._name(values, cells)
         if cells:
-            if str not in self._cells:
-                self._cells |= {found for cell in set(values) if (found := cell_type(cell))}
             if int in self._cells and str not in self._cells:
                 self._range([int(cell) if cell_type(cell) is int else None for cell in values], where, start)
             return
-        self._types |= kinds
         if int in kinds:
             self._range([value if isinstance(value, int) else None for value in values], where, start)
         if self.endless is None and float in kinds and (math.inf in values or -math.inf in values):
@@ -71,6 +78,12 @@ class ColumnKind:
             raise CorpusError(f"row {row} of {where}: column {self.column!r} holds a {kind}: {NO_VALUE}")
         if not kinds <= set(NAMES):
             self._nested = self._merged(values, where, start)
+
+    def _name(self, values: Sequence[Any], cells: bool) -> None:
+        if len(self.names) <= MOST_CLASSES:  # numbers of CSV files may be more
+            self.names.update(value for value in values if type(value) is str and not (cells and not value))
+        if len(self.names) > MOST_CLASSES and str in self.types:
+            raise CorpusError(f"label column {self.column!r} has more than {MOST_CLASSES} different strings: those are no classes")
 
     def _range(self, values: list[int | None], where: str, start: int) -> None:
         numbers = [value for value in values if value is not None]
@@ -106,6 +119,15 @@ class ColumnKind:
             return self._types
         cells = next(kind for kind in (str, float, int) if kind in self._cells)
         return self._types | {str if str in self._types else cells}
+
+    def classes(self, corpus: str) -> tuple[str, ...]:
+        """The names of the classes of a label column of strings. CorpusError for a -1 among words: it is how files say `no label`."""
+        if "-1" in self.names and not all(map(_is_number, self.names)):
+            raise CorpusError(
+                f"label column {self.column!r} of {corpus} has '-1' beside words: write null (in CSV an empty cell) for no label, "
+                "or give the class a name"
+            )
+        return tuple(sorted(self.names))
 
     def kept(self, corpus: str) -> str:
         """The type as CorpusIdentity.keep_types has it. CorpusError if there is none for all values."""

@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import Any, BinaryIO, Protocol
 
 from textsmooth.schemas.errors import CorpusError, first_line
+from textsmooth.schemas.tasks import LABEL_COLUMN
 from textsmooth.stages.source import LINE_FORMATS, SCAN_ROWS, Block, SourceFile
 
 FORMATS = LINE_FORMATS
@@ -105,8 +106,12 @@ def text_blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int)
         row += len(texts)
 
 
-def json_blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int) -> Iterator[Block]:
-    """The rows of JSON lines from a row on: every line that is not blank is one."""
+def json_blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int, late: tuple[tuple[str, ...], ...] = ()) -> Iterator[Block]:
+    """The rows of JSON lines from a row on: every line that is not blank is one.
+
+    late: groups of columns that the first rows do not have. CorpusError for a row that has all of a group.
+    """
+    unexpected = {name for group in late for name in group}
     for where, lines in byte_lines(file, offset):
         places: list[int] = []
         found: list[list[Any]] = []
@@ -118,12 +123,23 @@ def json_blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int)
                     found.append([value[name] for name in names])
                 except KeyError as error:
                     raise CorpusError(f"row {row} of {file} has no column {error}; it has {', '.join(value) or 'none'}") from None
+                if not unexpected.isdisjoint(value):
+                    _check_late(file, row, late, value)
                 if "\\ud" in text or "\\uD" in text:
                     _check_unicode(file, row, names, found[-1])
                 places.append(at)
                 row += 1
         if found:
             yield Block(where=places, columns=[list(values) for values in zip(*found, strict=True)], count=len(found))
+
+
+def _check_late(file: SourceFile, row: int, late: tuple[tuple[str, ...], ...], value: dict[str, Any]) -> None:
+    for group in late:
+        if all(value.get(name) is not None for name in group):
+            where = f"row {row} of {file} has {', '.join(map(repr, group))}, which the first {SCAN_ROWS:,} rows have not"
+            if group == (LABEL_COLUMN,):
+                raise CorpusError(f"{where}: write it in every row, null for no label, or take it out of all")
+            raise CorpusError(f"{where}: name the text with --text-column")
 
 
 class _TwiceError(ValueError):

@@ -22,6 +22,7 @@ from textsmooth.stages.source import SCAN_ROWS, Block, SourceFile
 IDLE_READERS = 4  # files kept open between ranges
 
 Rows = dict[str, list[Any]]  # column -> values
+Late = tuple[tuple[str, ...], ...]  # groups of columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +52,9 @@ def class_names(file: SourceFile) -> dict[str, tuple[str, ...]]:
 class _Reader:
     """An open file at a row."""
 
-    def __init__(self, file: SourceFile, names: tuple[str, ...], row: int, offset: int) -> None:
+    def __init__(self, file: SourceFile, names: tuple[str, ...], row: int, offset: int, late: Late) -> None:
         self.names, self.row = names, row
-        self._blocks: Iterator[Block] = _blocks(file, names, row, offset)
+        self._blocks: Iterator[Block] = _blocks(file, names, row, offset, late)
         self._block = Block(where=None, columns=[[] for _ in names], count=0)
         self._taken = 0
 
@@ -81,10 +82,12 @@ class _Reader:
         self._blocks.close()  # type: ignore[attr-defined]  # a generator: its files are closed with it
 
 
-def _blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int) -> Iterator[Block]:
+def _blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int, late: Late = ()) -> Iterator[Block]:
     if file.format in tables.FORMATS:
         return tables.blocks(file, names, row)
-    read = delimited.blocks if file.format == "csv" else lines.text_blocks if file.format == "text" else lines.json_blocks
+    if file.format == "jsonl":
+        return lines.json_blocks(file, names, row, offset, late)
+    read = delimited.blocks if file.format == "csv" else lines.text_blocks
     return read(file, names, row, offset)
 
 
@@ -92,10 +95,10 @@ _idle: OrderedDict[tuple[Any, ...], _Reader] = OrderedDict()
 _lock = Lock()
 
 
-def _lend(file: SourceFile, names: tuple[str, ...], row: int, offset: int | None) -> tuple[tuple[Any, ...], _Reader]:
+def _lend(file: SourceFile, names: tuple[str, ...], row: int, offset: int | None, late: Late) -> tuple[tuple[Any, ...], _Reader]:
     """A reader that stands at a row, and its key."""
     try:
-        key = (os.getpid(), str(file), file.format, file.delimiter, *file.stat(), names)  # after a fork, file positions are shared
+        key = (os.getpid(), str(file), file.format, file.delimiter, *file.stat(), names, late)  # after a fork, file positions are shared
     except OSError as error:
         raise CorpusError(f"cannot read {file}: {error.strerror}") from None
     with _lock:
@@ -106,7 +109,7 @@ def _lend(file: SourceFile, names: tuple[str, ...], row: int, offset: int | None
         return key, found
     if found is not None:
         found.close()
-    return key, _Reader(file, names, row, offset or 0)
+    return key, _Reader(file, names, row, offset or 0, late)
 
 
 def _can_jump(file: SourceFile) -> bool:
@@ -143,10 +146,13 @@ def read(file: SourceFile, names: tuple[str, ...], start: int, stop: int, offset
 
 
 def scan(
-    file: SourceFile, names: tuple[str, ...], *, rows: int, limit: int | None = None, start: int = 0, offset: int = 0
+    file: SourceFile, names: tuple[str, ...], *, rows: int, limit: int | None = None, start: int = 0, offset: int = 0, late: Late = ()
 ) -> Generator[RowRange, None, None]:
-    """The file's rows up to row `limit`, in ranges of `rows`, the last one shorter; beginning at row `start`, byte `offset`."""
-    key, reader = _lend(file, names, start, offset)
+    """The file's rows up to row `limit`, in ranges of `rows`, the last one shorter; beginning at row `start`, byte `offset`.
+
+    late: groups of columns that `columns` did not find. CorpusError for a row of JSON that has all of a group.
+    """
+    key, reader = _lend(file, names, start, offset, late)
     whole = False
     try:
         while limit is None or reader.row < limit:

@@ -26,6 +26,8 @@ class UnitStats:
     passed: int = 0  # real tokens of the forward passes, where a row has several; else 0
     truncated_rows: int = 0
     windows: int = 0  # rows of the shards, where long rows are cut into windows; else 0
+    unknown_tokens: int = 0  # of the text, that the tokenizer has no token for
+    task_truncated_rows: int = 0  # cut by the task teacher's own tokenizer
     lost_answers: int = 0  # rows of which no window holds the whole answer
     unlabelled_rows: int = 0
     mass_by_rank: list[float] = field(default_factory=list)  # [K] sum over tokens of the r-th entry's probability
@@ -84,6 +86,8 @@ class UnitStats:
             "entries_per_token": self.entries / smoothed,
             "padding": 1 - (self.passed or self.tokens) / self.padded if self.padded else 0.0,
             "truncated_rows": self.truncated_rows,
+            **({"unknown_tokens": self.unknown_tokens} if self.unknown_tokens else {}),
+            **({"task_truncated_rows": self.task_truncated_rows} if self.task_truncated_rows else {}),
             **({"windows": self.windows, "lost_answers": self.lost_answers} if self.windows else {}),
             "unlabelled_rows": self.unlabelled_rows,
             "captured_mass": {str(k): v for k, v in self.captured().items()},

@@ -114,6 +114,9 @@ def make_student(teacher: Path, layers: tuple[int, ...], out: Path, *, overwrite
     if len(set(layers)) < len(layers):
         raise UsageError(f"layers {','.join(map(str, layers))}: a layer comes twice")
     model.base_model.set_submodule(name, torch.nn.ModuleList(stack[layer] for layer in layers))
+    kinds = getattr(model.config, "layer_types", None)
+    if kinds is not None:  # one for each layer
+        model.config.layer_types = [kinds[layer] for layer in layers]
     model.config.num_hidden_layers = len(layers)
     with new_model_folder(Path(out), overwrite=overwrite, room=weight_bytes(model)) as folder:
         save_model(model, folder)
@@ -134,6 +137,8 @@ def save_model(model: Any, folder: Path) -> None:
     hf.disable_progress_bar()
     try:
         model.save_pretrained(str(folder))
+        for file in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
+            file.chmod((folder / "config.json").stat().st_mode & 0o777)
     finally:
         if bar:
             hf.enable_progress_bar()

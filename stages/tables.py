@@ -16,6 +16,8 @@ FORMATS = ("parquet", "arrow")
 PAGE_BYTES = 1 << 20  # read of a Parquet column at a time: whole column chunks otherwise
 BLOCK_BYTES = 4 << 20
 IPC_FILE = b"ARROW1"  # how the file format begins; the stream format has no mark
+CONTINUES = b"\xff\xff\xff\xff"  # before each message of a stream, and its end; older writers leave it out
+NO_MESSAGE = b"\0\0\0\0"
 
 
 @contextmanager
@@ -51,7 +53,20 @@ def _ipc(file: SourceFile, fields: tuple[str, ...] = ()) -> "Iterator[tuple[pa.S
             options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in fields])
             source.seek(0)
             reader = open_it(source, options=options)
-            yield schema, (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else iter(reader)
+            yield schema, (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else _whole(file, reader, source)
+
+
+def _whole(file: SourceFile, reader: "pa.RecordBatchReader", source: "pa.NativeFile") -> "Iterator[pa.RecordBatch]":
+    """The batches of a stream. CorpusError if its end is missing, or more stands behind it."""
+    yield from reader
+    end = source.tell()
+    source.seek(0)
+    mark = CONTINUES + NO_MESSAGE if source.read(len(CONTINUES)) == CONTINUES else NO_MESSAGE
+    source.seek(max(end - len(mark), 0))
+    if source.read(len(mark)) != mark:
+        raise CorpusError(f"{file} is cut off, or its writer was never closed: the end of the stream is missing; write or fetch it again")
+    if source.read(1):
+        raise CorpusError(f"{file} has more after the end of its stream, at byte {end}: give each stream a file of its own")
 
 
 def _schema(file: SourceFile) -> "pa.Schema":

@@ -13,17 +13,20 @@ from torch import Tensor
 
 from textsmooth.schemas.errors import TeacherError, UsageError, first_line
 from textsmooth.stages.batches import Batch, batches, probe, shortest_alone
-from textsmooth.stages.model import PADDING_NOISE, load_checked, position_limit, taken_inputs, teacher_digest
+from textsmooth.stages.model import PADDING_NOISE, load_checked, taken_inputs, teacher_digest
 from textsmooth.stages.tokenize import TokenRows, load_tokenizer, tokenizer_digest
 
 GENERIC = "LABEL_"  # what transformers calls classes without names
 
 
-def class_order(model_names: tuple[str, ...], corpus_names: tuple[str, ...] | None, where: str) -> tuple[int, ...] | None:
+def class_order(
+    model_names: tuple[str, ...], corpus_names: tuple[str, ...] | None, where: str, *, ordered: bool = True
+) -> tuple[int, ...] | None:
     """Which logit of the model each class of the corpus is; None where they stand in the same order.
 
     Names are compared without regard to case, `-`, `_` and spaces. A model without names of its own (LABEL_0 …), or a corpus without, is
-    taken as it is. UsageError if there are more or fewer classes, or other names: their order could not be told.
+    taken as it is; but where the corpus's classes have no order of their own (`ordered` is False: strings), they must have names.
+    UsageError if there are more or fewer classes, or other names: their order could not be told.
     """
     if corpus_names is None:
         return None
@@ -32,7 +35,7 @@ def class_order(model_names: tuple[str, ...], corpus_names: tuple[str, ...] | No
             f"the task teacher in {where} tells {len(model_names)} classes apart ({', '.join(model_names)}), "
             f"the corpus has {len(corpus_names)} ({', '.join(corpus_names)}); give one for this task"
         )
-    if all(name.startswith(GENERIC) for name in model_names):
+    if ordered and all(name.startswith(GENERIC) for name in model_names):
         return None
     mine, theirs = ([name.lower().translate(str.maketrans("", "", "-_ ")) for name in names] for names in (model_names, corpus_names))
     if sorted(mine) != sorted(theirs) or len(set(mine)) != len(mine):
@@ -71,7 +74,6 @@ class TaskTeacher:
         self._takes = taken_inputs(self.model)
         self.pads = self._pads(dtype)
         self.ids = max(self.tokenizer.get_vocab().values()) + 1
-        self.max_length = position_limit(self.model.config.to_dict(), self.tokenizer)
         self.identity = (teacher_digest(folder), tokenizer_digest(self.tokenizer))
 
     @torch.inference_mode()

@@ -96,10 +96,10 @@ def vocab_digest(tokenizer: Any) -> str:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """sha256 over everything that turns text into ids: the map, normalizer, splitting, template."""
+    """sha256 over everything that turns text into ids: the map, normalizer, splitting, template, which token is the mask, which pads."""
     value = json.loads(tokenizer.backend_tokenizer.to_str())
     value["truncation"] = value["padding"] = None  # set per call
-    return digest({"tokenizer": value, "token_types": makes_token_types(tokenizer)})
+    return digest({"tokenizer": value, "token_types": makes_token_types(tokenizer), "special": special_ids(tokenizer)})
 
 
 def makes_token_types(tokenizer: Any) -> bool:
@@ -128,7 +128,7 @@ def tokenize(
     """Tokenize R texts, or R pairs of texts, with specials.
 
     max_length: tokens, specials included. Longer rows lose tokens from the longer text; or, given a stride, are cut into windows that share
-    stride tokens, of a pair along its second text, each with the first (cut to half the room where it is longer).
+    stride tokens, of a pair along its second text, each with the first (cut where it leaves the second less than half of the room).
     places: also where the tokens of the last text stand in it. ValueError if an id does not fit a vocabulary of vocab_size.
     """
     backend = tokenizer.backend_tokenizer
@@ -137,9 +137,10 @@ def tokenize(
     if pairs is not None:
         room = max_length - backend.num_special_tokens_to_add(True)
         if stride is None:
-            texts, pairs = ([_shortened(backend, text, room + MARGIN) for text in column] for column in (texts, pairs))
+            shortened = [_shortened(backend, *pair, room + MARGIN) for pair in zip(texts, pairs, strict=True)]
+            texts, pairs = [first for first, _ in shortened], [second for _, second in shortened]
         else:
-            texts, cut = _cut(backend, texts, room // 2)
+            texts, cut = _cut(backend, texts, pairs, room)
     if stride is None:
         backend.enable_truncation(max_length, strategy="longest_first")
     else:
@@ -173,25 +174,33 @@ def tokenize(
     )
 
 
-def _shortened(backend: Any, text: str, tokens: int) -> str:
-    """The text, or as much of it as makes so many tokens: two very long texts would be cut into every pair of their parts."""
-    if len(text) <= SURELY_LONGER * tokens:
-        return text
-    backend.enable_truncation(tokens, strategy="only_first")
-    found = backend.encode(text, add_special_tokens=False).offsets
-    return text[: found[-1][1]] if len(found) == tokens else text
+def _shortened(backend: Any, first: str, second: str, tokens: int) -> tuple[str, str]:
+    """A pair, or as much of each text as makes so many tokens: two very long texts would be cut into every pair of their parts.
 
-
-def _cut(backend: Any, texts: list[str], tokens: int) -> tuple[list[str], NDArray[np.bool_]]:
-    """Texts of at most so many tokens, and which of them had more: [R]."""
+    The text that has fewer tokens still has fewer: which is the longer one decides how the pair is cut.
+    """
+    if len(first) + len(second) <= SURELY_LONGER * tokens:
+        return first, second
     backend.no_truncation()
-    kept = list(texts)
-    cut = np.zeros(len(texts), np.bool_)
-    for row, found in enumerate(backend.encode_batch(texts, add_special_tokens=False)):
-        most = tokens
-        while len(found) > tokens:  # the end of a word that was cut may come out as more tokens than before
-            kept[row], cut[row] = texts[row][: found.offsets[most - 1][1]], True
-            found, most = backend.encode(kept[row], add_special_tokens=False), most - 1
+    found = [backend.encode(text, add_special_tokens=False).offsets for text in (first, second)]
+    most = [tokens - (len(mine) < len(other)) for mine, other in (found, reversed(found))]
+    texts = [
+        text[: edges[limit - 1][1]] if len(edges) > limit else text for text, edges, limit in zip((first, second), found, most, strict=True)
+    ]
+    return texts[0], texts[1]
+
+
+def _cut(backend: Any, firsts: list[str], seconds: list[str], room: int) -> tuple[list[str], NDArray[np.bool_]]:
+    """First texts that leave the second text half of the room, or all that it needs; and which of them had to be cut: [R]."""
+    backend.no_truncation()
+    kept = list(firsts)
+    cut = np.zeros(len(firsts), np.bool_)
+    found, others = (backend.encode_batch(texts, add_special_tokens=False) for texts in (firsts, seconds))
+    for row, (mine, other) in enumerate(zip(found, others, strict=True)):
+        most = tokens = max(room // 2, room - len(other))
+        while len(mine) > tokens:  # the end of a word that was cut may come out as more tokens than before
+            kept[row], cut[row] = firsts[row][: mine.offsets[most - 1][1]], True
+            mine, most = backend.encode(kept[row], add_special_tokens=False), most - 1
     return kept, cut
 
 

@@ -102,7 +102,8 @@ class Hub(ThreadingHTTPServer):
             return self.revisions[repo]
         kind, _, name = repo.partition("/")
         folder = self.root / kind / name.removeprefix("local/" if not (self.root / kind / name).is_dir() else "")
-        return {"main": folder} if ".." not in name and any(f.is_file() for f in (*folder.glob("*"), *folder.glob("*/*/*.parquet"))) else {}
+        there = folder.is_dir() and ("/" in name or any(file.is_file() for file in folder.iterdir()))  # an owner alone is none
+        return {"main": folder} if there and ".." not in name else {}
 
     def find(self, repo: str, revision: str) -> tuple[str, dict[str, Blob]] | None:
         """The commit and the files of a revision; None if there is no such revision."""

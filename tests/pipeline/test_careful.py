@@ -1,17 +1,21 @@
 """Nothing is lost or mistaken without a word: labels, blank text, files outside a folder, a teacher that changed."""
 
+import ast
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import pytest
 from helpers_gen import Ran, make_model, wrong
 
 from textsmooth.pipeline.generate import generate
-from textsmooth.pipeline.plan import cut
+from textsmooth.pipeline.plan import DECIDES_BYTES, cut, differences
 from textsmooth.pipeline.request import draft
 from textsmooth.pipeline.unit import UnitWorker
-from textsmooth.schemas.config import GenerateOptions
+from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import TeacherError
+from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, TeacherIdentity, unit_id
 from textsmooth.stages.storage import read_manifest
 
 
@@ -40,6 +44,16 @@ def test_a_corpus_folder_that_points_outside_itself_is_refused(gen: Callable[...
     assert "outside the folder" in wrong(gen, desk, 2, "--corpus", "sly", "--teacher", "teacher")
 
 
+def test_a_saved_folder_cannot_name_its_parent_a_split(gen: Callable[..., Ran], desk: Path) -> None:
+    """A split's name becomes that of a folder: nothing outside --out is written, read or tidied away."""
+    (desk / "victim/corpus").mkdir(parents=True)
+    (desk / "victim/corpus/dataset_dict.json").write_text('{"splits": [".."]}')
+    datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(str(desk / "victim"))
+    (desk / "outs").mkdir()
+    (desk / "outs/precious.arrow").write_bytes(b"mine")
+    assert "'..'" in wrong(gen, desk, 2, "--corpus", "victim/corpus", "--teacher", "teacher", "--topk", 3, "--out", "outs/o1")
+
+
 def test_a_folder_with_configs_asks_for_one(gen: Callable[..., Ran], desk: Path, hub_folder: Path) -> None:
     line = wrong(gen, desk, 2, "--corpus", hub_folder, "--teacher", "teacher")
     assert "give one of" in line and f"--corpus {hub_folder}:" in line
@@ -48,6 +62,61 @@ def test_a_folder_with_configs_asks_for_one(gen: Callable[..., Ran], desk: Path,
 def test_without_a_teacher_named_it_is_the_default_one(desk: Path) -> None:
     with pytest.raises(TeacherError, match="google-bert/bert-base-uncased is neither on this machine"):  # tests are offline
         generate(GenerateOptions(corpus=str(desk / "good.jsonl")))
+
+
+def test_another_source_in_the_same_folder_is_another_run(desk: Path) -> None:
+    """The commit that a plan has is no revision of something else."""
+    options = GenerateOptions(corpus="good.jsonl", teacher="teacher", topk=3, out="out", dtype="float32")
+    plan = cut(draft(options))
+    corpus, teacher = replace(plan.corpus, name="o/n", revision="a" * 40), replace(plan.teacher, name="o/m", revision="b" * 40)
+    found = differences(
+        draft(options, replace(plan, corpus=corpus, teacher=teacher)), replace(plan, corpus=corpus, teacher=teacher), finished=True
+    )
+    assert any(line.startswith("name: o/n there") for line in found) and any(line.startswith("teacher name: o/m there") for line in found)
+
+
+def test_a_unit_is_named_after_all_that_decides_its_bytes() -> None:
+    teacher = TeacherIdentity(name="t", digest="d", tokenizer_digest="k", vocab_digest="v", vocab_size=9, model_type="bert")
+    second = TaskTeacherIdentity(name="s", digest="d", tokenizer_digest="k", kind="class", width=2, max_length=64)
+    corpus = CorpusIdentity(
+        name="c", files={}, text_columns=("text",), label_column="label", label_kind="value", label_names=None,
+        keep_columns=("a", "b"), keep_types=("int64", "string"), limit=None,
+    )  # fmt: skip
+    given = {"split": "train", "row": 0, "rows_sha256": "r", "teacher": teacher, "corpus": corpus, "config": GenerationConfig()}
+    others = [
+        {"corpus": replace(corpus, task="glue/stsb")},  # there, -1 is no label
+        {"corpus": replace(corpus, keep_columns=("b", "a"), keep_types=("string", "int64"))},
+        {"task_teacher": second},
+        {"task_teacher": replace(second, max_length=12)},
+        {"task_teacher": replace(second, order=(1, 0))},
+        {"split": "test"},
+        {"row": 1},
+        {"config": GenerationConfig(context="masked:2")},
+    ]
+    ids = [unit_id(**{**given, **other}) for other in ({}, *others)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_code_digest_covers_every_module_that_a_unit_runs() -> None:
+    """Walks the imports of pipeline/unit.py; what is exempt decides no bytes."""
+    exempt = {
+        "schemas/canonical.py", "schemas/errors.py", "schemas/manifest.py", "schemas/version.py",  # digests, words, names
+        "stages/corpus.py", "stages/hub.py", "stages/hub_errors.py", "stages/hub_files.py", "pipeline/sources.py",  # rows are hashed
+        "stages/device.py", "stages/statistics.py", "stages/storage.py", "pipeline/request.py", "pipeline/task_teacher.py",  # in the plan
+    }  # fmt: skip
+    root = Path(__file__).resolve().parents[2]
+    seen, waiting = set(), ["pipeline/unit.py"]
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for node in ast.walk(ast.parse((root / file).read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("textsmooth."):
+                module = (node.module or "").removeprefix("textsmooth.").replace(".", "/")
+                named = [module] if "/" in module else [f"{module}/{alias.name}" for alias in node.names]
+                waiting += [f"{name}.py" for name in named if (root / f"{name}.py").is_file()]
+    assert seen == set(DECIDES_BYTES) | exempt
 
 
 def test_a_blank_corpus_says_that_nothing_was_smoothed(gen: Callable[..., Ran], desk: Path) -> None:

@@ -210,3 +210,52 @@ def test_a_row_of_a_million_characters_is_cut_like_any_other(gen: Callable[..., 
     assert ran.code == 0, ran.err
     assert [len(ids) for ids in table(tmp_path / "out")["input_ids"].to_pylist()] == [5, 24]
     assert read_manifest(tmp_path / "out").statistics["truncated_rows"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "words"),
+    [
+        ("hdr.csv", "text,label\n", 1, "corpus hdr.csv is empty: no rows in hdr.csv"),
+        ("semi.csv", "text;label\na;1\n", 1, "semi.csv is read as one column, 'text;label': its delimiter seems to be ';'"),
+        ("minus.csv", "text,label\na b,pos\nc,-1\n", 1, "label column 'label' of minus.csv has '-1' beside words"),
+        (
+            "late.jsonl",
+            '{"text": "a"}\n' * 1100 + '{"text": "b", "label": 1}\n',
+            1,
+            "row 1100 of late.jsonl has 'label', which the first 1,024 rows have not: write it in every row, null for no label, or",
+        ),
+        (
+            "texts.jsonl",
+            '{"text": "a"}\n' * 1100 + '{"text": "b", "sentence": "c"}\n',
+            1,
+            "row 1100 of texts.jsonl has 'sentence', which the first 1,024 rows have not: name the text with --text-column",
+        ),
+    ],
+)
+def test_what_would_be_lost_without_a_word_is_refused(
+    name: str, content: str, code: int, words: str, gen: Callable[..., Ran], desk: Path
+) -> None:
+    (desk / name).write_text(content)
+    assert words in wrong(gen, desk, code, "--corpus", name, "--out", "out", "--topk", 2)
+
+
+def test_a_text_that_was_named_is_the_text_whatever_comes_late(gen: Callable[..., Ran], tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text('{"text": "a"}\n' * 1100 + '{"text": "b", "sentence": "c"}\n')
+    ran = gen("--corpus", tmp_path / "c.jsonl", "--out", tmp_path / "out", "--topk", 2, "--text-column", "text")
+    assert ran.code == 0, ran.err
+
+
+def test_a_column_of_csv_that_is_called_text_is_the_text_also_where_all_cells_are_numbers(gen: Callable[..., Ran], tmp_path: Path) -> None:
+    corpus = write_csv(tmp_path / "c.csv", [{"text": "12", "label": "1"}, {"text": "3.5", "label": "0"}])
+    assert gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 2).code == 0
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.corpus["text_columns"], manifest.corpus["label_column"]) == (["text"], "label")
+
+
+def test_scores_of_csv_may_all_be_different(gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from textsmooth.stages import kinds
+
+    monkeypatch.setattr(kinds, "MOST_CLASSES", 3)
+    corpus = write_csv(tmp_path / "c.csv", [{"text": "the cat", "label": f"0.{n}"} for n in range(1, 8)])
+    assert gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 2, "--rows-per-shard", 2).code == 0
+    np.testing.assert_equal(table(tmp_path / "out")["label"].to_pylist(), [n / 10 for n in range(1, 8)])

@@ -200,7 +200,8 @@ def test_another_option_is_a_conflict_that_names_it(
     out = tmp_path / "out"
     assert gen("--corpus", reviews, "--out", out, *UNFINISHED).code == 0
     before = files_of(out)
-    ran = gen("--corpus", reviews, "--out", out, *UNFINISHED, *options)
+    shared = [word for pair in zip(UNFINISHED[::2], UNFINISHED[1::2], strict=True) if pair[0] != options[0] for word in pair]
+    ran = gen("--corpus", reviews, "--out", out, *shared, *options)
     assert ran.code == 1
     assert name in ran.err and "--overwrite" in ran.err
     assert files_of(out) == before

@@ -188,7 +188,8 @@ def test_one_line_for_what_goes_wrong(case: str, server: Hub, gen: Callable[...,
         if name in how:
             getattr(server, name)[how[name]] = {"hf_admitted"}
     server.faults = [how["fault"]] if "fault" in how else []
-    line = wrong(gen, Path.cwd(), code, *QNLI[:4], *args, "--out", "out")
+    asked = {**dict(zip(QNLI[:4:2], QNLI[1:4:2], strict=True)), **dict(zip(args[::2], args[1::2], strict=True)), "--out": "out"}
+    line = wrong(gen, Path.cwd(), code, *(word for pair in asked.items() for word in pair))
     assert words in line
     assert "HTTPStatusError" not in line and "Request ID" not in line
 
@@ -202,7 +203,7 @@ def test_who_is_admitted_gets_in(server: Hub, gen: Callable[..., Ran], monkeypat
 def test_offline_with_nothing_cached(server: Hub, gen: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     go_offline(monkeypatch)
     line = wrong(gen, Path.cwd(), 1, *QNLI, "--out", "out")
-    assert "HF_HUB_OFFLINE is set, and dataset nyu-mll/glue is neither on this machine nor in the cache" in line
+    assert "HF_HUB_OFFLINE is set, and dataset nyu-mll/glue with config 'qnli' is neither on this machine nor in the cache" in line
     assert "--corpus demo or local files" in line
     line = wrong(gen, Path.cwd(), 1, "--corpus", "good.jsonl", "--teacher", "tiny/bert", "--out", "out")
     assert "--teacher demo or a local folder" in line

@@ -12,13 +12,22 @@ import pytest
 import torch
 from helpers_gen import POSITIONS, VOCAB, Ran, make_tokenizer, rows, sentence, write_jsonl, write_parquet
 
-from textsmooth.stages.storage import read_manifest
+from textsmooth.pipeline.train import train
+from textsmooth.schemas.plan import Plan
+from textsmooth.schemas.tasks import TASKS
+from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages.storage import read_json, read_manifest
 from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.student import make_student
 
 
 def table(folder: Path, split: str = "train") -> pa.Table:
     shards = [pa.ipc.open_file(pa.memory_map(str(p))).read_all() for p in sorted((folder / split).glob("*.arrow"))]
     return pa.concat_tables([t.replace_schema_metadata() for t in shards])
+
+
+def plan_of(folder: Path) -> Plan:
+    return Plan.from_json(read_json(folder / "plan.json"))
 
 
 def questions(count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -202,6 +211,13 @@ def test_a_task_teacher_with_a_tokenizer_of_its_own(reviews: Path, gen: Callable
         enc = tokenizer(texts[row["row"]], return_tensors="pt", truncation=True)
         with torch.no_grad():
             np.testing.assert_allclose(row["teacher_logits"], loaded(**enc).logits[0].numpy(), atol=1e-4)
+    tokenizer.model_max_length = 6
+    tokenizer.save_pretrained(model)
+    ran = gen("--corpus", reviews, "--task-teacher", model, "--topk", 3, "--out", tmp_path / "short")
+    assert "cut for the task teacher: " in ran.out
+    stored = [read_manifest(tmp_path / name).task_teacher for name in ("out", "short")]
+    assert [s["max_length"] for s in stored if s] == [POSITIONS, 6]
+    assert [u.id for u in plan_of(tmp_path / "out").units] != [u.id for u in plan_of(tmp_path / "short").units]
     windowed = gen("--corpus", reviews, "--task-teacher", model, "--long", "window", "--out", tmp_path / "windows")
     assert windowed.code == 2 and "another tokenizer" in windowed.err
 
@@ -248,7 +264,53 @@ def test_a_task_teacher_for_another_task(
     assert len(ran.err.splitlines()) == 1 and not (tmp_path / "out").exists()
 
 
+def test_nameless_classes_are_told_apart_by_the_numbers_of_the_corpus(gen: Callable[..., Ran], hub_folder: Path, tmp_path: Path) -> None:
+    model = task_model(tmp_path / "classifier", "class", ("LABEL_0", "LABEL_1"))
+    ran = gen("--corpus", f"{hub_folder}:single", "--task-teacher", model, "--topk", 3, "--out", tmp_path / "out")
+    assert ran.code == 0 and "teacher_logits by classifier: LABEL_0 = no, LABEL_1 = yes\n" in ran.out
+
+
+def test_rows_without_a_label_stay_out_of_training(gen: Callable[..., Ran], hub_folder: Path, teacher: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert gen("--corpus", f"{hub_folder}:single", "--topk", 3, "--out", out).code == 0
+    unlabelled = table(out)["label"].to_pylist().count(-1)
+    assert unlabelled
+    student = make_student(teacher, (0,), tmp_path / "student")
+    result = train(TrainOptions(dataset=str(out), student=str(student), out=str(tmp_path / "trained"), max_steps=2, threads=1))
+    assert (result.rows, result.unlabelled_rows) == (30 - unlabelled, unlabelled)
+
+
+@pytest.mark.parametrize(("config", "metric"), [("mrpc", "f1"), ("cola", "matthews"), ("rte", "accuracy"), ("stsb", "pearson")])
+def test_the_score_that_counts_is_the_task_s(config: str, metric: str, gen: Callable[..., Ran], teacher: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "glue"
+    columns = TASKS[f"glue/{config}"].text_columns
+    for split, seed in (("train", 1), ("validation", 2)):
+        lines = [
+            {**dict.fromkeys(columns, row["text"]), "label": n % 5 / 2 if config == "stsb" else n % 2}
+            for n, row in enumerate(rows(12, seed))
+        ]
+        write_parquet(corpus / config / f"{split}.parquet", lines, group=5)
+    data = [f"- config_name: {config}\n  data_files:"] + [
+        f"  - {{split: {s}, path: {config}/{s}.parquet}}" for s in ("train", "validation")
+    ]
+    (corpus / "README.md").write_text("---\nconfigs:\n" + "\n".join(data) + "\n---\n")
+    ran = gen("--corpus", f"{corpus}:{config}", "--topk", 3, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert read_manifest(tmp_path / "out").corpus["task"] == f"glue/{config}"
+    student = make_student(teacher, (0,), tmp_path / "student")
+    result = train(TrainOptions(dataset=str(tmp_path / "out"), student=str(student), out=str(tmp_path / "trained"), max_steps=1, threads=1))
+    assert result.metric == metric
+    assert result.summary().startswith(f"score    {metric} ")
+
+
+def test_tokens_that_the_tokenizer_does_not_know_are_counted(gen: Callable[..., Ran], tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"text": "a 日 cat"}, {"text": "本 🙂"}])
+    ran = gen("--corpus", corpus, "--topk", 3, "--out", tmp_path / "out")
+    assert "unknown to the tokenizer: 3 tokens, 33.3%" in ran.out
+    assert "| unknown to the tokenizer | 33.3% of the tokens |" in (tmp_path / "out/README.md").read_text()
+
+
 def test_a_task_teacher_without_a_trained_head(reviews: Path, teacher: Path, gen: Callable[..., Ran], tmp_path: Path) -> None:
     ran = gen("--corpus", reviews, "--task-teacher", teacher, "--out", tmp_path / "out")
-    assert ran.code == 1 and "lacks weights that BertForSequenceClassification needs" in ran.err
+    assert ran.code == 1 and "is a BertForMaskedLM, a sequence classifier is needed" in ran.err
     assert not (tmp_path / "out").exists()

@@ -49,7 +49,7 @@ OPTIONS: list[tuple[list[object], int, str]] = [
     (["--colour", "red"], 2, "--colour"),
     (["extra"], 2, "extra"),
     (["--teacher", "no/where/bert"], 2, "no model at 'no/where/bert'"),
-    (["--teacher", "good.jsonl", "--teacher-revision", "v1"], 1, "good.jsonl"),
+    (["--teacher", "good.jsonl"], 2, "'good.jsonl' is a file"),
     (["--out", "good.jsonl"], 1, "good.jsonl is a file"),
     (["--out", "good.jsonl", "--overwrite"], 1, "good.jsonl is a file"),
     (["--out", "good.jsonl/below"], 1, "a file stands where a folder is needed"),

@@ -26,6 +26,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
+splits = st.from_regex(r"[a-z]\w{0,5}(\.\w{1,4})?", fullmatch=True)
 corpora = st.builds(
     CorpusIdentity,
     name=texts,
@@ -46,7 +47,7 @@ teachers = st.builds(
 )  # fmt: skip
 units = st.builds(
     Unit,
-    split=texts, number=st.integers(0, 10**6), file=texts, start=st.integers(0, 10**9), stop=st.integers(0, 10**9),
+    split=splits, number=st.integers(0, 10**6), file=texts, start=st.integers(0, 10**9), stop=st.integers(0, 10**9),
     row=st.integers(0, 10**9), offset=st.none() | st.integers(0, 2**50), rows_sha256=hexes, id=hexes,
 )  # fmt: skip
 plans = st.builds(

@@ -102,3 +102,11 @@ def test_the_work_is_spread_over_the_passes() -> None:
     """A progress bar that stood at 100 % after the first of many passes would say nothing."""
     tokens = tokens_of([9] * 8, [False] * 72, [0] * 8)
     assert [int(run.counts.sum()) for run in passes(tokens, ~tokens.special, count=4, mask_id=MASK)] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_rows_without_tokens_are_run_in_no_pass(count: int) -> None:
+    tokens = tokens_of([0, 3, 0], [False] * 3, [0, 0, 0])
+    runs = list(passes(tokens, ~tokens.special, count=count, mask_id=MASK))
+    assert [run.rows.tolist() for run in runs] == [[1]] * count
+    assert [run.idle for run in runs] == [2, 0][:count]

@@ -258,6 +258,33 @@ def test_a_glob_names_files_from_their_common_folder(tmp_path: Path, monkeypatch
         open_corpus("c/*.jsonl")
 
 
+def test_a_glob_that_reaches_a_file_by_several_ways_gives_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("g/a", "g/b"):
+        (tmp_path / name).mkdir(parents=True)
+        write_jsonl(tmp_path / name / "x.jsonl", rows(1))
+    (tmp_path / "g/c").symlink_to("b")
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("g/*/../*/x.jsonl", "g/*/x.jsonl"):
+        files = open_corpus(pattern).files
+        assert [f.path.resolve().relative_to(tmp_path.resolve()).as_posix() for f in files] == ["g/a/x.jsonl", "g/b/x.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["https://host/reviews.csv", "s3://bucket/reviews.jsonl", "hf://datasets/owner/name", "file:///r.csv"])
+def test_a_uri_is_told_what_to_give_instead(name: str) -> None:
+    with pytest.raises(UsageError, match=r"is a URI, which is not read: give a path on this machine, or owner/name\[:config\] of the Hub"):
+        open_corpus(name)
+
+
+def test_columns_that_would_have_been_chosen() -> None:
+    every = corpora.late_columns(["prose"], ("prose",), None, named=False)
+    assert ("label",) in every and ("text",) in every and ("question", "sentence") in every
+    assert corpora.late_columns(["prose"], ("prose",), None, named=True) == (("label",),)
+    assert corpora.late_columns(["prose", "stars"], ("prose",), "stars", named=True) == ()
+    found = corpora.late_columns(["text", "question"], ("text",), None, named=False)
+    assert ("sentence",) in found and ("text",) not in found and all(found)
+    assert corpora.late_columns(["question", "sentence"], ("question", "sentence"), "label", named=False) == ()
+
+
 @pytest.mark.parametrize(
     ("head", "wanted"),
     [

@@ -69,6 +69,18 @@ def test_options_that_read_alike_are_taken(tmp_path: Path) -> None:
     assert [f.name for f in open_corpus(str(folder)).files] == ["a.csv"]
 
 
+def test_csv_beside_a_config_of_another_format_is_refused(tmp_path: Path) -> None:
+    head = (
+        "configs:\n- config_name: one\n  data_files: one.jsonl\n- config_name: more\n  data_files: more.jsonl\n"
+        "- config_name: cells\n  data_files: a.csv\n  sep: ';'"
+    )
+    line = b'{"text": "a"}\n'
+    folder = put(tmp_path / "both", {"one.jsonl": line, "more.jsonl": line, "a.csv": b"text;label\na,b;1\n"}, head)
+    with pytest.raises(UsageError, match=r"`datasets` takes its config for another format: .*both cannot be read with config 'cells'"):
+        open_corpus(f"{folder}:cells")
+    assert [f.name for f in open_corpus(f"{folder}:one").files] == ["one.jsonl"]
+
+
 def test_class_names_of_a_readme(tmp_path: Path) -> None:
     head = (
         "dataset_info:\n  features:\n  - name: text\n    dtype: string\n"

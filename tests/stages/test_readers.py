@@ -247,6 +247,60 @@ def test_a_damaged_table_is_an_error(kind: str, tmp_path: Path) -> None:
             list(scan(file, ("text",), rows=10))
 
 
+@pytest.mark.parametrize("make", [write, streamed])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_stream_without_its_end_is_an_error_and_never_fewer_rows(legacy: bool, make: Callable[..., SourceFile], tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    table = pa.Table.from_pylist([{"text": "cat", "label": -1}] * 4)
+    ends = []
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(use_legacy_format=legacy)) as writer:
+        for batch in table.to_batches(2):
+            writer.write_batch(batch)
+            ends.append(sink.tell())
+    whole = sink.getvalue()
+    assert len(whole) - ends[-1] == (4 if legacy else 8)
+
+    def texts(data: bytes) -> list[str]:
+        path = tmp_path / "c.arrow"
+        path.write_bytes(data)
+        file = source_file("c", place=path)
+        if make is streamed:
+            file = source_file("c", remote=Elsewhere(data, "hf://datasets/a/b@c/c.arrow"), streamed=True)
+        return [text for part in scan(file, ("text",), rows=3) for text in part.rows["text"]]
+
+    assert texts(whole) == ["cat"] * 4
+    for end in ends:
+        with pytest.raises(CorpusError, match="the end of the stream is missing"):
+            texts(whole[:end])
+    with pytest.raises(CorpusError, match=f"more after the end of its stream, at byte {len(whole)}"):
+        texts(whole + whole)
+
+
+LATE = (("label",), ("question", "sentence"))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"text": "a", "label": 0}, "row 1500 of {} has 'label', which the first 1,024 rows have not: write it in every row, null for no"),
+        ({"text": "a", "question": "b", "sentence": "c"}, "has 'question', 'sentence', which the first 1,024 rows have not: name the text"),
+        ({"text": "a", "label": None, "question": "b"}, None),
+        ({"text": "a", "other": 3}, None),
+    ],
+)
+def test_columns_that_come_late_are_told(row: dict[str, Any], words: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(content(".jsonl", [{"text": "a"}] * 1500 + [row]))
+    file = source_file("c", place=path)
+    assert sum(part.count for part in scan(file, ("text",), rows=400)) == 1501
+    if words is None:
+        assert sum(part.count for part in scan(file, ("text",), rows=400, late=LATE)) == 1501
+        return
+    with pytest.raises(CorpusError) as raised:
+        list(scan(file, ("text",), rows=400, late=LATE))
+    assert words.format(path) in str(raised.value)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_such_file_and_no_such_column(kind: str, tmp_path: Path) -> None:
     file = write(tmp_path, kind, ROWS)

@@ -80,6 +80,14 @@ def test_tabs_and_other_delimiters(tmp_path: Path) -> None:
         ("c.tsv", 'text\tlabel\n"hello\t1\nfine\t2\n', "row 0 of {} (line 2): a quoted cell does not end on its line"),
         ("c.tsv", 'text\tlabel\nfine\t0\n"hello\t1\nfine\t2\nthe end"\t3\n', "row 1 of {} (line 3): a quoted cell does not end"),
         ("c.tsv", 'text\tlabel\n"hello" he said\t1\n', "row 0 of {} (line 2): '\t' expected after '\"'; a cell that begins"),
+        (
+            "c.csv",
+            "text;label\na;1\n",
+            "{} is read as one column, 'text;label': its delimiter seems to be ';'; convert it, or give a folder",
+        ),
+        ("c.csv", "text|label\na|1\n", "its delimiter seems to be '|'"),
+        ("c.csv", "text\tlabel\na\t1\n", "its delimiter seems to be '\\t'; name it .tsv"),
+        ("c.tsv", "text,label\na,1\n", "its delimiter seems to be ','; name it .csv"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_row_and_line(name: str, data: str, words: str, tmp_path: Path) -> None:
@@ -92,7 +100,8 @@ def test_what_does_not_fit_is_refused_with_row_and_line(name: str, data: str, wo
 def test_the_columns_and_which_hold_text(tmp_path: Path) -> None:
     file = put(tmp_path, "text,label,score,mixed,none\na,1,0.5,,\nb,-2,1e3,x,\n")
     assert columns(file) == {"text": True, "label": False, "score": False, "mixed": True, "none": False}
-    assert columns(put(tmp_path, "text,label\n")) == {"text": False, "label": False}
+    assert columns(put(tmp_path, "text,label\n")) == {}, "no rows"
+    assert columns(put(tmp_path, "text,sentence,prose\n1,,2\n")) == {"text": True, "sentence": True, "prose": False}
     assert columns(put(tmp_path, "")) == {}
 
 
@@ -187,3 +196,32 @@ def test_too_many_names_are_no_classes() -> None:
     kind = ColumnKind("label", label=True)
     with pytest.raises(CorpusError, match="more than 65536 different strings"):
         kind.add([str(i) + "x" for i in range(65537)], "c.csv", 0, cells=True)
+
+
+def test_too_many_names_are_no_classes_also_where_numbers_come_first() -> None:
+    kind = ColumnKind("label", label=True)
+    kind.add([str(i) for i in range(65537)], "c.csv", 0, cells=True)
+    with pytest.raises(CorpusError, match="more than 65536 different strings"):
+        kind.add(["x"], "c.csv", 65537, cells=True)
+
+
+@pytest.mark.parametrize("end", ["", ".5"])
+def test_numbers_in_a_label_column_may_be_as_many_as_they_like(end: str) -> None:
+    kind = ColumnKind("label", label=True)
+    for start in range(0, 140_000, 70_000):
+        kind.add([f"{i}{end}" for i in range(start, start + 70_000)], "c.csv", start, cells=True)
+    assert kind.types == ({float} if end else {int})
+
+
+@pytest.mark.parametrize("cells", [True, False])
+def test_a_minus_one_among_words_is_no_class(cells: bool) -> None:
+    def kind(*values: str) -> ColumnKind:
+        found = ColumnKind("label", label=True)
+        found.add(values, "c", 0, cells=cells)
+        return found
+
+    with pytest.raises(CorpusError, match=r"'label' of c has '-1' beside words: write null \(in CSV an empty cell\) for no label"):
+        kind("pos", "-1", "neg").classes("c")
+    assert kind("-1", "+1").classes("c") == ("+1", "-1")
+    assert kind("-1", "0", "1").classes("c") == ("-1", "0", "1")
+    assert kind("pos", "neg", "-2").classes("c") == ("-2", "neg", "pos")

@@ -36,6 +36,22 @@ def test_a_student_has_the_chosen_layers(kit, tmp_path, family, stack):
     assert classifier.num_labels == 3
 
 
+def test_layers_of_several_kinds_keep_their_kind(kit, tmp_path):
+    """ModernBERT attends to all of the row in some layers only, and its configuration says in which."""
+    from transformers import AutoModelForMaskedLM, ModernBertConfig
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": kit.VOCAB}
+    tokens = {"pad_token_id": 0, "cls_token_id": 1, "bos_token_id": 1, "sep_token_id": 2, "eos_token_id": 2}
+    config = ModernBertConfig(**sizes, **tokens, max_position_embeddings=40)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "teacher")
+    kit.make_tokenizer().save_pretrained(tmp_path / "teacher")
+    made = make_student(tmp_path / "teacher", (3, 1), tmp_path / "student")
+    student = AutoModelForMaskedLM.from_pretrained(made)
+    assert student.config.layer_types == [config.layer_types[3], config.layer_types[1]]
+    assert len(set(student.config.layer_types)) == 2
+    assert (made / "model.safetensors").stat().st_mode == (made / "config.json").stat().st_mode
+
+
 def test_layers_may_be_in_another_order(teacher, tmp_path):
     out = make_student(teacher, (2, 0, 1), tmp_path / "s")
     whole, some = AutoModelForMaskedLM.from_pretrained(teacher), AutoModelForMaskedLM.from_pretrained(out)

@@ -8,7 +8,7 @@ from helpers_gen import VOCAB, WORDS, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textsmooth.stages.tokenize import TokenRows, tokenize
+from textsmooth.stages.tokenize import TokenRows, tokenize, tokenizer_digest
 
 V = len(VOCAB)
 TOKENIZER = make_tokenizer()
@@ -53,7 +53,8 @@ def test_windows_of_a_pair_repeat_the_first_text(rows: list[tuple[str, str]], ma
     tokens = tokenize(TOKENIZER, firsts, seconds, max_length=max_length, vocab_size=V, stride=stride, places=True)
     assert tokens.places is not None and tokens.token_type_ids is not None
     assert np.diff(tokens.row_offsets).max() <= max_length
-    assert tokens.truncated == sum(len(plain_ids(text)) > room // 2 for text in firsts)
+    most = [max(room // 2, room - len(plain_ids(second))) for second in seconds]
+    assert tokens.truncated == sum(len(plain_ids(text)) > limit for text, limit in zip(firsts, most, strict=True))
     for row, (first, second) in enumerate(rows):
         joined: list[int] = []
         for number, w in enumerate(np.flatnonzero(tokens.source == row)):
@@ -61,8 +62,8 @@ def test_windows_of_a_pair_repeat_the_first_text(rows: list[tuple[str, str]], ma
             in_second = tokens.places[part, 0] >= 0
             ids = tokens.input_ids[part]
             question = list(ids[~in_second & ~tokens.special[part]])
-            assert len(question) <= room // 2
-            if len(plain_ids(first)) <= room // 2:
+            assert len(question) <= most[row]
+            if len(plain_ids(first)) <= most[row]:
                 assert question == plain_ids(first)
             context = list(ids[in_second])
             assert context[: stride if number else 0] == (joined[-stride:] if number else [])
@@ -83,6 +84,30 @@ def test_long_pairs_are_cut_as_if_whole() -> None:
     short = " ".join(WORDS)  # long enough to be cut, short enough for the tokenizer itself
     for row, pair in enumerate(((short, short), ("a cat", short), (short, "a cat"))):
         assert backend.encode(*pair).ids == both.input_ids[20 * row : 20 * row + 20].tolist()
+
+
+def test_a_long_pair_is_cut_as_transformers_cuts_it() -> None:
+    """Where the room is odd, the longer text has the odd token, however long both are."""
+    first, second = "cat " * 3000, "dog " * 2000
+    for texts, pairs in (([first], [second]), ([second], [first])):
+        ours = tokenize(TOKENIZER, texts, pairs, max_length=20, vocab_size=V)
+        theirs = TOKENIZER(texts, pairs, truncation=True, max_length=20)
+        assert ours.input_ids.tolist() == theirs["input_ids"][0]
+        assert ours.token_type_ids is not None and ours.token_type_ids.tolist() == theirs["token_type_ids"][0]
+
+
+def test_a_pair_that_fits_is_not_cut_for_windows() -> None:
+    whole = tokenize(TOKENIZER, ["cat " * 12], ["a dog"], max_length=20, vocab_size=V)
+    windows = tokenize(TOKENIZER, ["cat " * 12], ["a dog"], max_length=20, vocab_size=V, stride=5)
+    assert (windows.truncated, len(windows)) == (0, 1)
+    assert windows.input_ids.tolist() == whole.input_ids.tolist()
+
+
+def test_the_digest_knows_what_the_special_tokens_are() -> None:
+    other = make_tokenizer()
+    assert tokenizer_digest(other) == tokenizer_digest(TOKENIZER)
+    other.mask_token = "[UNK]"
+    assert tokenizer_digest(other) != tokenizer_digest(TOKENIZER)
 
 
 def test_truncated_rows_are_counted() -> None:
