@@ -59,7 +59,7 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
 
     corpus = open_corpus(
         options.corpus,
-        revision=options.corpus_revision or _pinned(before and before.corpus, hub_corpus_name(options.corpus)),
+        revision=options.corpus_revision or _pinned(before.corpus if before else None, hub_corpus_name(options.corpus)),
         streaming=options.streaming,
     ).select(options.splits)
     for split in corpus.splits:
@@ -68,7 +68,7 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
             raise UsageError(f"corpus {corpus.name} has a split {split!r}, and a dataset a folder of that name for itself; rename it")
     text, label, task, late = _columns(corpus, options)
     name = teacher_name(options)
-    found = find_model(name, options.teacher_revision or _pinned(before and before.teacher, name), option="--teacher")
+    found = find_model(name, options.teacher_revision or _pinned(before.teacher if before else None, name), option="--teacher")
     model = model_config(found.folder)
     identity_of_weights = teachers.teacher_digest(found.folder)
     tokenizer = tokenizers.load_tokenizer(found.folder)
@@ -122,7 +122,7 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
     )
     second = None
     if options.task_teacher is not None:
-        pinned = _pinned(before and before.task_teacher, options.task_teacher)
+        pinned = _pinned(before.task_teacher if before else None, options.task_teacher)
         second = find_model(options.task_teacher, options.task_teacher_revision or pinned, option="--task-teacher")
     return Draft(
         corpus=corpus,
