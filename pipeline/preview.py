@@ -218,7 +218,7 @@ def measure(worker: UnitWorker, rows: readers.Rows, shown: Progress) -> Sample:
     lengths.add(rows, total)
     fidelity = Fidelity(cuts(config, plan.teacher.vocab_size))
     watched = _Watched(worker.sparsify, fidelity)
-    worker.sparsify = watched  # type: ignore[assignment]
+    worker.sparsify = watched
     scored = tokens = smoothed = content = empty = 0
     speeds: list[tuple[int, float]] = []
     for part in _blocks(rows, lengths.rows):

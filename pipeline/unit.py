@@ -108,7 +108,9 @@ class UnitWorker:
         if (teacher_digest(sources.teacher), tokenizer_digest(self.tokenizer)) != (plan.teacher.digest, plan.teacher.tokenizer_digest):
             raise TeacherError(f"the teacher in {sources.teacher} is not the planned one: it changed meanwhile; give another --out")
         self.task_teacher = None if plan.task_teacher is None else _task_teacher(plan, sources)
-        self.sparsify = Sparsifier(topk=config.topk, mass=config.mass, temperatures=config.extra_temperatures)
+        self.sparsify: Callable[[torch.Tensor, torch.Tensor], ChunkSoftIds] = Sparsifier(
+            topk=config.topk, mass=config.mass, temperatures=config.extra_temperatures
+        )
         self.device = device_name(sources.device)
 
     def run(self, units: Iterable[Unit]) -> Iterator[Receipt]:

@@ -15,9 +15,9 @@ from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.version import FORMAT_VERSION
 
 
-def check_split(name: str) -> None:
+def check_split(name: object) -> None:
     """UsageError unless the name of a split can be that of a folder of the dataset, as `datasets` takes it."""
-    if not re.fullmatch(r"\w+(\.\w+)*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)*", name):
         raise UsageError(f"a split cannot be called {name!r}: letters, digits and _ are needed, and dots between them; rename it")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from textsmooth.schemas.errors import CorpusError, UsageError
+from textsmooth.schemas.plan import check_split
 from textsmooth.schemas.tasks import LABEL_COLUMN, TASKS, TEXT_COLUMNS
 from textsmooth.stages import readers
 from textsmooth.stages.source import COMPRESSIONS, FORMATS, SourceFile, source_file
@@ -142,8 +143,11 @@ def saved_splits(folder: Path) -> dict[str, Path] | None:
     """The splits of a folder that `save_to_disk` of `datasets` wrote, each in a folder; None if it is no such folder."""
     if (folder / "dataset_dict.json").is_file():
         names = _read_json(folder / "dataset_dict.json").get("splits", [])
-        if not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise CorpusError(f"{folder}/dataset_dict.json names splits that are no folders: {names}")
+        try:
+            for name in names:
+                check_split(name)
+        except UsageError:  # it stands in a file, not on the command line
+            raise CorpusError(f"{folder}/dataset_dict.json names splits that are no folders: {names}") from None
         return {name: folder / name for name in names}
     if (folder / "state.json").is_file():
         split = _read_json(folder / "state.json").get("_split")

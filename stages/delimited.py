@@ -5,7 +5,7 @@ a guess: a quote too many would swallow the lines up to the next one.
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from textsmooth.schemas.errors import CorpusError
 from textsmooth.schemas.tasks import TEXT_COLUMNS
@@ -49,7 +49,7 @@ class _Feed:
         return f"row {self.row} of {self.file}{line}"
 
     def close(self) -> None:
-        self._blocks.close()  # type: ignore[attr-defined]  # a generator
+        self._blocks.close()
 
 
 def _records(feed: _Feed) -> Iterator[tuple[int, list[str]]]:
@@ -97,7 +97,7 @@ def _rows(feed: _Feed, names: list[str], records: Iterator[tuple[int, list[str]]
         feed.row += 1
 
 
-def blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int) -> Iterator[Block]:
+def blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int) -> Generator[Block, None, None]:
     """The rows of a file from a row on, at a byte offset behind the header, or 0."""
     feed = _Feed(file, 0)
     try:

@@ -5,7 +5,7 @@ A line ends with \\n or \\r\\n, the last one also with the file. Offsets count b
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, BinaryIO, Protocol
@@ -50,7 +50,7 @@ def _codec(file: SourceFile, stored: BinaryIO) -> Any:
     return pa.CompressedInputStream(pa.PythonFile(stored, mode="r"), file.compression)
 
 
-def byte_lines(file: SourceFile, offset: int = 0) -> Iterator[Lines]:
+def byte_lines(file: SourceFile, offset: int = 0) -> Generator[Lines, None, None]:
     """The lines from an offset on, some at a time; a byte order mark at the start of the file is none of them.
 
     CorpusError for a file that cannot be read, or whose compression is damaged or cut off.
@@ -98,7 +98,7 @@ def decoded(file: SourceFile, row: int, line: bytes) -> str:
         ) from None
 
 
-def text_blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int) -> Iterator[Block]:
+def text_blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int) -> Generator[Block, None, None]:
     """The rows of a text file from a row on: every line is one, an empty one too."""
     for where, lines in byte_lines(file, offset):
         texts = [decoded(file, row + i, line[:-1] if line.endswith(b"\r") else line) for i, line in enumerate(lines)]
@@ -106,7 +106,9 @@ def text_blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int)
         row += len(texts)
 
 
-def json_blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int, late: tuple[tuple[str, ...], ...] = ()) -> Iterator[Block]:
+def json_blocks(
+    file: SourceFile, names: tuple[str, ...], row: int, offset: int, late: tuple[tuple[str, ...], ...] = ()
+) -> Generator[Block, None, None]:
     """The rows of JSON lines from a row on: every line that is not blank is one.
 
     late: groups of columns that the first rows do not have. CorpusError for a row that has all of a group.

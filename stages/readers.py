@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Lock
@@ -54,7 +54,7 @@ class _Reader:
 
     def __init__(self, file: SourceFile, names: tuple[str, ...], row: int, offset: int, late: Late) -> None:
         self.names, self.row = names, row
-        self._blocks: Iterator[Block] = _blocks(file, names, row, offset, late)
+        self._blocks = _blocks(file, names, row, offset, late)
         self._block = Block(where=None, columns=[[] for _ in names], count=0)
         self._taken = 0
 
@@ -79,10 +79,10 @@ class _Reader:
         return RowRange(start=start, offset=offset, rows=rows, count=count) if count else None
 
     def close(self) -> None:
-        self._blocks.close()  # type: ignore[attr-defined]  # a generator: its files are closed with it
+        self._blocks.close()  # and its files with it
 
 
-def _blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int, late: Late = ()) -> Iterator[Block]:
+def _blocks(file: SourceFile, names: tuple[str, ...], row: int, offset: int, late: Late = ()) -> Generator[Block, None, None]:
     if file.format in tables.FORMATS:
         return tables.blocks(file, names, row)
     if file.format == "jsonl":

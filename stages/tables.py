@@ -1,7 +1,7 @@
 """Parquet and Arrow files, read in batches of rows."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +100,7 @@ def class_names(file: SourceFile) -> dict[str, tuple[str, ...]]:
         raise CorpusError(f"the metadata `huggingface` of {file} is damaged: write the file again") from None
 
 
-def blocks(file: SourceFile, names: tuple[str, ...], row: int) -> Iterator[Block]:
+def blocks(file: SourceFile, names: tuple[str, ...], row: int) -> Generator[Block, None, None]:
     """The rows of a file from a row on."""
     with _errors(file):
         for batch, first in _parquet_batches(file, names, row) if file.format == "parquet" else _ipc_batches(file, names):

@@ -24,6 +24,7 @@ import hypothesis
 import pytest
 import torch
 from helpers_gen import ZYGOTE, Process, Ran, make_model, make_tokenizer, rows, write_jsonl, write_parquet
+from helpers_hub import make_datasets, make_models
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=40, derandomize=True, database=None)
@@ -101,6 +102,15 @@ def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_parquet(folder / "single/validation-00000.parquet", rows(9, 2), group=4, classes=("no", "yes"))
     write_parquet(folder / "pair/train-00000.parquet", rows(21, 3, pair=True), group=6)
     return folder
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Path:
+    """A folder to serve as the Hub: datasets and models. Each module has its own."""
+    root = tmp_path_factory.mktemp("hub")
+    make_datasets(root)
+    make_models(root, teacher)
+    return root
 
 
 @pytest.fixture

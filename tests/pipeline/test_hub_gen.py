@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers_gen import Ran, files_of, rows, shards_of, wrong
-from helpers_hub import at_hub, go_offline, make_datasets, make_models, moved, plan_of
+from helpers_hub import at_hub, go_offline, moved, plan_of
 from hub_server import Fault, Hub
 
 from textsmooth.schemas.manifest import Manifest
@@ -18,14 +18,6 @@ from textsmooth.stages.storage import read_json
 FIXED = ("--topk", "4", "--threads", "1", "--dtype", "float32", "--progress", "none")
 QNLI = ("--corpus", "glue/qnli", "--teacher", "tiny/bert", "--topk", 4)
 REVIEWS = ("--corpus", "tiny/reviews", "--teacher", "tiny/bert", "--topk", 4)
-
-
-@pytest.fixture(scope="module")
-def repositories(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Path:
-    root = tmp_path_factory.mktemp("hub")
-    make_datasets(root)
-    make_models(root, teacher)
-    return root
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from helpers_gen import files_of, rows
-from helpers_hub import at_hub, bodies, go_offline, make_datasets, make_models, moved
+from helpers_hub import at_hub, bodies, go_offline, moved
 from hub_server import Fault, Hub
 from huggingface_hub import close_session
 
@@ -22,14 +22,6 @@ from textsmooth.stages.hub_files import HubFile
 from textsmooth.stages.source import SourceFile
 
 BERT = ("README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-
-
-@pytest.fixture(scope="module")
-def repositories(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Path:
-    root = tmp_path_factory.mktemp("hub")
-    make_datasets(root)
-    make_models(root, teacher)
-    return root
 
 
 @pytest.fixture
