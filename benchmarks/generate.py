@@ -24,6 +24,7 @@ from textsmooth.pipeline.unit import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.stages import readers
 from textsmooth.stages.device import default_threads
+from textsmooth.stages.folder import open_folder
 from textsmooth.stages.teacher import Teacher, batches, chunks, load_checked
 from textsmooth.stages.tokenize import tokenize
 
@@ -86,8 +87,8 @@ def ours(options: GenerateOptions, folder: Path) -> Callable[[], int]:
         out = folder / f"ours{count}"
         count += 1
         if worker is None:
-            worker = UnitWorker(plan, asked.sources, out)
-        worker.out = out
+            worker = UnitWorker(plan, asked.sources, open_folder(out))
+        worker.out = open_folder(out)
         return sum(receipt.tokens for receipt in worker.run(plan.units))
 
     return run

@@ -31,6 +31,7 @@ from textsmooth.pipeline.request import draft
 from textsmooth.pipeline.unit import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.stages.device import device_name
+from textsmooth.stages.folder import open_folder
 from textsmooth.stages.sparsify import Sparsifier
 from textsmooth.stages.teacher import Teacher, chunks, load_checked
 from textsmooth.stages.tokenize import TokenRows, load_tokenizer, tokenize
@@ -185,9 +186,9 @@ def throughput(bench: Bench) -> None:
     asked = draft(bench.options("ours"))
     plan = cut(asked)
     dtype = getattr(torch, asked.config.dtype)
-    worker = UnitWorker(plan, asked.sources, bench.folder / "warm")
+    worker = UnitWorker(plan, asked.sources, open_folder(bench.folder / "warm"))
     list(worker.run(plan.units[:2]))
-    worker.out = bench.folder / "ours"
+    worker.out = open_folder(bench.folder / "ours")
     bench.sync()
     start = time.perf_counter()
     receipts = list(worker.run(plan.units))

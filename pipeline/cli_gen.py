@@ -1,12 +1,21 @@
 """`textsmooth gen`."""
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from textsmooth.pipeline.cli import Command
-from textsmooth.schemas.config import CODECS, DEFAULT_TEACHER, DTYPES, LONG_ROWS, SPECIALS, STREAMING, GenerateOptions, context_passes
+from textsmooth.schemas.config import (
+    CODECS,
+    DEFAULT_TEACHER,
+    DTYPES,
+    EXECUTORS,
+    LONG_ROWS,
+    SPECIALS,
+    STREAMING,
+    GenerateOptions,
+    context_passes,
+)
 from textsmooth.schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,9 +79,19 @@ def _numbers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 @click.option("--dtype", type=Auto(click.Choice(DTYPES), "auto|dtype"), default="auto", show_default=True, help="|".join(DTYPES) + "|auto.")
 @click.option("--device", type=Auto(click.STRING, "auto|device"), default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option("--threads", type=AUTO_INT, default="auto", show_default=True, help="CPU threads of the forward pass.")
+@click.option("--executor", type=click.Choice(EXECUTORS), default="auto", show_default=True, help="What runs the units.")
+@click.option("--num-workers", help="Workers on Ray: N, or MIN-MAX for a pool that grows and shrinks.  [default: one per visible GPU]")
+@click.option("--initial-workers", type=int, help="Of a pool that grows and shrinks.  [default: MIN]")
+@click.option("--gpus-per-worker", type=float, help="0.5: two workers share a GPU.  [default: 1 where there are GPUs, else 0]")
+@click.option("--cpus-per-worker", type=float, help="CPUs that Ray keeps for a worker.  [default: 1]")
+@click.option("--ray-address", help="Ray cluster to join: HOST:PORT, or auto.  [default: RAY_ADDRESS, else a local one is started]")
+@click.option("--ship-code", is_flag=True, help="Send this checkout to the workers, as a wheel.")
+@click.option("--unit-timeout", "unit_timeout_s", type=float, help="Seconds after which a unit hangs.  [default: none]")
+@click.option("--skip-bad-rows", is_flag=True, help="Leave rows that cannot be smoothed out, and write them to quarantine.jsonl.")
+@click.option("--from-previous", help="Finished dataset of an older state of the corpus: only what changed is run.")
 @click.option("--out", help="Folder of the dataset.  [default: smoothed/<corpus>-<teacher>-k<topk>]")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, kept and lost, by a sample of the rows; write nothing.")
-@click.option("--price-per-hour", type=float, help="Of this machine, in any currency: --dry-run then also says what the run costs.")
+@click.option("--price-per-hour", type=float, help="Of one worker, in any currency: --dry-run and run.json then say what the run costs.")
 @click.option("--overwrite", is_flag=True, help="Remove the run that is in the output folder first.")
 @click.option("--progress", type=click.Choice(("auto", "rich", "json", "none")), default="auto", show_default=True, help="On stderr.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -80,7 +99,6 @@ def gen(
     keep_columns: tuple[str, ...],
     splits: tuple[str, ...],
     dry_run: bool,
-    price_per_hour: float | None,
     progress: str,
     debug: bool,
     **options: Any,
@@ -92,16 +110,13 @@ def gen(
     kept, splits = (tuple(name.strip() for value in values for name in value.split(",")) for values in (keep_columns, splits))
     asked = GenerateOptions(keep_columns=kept, splits=splits, **options)
 
-    if price_per_hour is not None and not (dry_run and math.isfinite(price_per_hour) and price_per_hour >= 0):
-        raise UsageError(f"--price-per-hour {price_per_hour:g}: it takes a number of at least 0, and goes with --dry-run")
-
     from textsmooth.pipeline.progress import Progress
 
     if dry_run:
         from textsmooth.pipeline.cli_preview import preview_text
         from textsmooth.pipeline.preview import preview
 
-        click.echo(preview_text(preview(asked, Progress(progress)), price_per_hour))
+        click.echo(preview_text(preview(asked, Progress(progress)), asked.price_per_hour))
     else:
         from textsmooth.pipeline.generate import generate
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER
-from textsmooth.stages.storage import read_manifest
+from textsmooth.stages.folder import read_manifest
 from textsmooth.stages.stream import SmoothedDataset
 
 if TYPE_CHECKING:

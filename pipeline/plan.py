@@ -161,7 +161,7 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Pl
         corpus=identity,
         teacher=asked.teacher,
         config=asked.config,
-        versions=versions(asked.sources.device),
+        versions=asked.versions,
         units=tuple(unit(place) for place in ranges),
         runtime=asked.runtime,
         source={file.name: file.stat() for file in asked.corpus.files},
@@ -235,7 +235,7 @@ def differences(asked: Draft, plan: Plan, *, finished: bool) -> list[str]:
     if asked.task_teacher is not None:
         mine["task_teacher"] = asdict(asked.task_teacher)
     if not finished:
-        mine["versions"] = versions(asked.sources.device)
+        mine["versions"] = asked.versions
     theirs = plan.header_json()
     if ("task_teacher" in mine) != ("task_teacher" in theirs):
         there, here = (group["task_teacher"]["name"] if "task_teacher" in group else "none" for group in (theirs, mine))

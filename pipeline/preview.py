@@ -6,7 +6,6 @@ A sample of the corpus goes through the run's own worker. Legend: N tokens, V vo
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textsmooth.pipeline.commit import finished_units
+from textsmooth.pipeline.executors import executor
 from textsmooth.pipeline.generate import resolve
 from textsmooth.pipeline.plan import row_columns, typed_rows
 from textsmooth.pipeline.progress import Progress
@@ -28,9 +28,9 @@ from textsmooth.schemas.plan import Plan, Unit
 from textsmooth.schemas.soft_ids import id_dtype
 from textsmooth.stages import readers
 from textsmooth.stages.fidelity import Cut, Fidelity, Loss
+from textsmooth.stages.folder import read_manifest
 from textsmooth.stages.source import SCAN_ROWS
 from textsmooth.stages.sparsify import ChunkSoftIds
-from textsmooth.stages.storage import read_manifest
 from textsmooth.stages.tokenize import NO_LIMIT, tokenize
 
 SEED = 0
@@ -67,7 +67,7 @@ class Sample:
 class Preview:
     """What a run would do."""
 
-    out: Path
+    out: str  # path or URI of the folder
     plan: Plan
     done: int  # units that are there
     rows_left: int
@@ -115,14 +115,14 @@ def preview(options: GenerateOptions, progress: Progress | None = None) -> Previ
     Raises what `generate` raises, but that the folder holds another run: that is told beside the rest. Of a finished dataset the
     teacher is not loaded: it has its own statistics.
     """
-    with progress or Progress("none") as shown:
+    with progress or Progress("none") as shown, executor(options) as where:
         refused = None
         try:
-            out, asked, plan, new = resolve(options, shown)
+            out, asked, plan, new = resolve(options, shown, where)
         except ConflictError as error:  # said, and shown all the same: nothing is written
-            out, asked, plan, new = resolve(replace(options, overwrite=True), shown)
+            out, asked, plan, new = resolve(replace(options, overwrite=True), shown, where)
             refused = str(error)
-        finished = not new and (out / MANIFEST).is_file()
+        finished = not new and out.size(MANIFEST) is not None
         done = {} if new or finished else finished_units(out, plan)
         statistics = sample = None
         if finished:
@@ -131,12 +131,12 @@ def preview(options: GenerateOptions, progress: Progress | None = None) -> Previ
             torch.set_num_threads(plan.runtime["threads"])
             sample = measure(UnitWorker(plan, asked.sources, out), rows_of(plan, asked.sources), shown)
         return Preview(
-            out=out,
+            out=str(out),
             plan=plan,
             done=len(plan.units) if finished else len(done),
             rows_left=0 if finished else plan.rows - sum(receipt.rows for receipt in done.values()),
             finished=finished,
-            removes=new and (out / PLAN).is_file(),
+            removes=new and out.size(PLAN) is not None,
             refused=refused,
             sample=sample,
             statistics=statistics,

@@ -1,9 +1,12 @@
 """What was asked, resolved: which corpus, columns, teacher, device and number format a run will use."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textsmooth.pipeline import machine
+from textsmooth.pipeline.machine import Machine, look
 from textsmooth.pipeline.sources import find_model, hub_corpus_name, model_config, open_corpus, teacher_name
 from textsmooth.pipeline.task_teacher import identify
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig, check_stride
@@ -44,14 +47,19 @@ class Draft:
     tokenizer: "PreTrainedTokenizerFast"
     config: GenerationConfig
     runtime: dict[str, Any]
+    versions: dict[str, str]  # of the machine where units will run
     sources: Sources
     task_teacher: TaskTeacherIdentity | None = None
     late: tuple[tuple[str, ...], ...] = ()  # as corpus.late_columns
 
 
-def draft(options: GenerateOptions, before: Plan | None = None, *, finished: bool = False) -> Draft:
+Look = Callable[..., Machine]
+
+
+def draft(options: GenerateOptions, before: Plan | None = None, *, finished: bool = False, look: Look = look) -> Draft:
     """Resolve what was asked; where it was left open, as the plan that is already there (`before`) has it.
 
+    look: machine.look, of a machine where units will run.
     Raises UsageError, CorpusError or TeacherError in one line for whatever cannot work.
     """
     from textsmooth.stages import teacher as teachers
@@ -83,7 +91,7 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
         raise UsageError(f"topk {options.topk} is more than the teacher's vocabulary of {vocab_size}")
     if options.context != "unmasked" and tokenizer.mask_token_id is None:
         raise UsageError(f"--context {options.context} needs a mask token, and the tokenizer in {found.folder} has none")
-    device, settings = _auto(options, before, finished=finished, vocab_size=vocab_size)
+    found_there, settings = _auto(options, before, finished=finished, vocab_size=vocab_size, look=look)
     identity = CorpusIdentity(
         name=corpus.name,
         files={split: [f.name for f in files] for split, files in corpus.splits.items()},
@@ -131,11 +139,12 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
         teacher=teacher,
         tokenizer=tokenizer,
         config=config,
-        runtime=_runtime(options),
+        runtime={"threads": found_there.threads},
+        versions=found_there.versions,
         sources=Sources(
             files={f.name: f for f in corpus.files},
             teacher=found.folder,
-            device=device,
+            device=found_there.device,
             task_teacher=second.folder if second else None,
         ),
         task_teacher=identify(second, identity, teacher, config) if second else None,
@@ -207,17 +216,18 @@ def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...],
     return text, label, task, () if task else corpora.late_columns(union, text, label, named=bool(options.text_columns))
 
 
-def _auto(options: GenerateOptions, before: Plan | None, *, finished: bool, vocab_size: int) -> tuple[str, dict[str, Any]]:
-    """The device, and the settings that depend on it. A finished run needs no device: where it was made on one, that is the answer."""
-    from textsmooth.stages.device import pick_device, pick_dtype
-
-    device = before.config.device if finished and before and not options.device else pick_device(options.device)
-    kind = device.partition(":")[0]
+def _auto(options: GenerateOptions, before: Plan | None, *, finished: bool, vocab_size: int, look: Look) -> tuple[Machine, dict[str, Any]]:
+    """The machine, and the settings that depend on it. A finished run needs no device: where it was made on one, that is the answer."""
+    if finished and before and not options.device:
+        found = machine.look(options, device=before.config.device, dtype=options.dtype or before.config.dtype)
+    else:
+        found = look(options)
+    kind = found.device.partition(":")[0]
     same = before.config if before is not None and before.config.device == kind else None
     on_gpu = kind == "cuda"
-    return device, {
+    return found, {
         "device": kind,
-        "dtype": options.dtype or (same.dtype if same else pick_dtype(device)),
+        "dtype": options.dtype or (same.dtype if same else found.dtype),
         "max_batch_tokens": options.max_batch_tokens or (same.max_batch_tokens if same else 65536 if on_gpu else 1024),
         "chunk_tokens": same.chunk_tokens if same else chunk_tokens(vocab_size, on_gpu=on_gpu),
     }
@@ -227,9 +237,3 @@ def chunk_tokens(vocab_size: int, *, on_gpu: bool) -> int:
     """Tokens of one vocabulary projection: fewer for a large vocabulary, whose logits would leave the cache."""
     most = 4096 if on_gpu else 256
     return most if vocab_size <= 65536 else most // 4
-
-
-def _runtime(options: GenerateOptions) -> dict[str, Any]:
-    from textsmooth.stages.device import default_threads
-
-    return {"threads": options.threads or default_threads()}

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,12 +28,13 @@ from textsmooth.stages import readers
 from textsmooth.stages.codec import TokenBlock, encode
 from textsmooth.stages.context import passes
 from textsmooth.stages.device import device_name
+from textsmooth.stages.folder import Folder
 from textsmooth.stages.kinds import arrow_type
 from textsmooth.stages.shard import shard_bytes
 from textsmooth.stages.spans import find_spans
 from textsmooth.stages.sparsify import ChunkSoftIds, Sparsifier, gather_soft_ids
 from textsmooth.stages.statistics import UnitStats
-from textsmooth.stages.storage import pretty_json, put, put_exclusive, read_json, remove
+from textsmooth.stages.storage import parse_json, pretty_json
 from textsmooth.stages.task_teacher import TaskTeacher
 from textsmooth.stages.teacher import Batch, Teacher, chunks, teacher_digest
 from textsmooth.stages.tokenize import TokenRows, load_tokenizer, tokenize, tokenizer_digest
@@ -65,18 +65,29 @@ class Scored:
     task_logits: NDArray[np.float32] | None = None  # of the task teacher, as TaskTeacher.logits
 
 
-def receipt_path(out: Path, unit: Unit) -> Path:
+def receipt_name(unit: Unit) -> str:
     """Where a unit's receipt stands while the run is not finished."""
-    return out / RECEIPTS_FOLDER / f"{unit.split}-{unit.number:05d}-{unit.id[:12]}.json"
+    return f"{RECEIPTS_FOLDER}/{unit.split}-{unit.number:05d}-{unit.id[:12]}.json"
 
 
-def find_receipt(out: Path, unit: Unit) -> Receipt | None:
+def whole_receipt(data: bytes, unit: Unit, size: Callable[[str], int | None]) -> Receipt | None:
+    """The receipt in these bytes, if it is the unit's and its shard is there; None if the unit is still to be done.
+
+    size: of a file of the dataset, None if it is not there.
+    """
+    try:
+        receipt = Receipt.from_json(parse_json(data, receipt_name(unit)))
+    except (TypeError, DatasetError):
+        return None
+    fits = (receipt.unit, receipt.rows, receipt.shard) == (unit.id, unit.rows, shard_path(unit, receipt.sha256))
+    return receipt if fits and size(receipt.shard) == receipt.bytes else None
+
+
+def find_receipt(out: Folder, unit: Unit) -> Receipt | None:
     """The receipt of a unit whose shard is there with the right size; None if the unit is still to be done."""
     try:
-        receipt = Receipt.from_json(read_json(receipt_path(out, unit)))
-        fits = (receipt.unit, receipt.rows, receipt.shard) == (unit.id, unit.rows, shard_path(unit, receipt.sha256))
-        return receipt if fits and (out / receipt.shard).stat().st_size == receipt.bytes else None
-    except (FileNotFoundError, TypeError, DatasetError):
+        return whole_receipt(out.read(receipt_name(unit)), unit, out.size)
+    except FileNotFoundError:
         return None
 
 
@@ -93,9 +104,14 @@ class UnitWorker:
     """
 
     def __init__(
-        self, plan: Plan, sources: Sources, out: Path, on_batch: Callable[[int, int, int], None] = lambda tokens, padded, rows: None
+        self,
+        plan: Plan,
+        sources: Sources,
+        out: Folder,
+        on_batch: Callable[[int, int, int], None] = lambda tokens, padded, rows: None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.plan, self.sources, self.out, self.on_batch = plan, sources, out, on_batch
+        self.plan, self.sources, self.out, self.on_batch, self.stopped = plan, sources, out, on_batch, stopped
         config = plan.config
         self.tokenizer = load_tokenizer(sources.teacher)
         self.teacher = Teacher(
@@ -116,14 +132,15 @@ class UnitWorker:
     def run(self, units: Iterable[Unit]) -> Iterator[Receipt]:
         """Run units in order; yields the receipt of each as soon as it is on storage. Interrupted, it leaves only whole units.
 
-        A unit that another driver has done meanwhile is not run, its receipt is passed on; none is once the dataset is finished.
+        A unit that another driver has done meanwhile is not run, its receipt is passed on; none is once the dataset is finished, or
+        `stopped` says so.
         """
         waiting = deque(units)
         ready: deque[tuple[Unit, Future[Ready]]] = deque()
         writing: deque[Future[Receipt]] = deque()
         with ThreadPoolExecutor(1, "prepare") as reader, ThreadPoolExecutor(1, "write") as writer:
             try:
-                while (waiting or ready) and not (self.out / MANIFEST).is_file():
+                while (waiting or ready) and not self.stopped() and self.out.size(MANIFEST) is None:
                     while waiting and len(ready) < READ_AHEAD:
                         ready.append((waiting[0], reader.submit(self._prepare, waiting.popleft())))
                     unit, future = ready.popleft()
@@ -281,7 +298,7 @@ class UnitWorker:
         sha256 = hashlib.sha256(data).hexdigest()
         encoded = time.perf_counter()
         shard = shard_path(unit, sha256)
-        put(self.out / shard, memoryview(data))
+        self.out.put(shard, memoryview(data))
         receipt = Receipt(
             unit=unit.id,
             split=unit.split,
@@ -303,12 +320,12 @@ class UnitWorker:
                 "write_s": round(time.perf_counter() - encoded, 4),
             },
         )
-        path = receipt_path(self.out, unit)
-        while not put_exclusive(path, pretty_json(receipt.to_json())):
+        name = receipt_name(unit)
+        while not self.out.put_exclusive(name, pretty_json(receipt.to_json())):
             first = find_receipt(self.out, unit)  # another driver was faster: the first receipt counts
             if first is not None:
                 return first
-            remove(path)  # void: it names a shard that is not there
+            self.out.remove((name,))  # void: it names a shard that is not there
         return receipt
 
 

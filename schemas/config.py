@@ -15,6 +15,7 @@ CODECS = ("plain",)
 DEFAULT_TEACHER = "google-bert/bert-base-uncased"
 CONTEXTS = ("unmasked", "masked:N")
 LONG_ROWS = ("truncate", "window")
+EXECUTORS = ("auto", "inline", "ray")
 STREAMING = ("auto", "always", "never")
 COLDEST = 0.001  # temperature: below, only the argmax is left and float32 runs out
 
@@ -152,8 +153,21 @@ class GenerateOptions:
     device: str | None = None
     threads: int | None = None
     overwrite: bool = False
+    executor: str = "auto"
+    num_workers: str | None = None  # N, or MIN-MAX: a pool that grows and shrinks
+    initial_workers: int | None = None  # of a pool that grows and shrinks
+    gpus_per_worker: float | None = None
+    cpus_per_worker: float | None = None
+    ray_address: str | None = None
+    ship_code: bool = False  # this checkout, as a wheel, to the workers
+    unit_timeout_s: float | None = None  # a unit that takes longer hangs
+    skip_bad_rows: bool = False
+    from_previous: str | None = None  # a smoothed dataset whose unchanged shards are taken over
+    price_per_hour: float | None = None  # of one worker, in any currency
 
     def __post_init__(self) -> None:
+        _one_of("executor", self.executor, EXECUTORS)
+        self._check_workers()
         _positive("topk", self.topk)
         _positive("rows-per-shard", self.rows_per_shard)
         check_mass(self.mass)
@@ -175,5 +189,36 @@ class GenerateOptions:
             for value in values:
                 if values.count(value) > 1:
                     raise UsageError(f"--{name} names {value!r} twice")
+        if self.unit_timeout_s is not None and not (math.isfinite(self.unit_timeout_s) and self.unit_timeout_s > 0):
+            raise UsageError(f"unit-timeout must be seconds above 0, not {self.unit_timeout_s:g}")
+        if self.price_per_hour is not None and not (math.isfinite(self.price_per_hour) and self.price_per_hour >= 0):
+            raise UsageError(f"price-per-hour must be a number of at least 0, not {self.price_per_hour:g}")
         if len(self.text_columns) > 2:
             raise UsageError(f"a row has one text or a pair: give --text-column once or twice, not {len(self.text_columns)} times")
+
+    def _check_workers(self) -> None:
+        low, high = workers(self.num_workers)
+        for name in ("gpus_per_worker", "cpus_per_worker"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{name.replace('_', '-')} must be a number of at least 0, not {value:g}")
+        gpus = self.gpus_per_worker or 0
+        if gpus > 1 and gpus != int(gpus):
+            raise UsageError(f"gpus-per-worker {gpus:g}: a worker has part of one GPU, or whole ones")
+        if self.initial_workers is not None and not low <= self.initial_workers <= high:
+            raise UsageError(f"initial-workers {self.initial_workers} is not within --num-workers {self.num_workers or 'auto'}")
+        if self.executor == "inline":
+            asked = {"num-workers": self.num_workers not in (None, "1"), "ray-address": self.ray_address, "ship-code": self.ship_code}
+            for name, value in {**asked, "gpus-per-worker": self.gpus_per_worker, "initial-workers": self.initial_workers}.items():
+                if value:
+                    raise UsageError(f"--{name} is for several workers: it does not go with --executor inline")
+
+
+def workers(asked: str | None) -> tuple[int, int]:
+    """The least and the most workers of `N` or `MIN-MAX`; (1, 1) if nothing was asked. UsageError if it is neither."""
+    if asked is None:
+        return 1, 1
+    found = re.fullmatch(r"([1-9]\d{0,5})(?:-([1-9]\d{0,5}))?", asked)
+    if found is None or (found[2] and int(found[2]) < int(found[1])):
+        raise UsageError(f"num-workers {asked!r} is neither a number N nor a range MIN-MAX")
+    return int(found[1]), int(found[2] or found[1])

@@ -30,11 +30,12 @@ class ShardEntry:
     bytes: int
     sha256: str
     windows: int | None = None  # rows of the shard, where long rows were cut into windows
+    skipped: int = 0  # rows of the corpus that are not in the shard: --skip-bad-rows
 
     @property
     def samples(self) -> int:
         """Rows of the shard: what a student reads one by one."""
-        return self.rows if self.windows is None else self.windows
+        return self.rows - self.skipped if self.windows is None else self.windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class Manifest:
         return tuple(dict.fromkeys(s.split for s in self.shards))
 
     def to_json(self) -> dict[str, Any]:
-        shards = [lean(shard, ("windows",)) for shard in self.shards]
+        shards = [lean(shard, ("windows", "skipped")) for shard in self.shards]
         body = {"format": FORMAT_VERSION, **lean(self, ("task_teacher",)), "shards": shards}
         return {**body, "digest": digest(body)}
 

@@ -250,13 +250,39 @@ class Receipt:
     device: str
     timings: dict[str, float]  # seconds
     windows: int | None = None  # rows of the shard, where long rows were cut into windows
+    skipped: tuple["BadRow", ...] = ()  # rows of the corpus that are not in the shard: --skip-bad-rows
 
     def to_json(self) -> dict[str, Any]:
-        return lean(self, ("windows",))
+        return lean(self, ("windows", "skipped"))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         try:
-            return cls(**value)
-        except TypeError as error:
+            skipped = tuple(BadRow(**row) for row in value.get("skipped", ()))
+            return cls(**{**value, "skipped": skipped})
+        except (TypeError, AttributeError) as error:
             raise DatasetError(f"a receipt is damaged: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRow:
+    """A row that cannot be smoothed, for what is in it."""
+
+    split: str
+    row: int  # position in the split
+    file: str  # as Unit.file
+    file_row: int  # position in the file
+    error: str  # one line
+    values: dict[str, Any] | None = None  # the row's columns; None if they cannot be written as JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitFailure:
+    """A unit that could not be done, for what is in it, or because it did not end. The rest of the run goes on without it."""
+
+    unit: str  # Unit.id
+    name: str  # Unit.name
+    error: str  # one line
+    rows: tuple[BadRow, ...] = ()  # the rows at fault, as far as they are known
+    attempts: int = 1
+    node: str = ""  # where it was tried last

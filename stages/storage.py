@@ -1,4 +1,4 @@
-"""Files of a dataset folder: put in place whole, created exclusively where only the first may win, durable when the call returns."""
+"""Files on this machine: put in place whole, created exclusively where only the first may win, durable when the call returns."""
 
 import contextlib
 import errno
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from textsmooth.schemas.errors import DatasetError, StorageError, UsageError
-from textsmooth.schemas.manifest import AGAIN, MANIFEST, Manifest
+from textsmooth.schemas.errors import DatasetError, StorageError
+from textsmooth.schemas.manifest import AGAIN
 
 TEMP_PREFIX = ".tmp-"  # of this run or one that was killed: removed when a dataset is finished
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -123,19 +123,14 @@ def pretty_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def parse_json(data: bytes, where: str) -> Any:
+    """Parse the bytes of a JSON file; DatasetError if they are not JSON."""
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DatasetError(f"{where} is damaged ({error}); {AGAIN}") from None
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file; DatasetError if it is not JSON."""
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DatasetError(f"{path} is damaged ({error}); {AGAIN}") from None
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a smoothed dataset. UsageError if there is no such folder, DatasetError unless it is one, finished and unaltered."""
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise UsageError(f"no smoothed dataset at {folder}: there is no such folder; make one with textsmooth-gen")
-    if not path.is_file():
-        raise DatasetError(f"{folder} has no {MANIFEST}: not a smoothed dataset, or not finished; run its textsmooth-gen again")
-    return Manifest.from_json(read_json(path), str(path))
+    return parse_json(path.read_bytes(), str(path))

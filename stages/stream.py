@@ -27,8 +27,8 @@ from textsmooth.schemas.manifest import AGAIN, Manifest, ShardEntry
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.codec import TokenBlock, decode
+from textsmooth.stages.folder import read_manifest
 from textsmooth.stages.shard import ShardReader
-from textsmooth.stages.storage import read_manifest
 
 ORDER_VERSION = 1  # raised when the same inputs would give another order
 WINDOW_ROWS = 65_536

@@ -16,7 +16,9 @@ from textsmooth.pipeline.unit import UnitWorker
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import TeacherError
 from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, TeacherIdentity, unit_id
-from textsmooth.stages.storage import read_manifest
+from textsmooth.stages.folder import open_folder, read_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_labels_are_not_lost_where_the_first_row_or_file_has_none(gen: Callable[..., Ran], desk: Path) -> None:
@@ -105,19 +107,19 @@ def test_the_code_digest_covers_every_module_that_a_unit_runs() -> None:
         "schemas/canonical.py", "schemas/errors.py", "schemas/manifest.py", "schemas/version.py",  # digests, words, names
         "stages/corpus.py", "stages/hub.py", "stages/hub_errors.py", "stages/hub_files.py", "pipeline/sources.py",  # rows are hashed
         "stages/device.py", "stages/statistics.py", "stages/storage.py", "pipeline/request.py", "pipeline/task_teacher.py",  # in the plan
+        "pipeline/machine.py", "stages/folder.py", *(["stages/object_store.py"] if (ROOT / "stages/object_store.py").is_file() else []),
     }  # fmt: skip
-    root = Path(__file__).resolve().parents[2]
     seen, waiting = set(), ["pipeline/unit.py"]
     while waiting:
         file = waiting.pop()
         if file in seen:
             continue
         seen.add(file)
-        for node in ast.walk(ast.parse((root / file).read_text())):
+        for node in ast.walk(ast.parse((ROOT / file).read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("textsmooth."):
                 module = (node.module or "").removeprefix("textsmooth.").replace(".", "/")
                 named = [module] if "/" in module else [f"{module}/{alias.name}" for alias in node.names]
-                waiting += [f"{name}.py" for name in named if (root / f"{name}.py").is_file()]
+                waiting += [f"{name}.py" for name in named if (ROOT / f"{name}.py").is_file()]
     assert seen == set(DECIDES_BYTES) | exempt
 
 
@@ -134,4 +136,4 @@ def test_a_teacher_that_changed_after_planning_is_refused(desk: Path, monkeypatc
     plan = cut(asked)
     make_model(initializer_range=0.3).save_pretrained(desk / "teacher")
     with pytest.raises(TeacherError, match="is not the planned one"):
-        UnitWorker(plan, asked.sources, desk / "out")
+        UnitWorker(plan, asked.sources, open_folder(desk / "out"))

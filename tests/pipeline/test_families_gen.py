@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from textsmooth.pipeline.cli import run, textsmooth
 from textsmooth.pipeline.inspect import readable
 from textsmooth.pipeline.unit import UnitWorker
-from textsmooth.stages.storage import read_manifest
+from textsmooth.stages.folder import read_manifest
 from textsmooth.stages.tokenize import load_tokenizer
 
 TEXTS = ["the cat sat on the mat", "naïve café 日本語 😀", "Привет, мир!", "עברית and العربية", "a\tb\n c  d", "the mat", ""]

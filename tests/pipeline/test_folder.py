@@ -11,7 +11,7 @@ from helpers_gen import Ran, files_of, rows, shards_of, tree, write_jsonl
 
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.stages import readers
-from textsmooth.stages.storage import read_manifest
+from textsmooth.stages.folder import read_manifest
 
 HALF = 2.0**-11  # relative rounding error of float16
 

@@ -18,6 +18,7 @@ from scipy.special import log_softmax, rel_entr
 
 from textsmooth.pipeline import preview as previews
 from textsmooth.pipeline.cli_preview import preview_text, three
+from textsmooth.pipeline.executors import Inline
 from textsmooth.pipeline.generate import generate, resolve
 from textsmooth.pipeline.preview import ROWS, draw, preview, rows_of
 from textsmooth.pipeline.progress import Progress
@@ -220,7 +221,7 @@ def test_the_rows_are_those_of_the_corpus(hub_folder: Path, teacher: Path, tmp_p
     drawn = {}
     for name, corpus in corpora.items():
         asked = options(corpus, teacher, tmp_path / "out", keep_columns=("idx",), rows_per_shard=50)
-        _, draft, plan, _ = resolve(asked, Progress("none"))
+        _, draft, plan, _ = resolve(asked, Progress("none"), Inline())
         found = rows_of(plan, draft.sources)
         assert found["text"] == [many[i]["text"] for i in found["idx"]]
         assert set(found["idx"]) == {int(unit.row + i) for unit, chosen in draw(plan.units) for i in chosen}
@@ -231,7 +232,7 @@ def test_the_rows_are_those_of_the_corpus(hub_folder: Path, teacher: Path, tmp_p
 
 def test_a_corpus_that_shrank_meanwhile_is_an_error(teacher: Path, tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "a.jsonl", rows(20))
-    _, draft, plan, _ = resolve(options(corpus, teacher, tmp_path / "out"), Progress("none"))
+    _, draft, plan, _ = resolve(options(corpus, teacher, tmp_path / "out"), Progress("none"), Inline())
     write_jsonl(corpus, rows(10))
     with pytest.raises(CorpusError, match=r"a\.jsonl ends before row 16"):
         rows_of(plan, draft.sources)

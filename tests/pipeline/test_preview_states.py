@@ -65,11 +65,9 @@ def test_a_broken_teacher_is_told(gen: Callable[..., Ran], desk: Path) -> None:
     assert "gives NaN in float32" in wrong(gen, desk, 1, *asked)
 
 
-@pytest.mark.parametrize(
-    "words", [("--price-per-hour", "2"), ("--price-per-hour", "-1", "--dry-run"), ("--price-per-hour", "nan", "--dry-run")]
-)
+@pytest.mark.parametrize("words", [("--price-per-hour", "-1", "--dry-run"), ("--price-per-hour", "nan", "--dry-run")])
 def test_a_price_that_makes_no_sense(words: tuple[str, ...], gen: Callable[..., Ran], desk: Path) -> None:
-    assert "--price-per-hour" in wrong(gen, desk, 2, "--corpus", "good.jsonl", *words)
+    assert "price-per-hour" in wrong(gen, desk, 2, "--corpus", "good.jsonl", *words)
 
 
 def test_more_entries_than_the_vocabulary_has(gen: Callable[..., Ran], desk: Path) -> None:

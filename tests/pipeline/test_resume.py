@@ -12,6 +12,7 @@ from helpers_gen import Process, Ran, files_of, rows, shards_of, tree, until, wr
 
 from textsmooth.pipeline import unit as units
 from textsmooth.schemas.plan import Plan
+from textsmooth.stages.folder import Folder
 
 UNITS = 8
 SIZES = ("--rows-per-shard", 5, "--topk", 4, "--temperatures", "0.5,1")
@@ -156,8 +157,8 @@ def test_stopped_after_the_manifest_the_next_run_tidies_up(
     class Killed(BaseException):
         pass
 
-    def stop(folder: Path, plan: Plan) -> None:
-        (folder / ".tmp-manifest").write_bytes(b"x")
+    def stop(folder: Folder, plan: Plan) -> None:
+        folder.put(".tmp-manifest", b"x")
         raise Killed
 
     with monkeypatch.context() as patch:

@@ -16,7 +16,8 @@ from textsmooth.pipeline.train import train
 from textsmooth.schemas.plan import Plan
 from textsmooth.schemas.tasks import TASKS
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.stages.storage import read_json, read_manifest
+from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.storage import read_json
 from textsmooth.stages.stream import SmoothedDataset
 from textsmooth.stages.student import make_student
 

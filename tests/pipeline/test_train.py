@@ -24,7 +24,8 @@ from textsmooth.schemas.errors import ConflictError, DatasetError, TeacherError,
 from textsmooth.schemas.manifest import FileEntry
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.evaluate import metrics, predict
-from textsmooth.stages.storage import pretty_json, read_manifest
+from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.storage import pretty_json
 from textsmooth.stages.stream import SmoothedDataset
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from textsmooth.schemas.errors import DatasetError, StorageError, UsageError
 from textsmooth.stages import storage
-from textsmooth.stages.storage import put, put_exclusive, read_json, read_manifest, remove
+from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.storage import put, put_exclusive, read_json, remove
 
 PUTS: list[Callable[[Path, bytes], Any]] = [put, put_exclusive]
 

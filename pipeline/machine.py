@@ -1,0 +1,35 @@
+"""What the machine that will do the work has: asked there, a head node may have none of it."""
+
+import platform
+from dataclasses import dataclass
+
+from textsmooth.schemas.config import GenerateOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The answers to `auto` on one machine, and what runs there."""
+
+    node: str  # its name, for messages
+    device: str  # cpu, cuda, cuda:1
+    dtype: str
+    threads: int  # CPU threads of one worker
+    versions: dict[str, str]  # as plan.versions
+
+
+def look(options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
+    """This machine, for a run that was asked for so. device, dtype: taken as they are, where they are settled already.
+
+    UsageError for a device that is not here.
+    """
+    from textsmooth.pipeline.plan import versions
+    from textsmooth.stages.device import default_threads, pick_device, pick_dtype
+
+    found = device or pick_device(options.device)
+    return Machine(
+        node=platform.node(),
+        device=found,
+        dtype=dtype or options.dtype or pick_dtype(found),
+        threads=options.threads or default_threads(),
+        versions=versions(found),
+    )

@@ -1,0 +1,189 @@
+"""The folder of a dataset, wherever it lies: on this machine, or in an object store. Files in it are named by relative POSIX paths."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from textsmooth.schemas.errors import DatasetError, StorageError, UsageError
+from textsmooth.schemas.manifest import AGAIN, MANIFEST, Manifest
+from textsmooth.stages import storage
+from textsmooth.stages.storage import parse_json
+
+STORES = ("s3", "gs", "memory")  # URI schemes; memory is fsspec's own, for tests
+
+
+def is_uri(place: str | Path) -> bool:
+    """Whether a place is named by a URI, like s3://bucket/folder, and not by a path."""
+    return "://" in str(place)
+
+
+class Folder(ABC):
+    """Files that are put in place whole, are durable when the call returns, and can be created exclusively.
+
+    Every method raises StorageError, in one line, if the storage says no.
+    """
+
+    where: str  # for messages: a path, or a URI
+
+    def __str__(self) -> str:
+        return self.where
+
+    @abstractmethod
+    def at(self, name: str) -> str:
+        """What messages call a file."""
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether there is such a folder; in an object store, whether it holds a file."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None if there is none of that name."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. FileNotFoundError if there is none."""
+
+    @abstractmethod
+    def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The bytes of those files that are there, many at a time."""
+
+    @abstractmethod
+    def files(self, below: str = "") -> dict[str, int]:
+        """Sizes of all files at any depth in the folder, or in one inside it; temporary ones too."""
+
+    @abstractmethod
+    def empty(self, *, but_temp: bool = False) -> bool:
+        """Whether there is nothing in the folder, or nothing but temporary files."""
+
+    @abstractmethod
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        """Put a file in place whole: a reader sees the old one or the new one."""
+
+    @abstractmethod
+    def put_exclusive(self, name: str, data: bytes | memoryview) -> bool:
+        """Put a file in place whole if there is none yet; False, and nothing done, if there is one."""
+
+    @abstractmethod
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files, and folders with all that is in them, as far as they are there."""
+
+    @abstractmethod
+    def prune(self, names: Iterable[str]) -> None:
+        """Remove those of the folders that are empty; an object store has none."""
+
+    @abstractmethod
+    def local(self, name: str, *, size: int, sha256: str) -> Path:
+        """A file on this machine: itself, or its verified copy in the cache. DatasetError if it is missing, or not that file.
+
+        size, sha256: as the manifest has them. Of a file that lies on this machine only the size is compared.
+        """
+
+
+class LocalFolder(Folder):
+    """A folder on this machine, or on storage that is mounted here."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.where = path, str(path)
+
+    def at(self, name: str) -> str:
+        return str(self.path / name)
+
+    def exists(self) -> bool:
+        try:
+            if not self.path.exists():
+                return False
+        except OSError as error:
+            raise StorageError(f"cannot use {self.path}: {error.strerror}; choose another --out") from None
+        if not self.path.is_dir():
+            raise StorageError(f"{self.path} is a file, --out must be a folder")
+        return True
+
+    def size(self, name: str) -> int | None:
+        path = self.path / name
+        return path.stat().st_size if path.is_file() else None
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
+        return {name: data for name in names if (data := self._read(name)) is not None}
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return None
+
+    def files(self, below: str = "") -> dict[str, int]:
+        found = {}
+        for path in (self.path / below).rglob("*"):
+            try:
+                if not path.is_dir() or path.is_symlink():
+                    found[path.relative_to(self.path).as_posix()] = path.lstat().st_size
+            except FileNotFoundError:  # another driver tidied up
+                continue
+        return found
+
+    def empty(self, *, but_temp: bool = False) -> bool:
+        return not self.path.is_dir() or all(but_temp and is_temp(path.name) for path in self.path.iterdir())
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        storage.put(self.path / name, data)
+
+    def put_exclusive(self, name: str, data: bytes | memoryview) -> bool:
+        return storage.put_exclusive(self.path / name, data)
+
+    def remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            storage.remove(self.path / name)
+
+    def prune(self, names: Iterable[str]) -> None:
+        for name in names:
+            folder = self.path / name
+            if folder.is_dir() and not any(folder.iterdir()):
+                storage.remove(folder)
+
+    def local(self, name: str, *, size: int, sha256: str) -> Path:
+        path, found = self.path / name, self.size(name)
+        if found is None:
+            raise DatasetError(f"{name} is missing in {self.path}; {AGAIN}")
+        if found != size:
+            raise DatasetError(f"{name} in {self.path} has {found:,} bytes, the manifest says {size:,}; {AGAIN}")
+        return path
+
+
+def open_folder(place: str | Path) -> Folder:
+    """The folder at a path, or at a URI of STORES. UsageError for a URI of another kind."""
+    if not is_uri(place):
+        return LocalFolder(Path(place).expanduser())
+    scheme = str(place).partition("://")[0]
+    if scheme not in STORES:
+        raise UsageError(f"{place}: an object store is named by {', '.join(f'{s}://' for s in STORES if s != 'memory')}, not {scheme}://")
+    from textsmooth.stages.object_store import StoreFolder
+
+    return StoreFolder(str(place))
+
+
+def read_json(folder: Folder, name: str) -> object:
+    """Parse a JSON file of a folder; DatasetError if it is not JSON, FileNotFoundError if there is none."""
+    return parse_json(folder.read(name), folder.at(name))
+
+
+def read_manifest(place: Folder | Path | str) -> Manifest:
+    """The manifest of a smoothed dataset. UsageError if there is no such folder, DatasetError unless it is one, finished and unaltered."""
+    folder = place if isinstance(place, Folder) else open_folder(place)
+    try:
+        return Manifest.from_json(read_json(folder, MANIFEST), folder.at(MANIFEST))
+    except FileNotFoundError:
+        pass
+    except NotADirectoryError:
+        raise UsageError(f"no smoothed dataset at {folder}: that is a file; give its folder") from None
+    if isinstance(folder, LocalFolder) and not folder.path.is_dir():
+        raise UsageError(f"no smoothed dataset at {folder}: there is no such folder; make one with textsmooth-gen")
+    raise DatasetError(f"{folder} has no {MANIFEST}: not a smoothed dataset, or not finished; run its textsmooth-gen again")
+
+
+def is_temp(name: str) -> bool:
+    """Whether a file is a temporary one: of a run that goes on, or was killed."""
+    return PurePosixPath(name).name.startswith(storage.TEMP_PREFIX)
