@@ -1,6 +1,5 @@
 """`textsmooth inspect`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +14,7 @@ LEAST_SHOWN = 0.005  # what would read 0.00 says nothing
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset")
 @click.option("--row", "rows", type=click.IntRange(0), multiple=True, default=(0,), show_default=True, help="Row of the split; repeatable.")
 @click.option(
     "--window", type=click.IntRange(0), default=0, show_default=True, help="Window of the row, where long rows were cut into windows."
@@ -23,7 +22,7 @@ LEAST_SHOWN = 0.005  # what would read 0.00 says nothing
 @click.option("--split", help="Split to look into.  [default: the first]")
 @click.option("--alternatives", type=click.IntRange(1), default=5, show_default=True, help="Alternatives shown per token.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def inspect(dataset: Path, rows: tuple[int, ...], window: int, split: str | None, alternatives: int, debug: bool) -> None:
+def inspect(dataset: str, rows: tuple[int, ...], window: int, split: str | None, alternatives: int, debug: bool) -> None:
     """Show smoothed sentences: each token with its most probable alternatives."""
     from textsmooth.pipeline.inspect import read_row
 

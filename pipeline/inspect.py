@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER
-from textsmooth.stages.folder import read_manifest
+from textsmooth.schemas.errors import DatasetError, StorageError, UsageError
+from textsmooth.schemas.manifest import AGAIN, QUARANTINE, TOKENIZER_FOLDER
+from textsmooth.stages.folder import open_folder, read_manifest
 from textsmooth.stages.stream import SmoothedDataset
 
 if TYPE_CHECKING:
@@ -74,22 +74,31 @@ def _shown(char: str) -> str:
     return char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode()
 
 
-def read_row(folder: Path, row: int, split: str | None = None, alternatives: int = 5, window: int = 0) -> SmoothedRow:
-    """A row of the corpus, in a split (the first if none is named), and one of its windows. DatasetError or UsageError in one line."""
+def read_row(place: Path | str, row: int, split: str | None = None, alternatives: int = 5, window: int = 0) -> SmoothedRow:
+    """A row of the corpus, in a split (the first if none is named), and one of its windows. DatasetError or UsageError in one line.
+
+    place: path or URI of the dataset.
+    """
     from tokenizers import Tokenizer
 
+    folder = open_folder(place)
     manifest = read_manifest(folder)
-    dataset = SmoothedDataset(folder, split or manifest.splits[0])
-    path = folder / TOKENIZER_FOLDER / "tokenizer.json"
+    dataset = SmoothedDataset(place, split or manifest.splits[0])
+    name_there = f"{TOKENIZER_FOLDER}/tokenizer.json"
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_str(folder.read(name_there).decode())
+    except StorageError:
+        raise
     except Exception as error:  # tokenizers raises nothing narrower
-        raise DatasetError(f"{path} is missing or damaged ({error}); {AGAIN}") from None
+        raise DatasetError(f"{folder.at(name_there)} is missing or damaged ({error}); {AGAIN}") from None
     rows = sum(shard.rows for shard in dataset.shards)
     if not 0 <= row < rows:
         raise UsageError(f"no row {row} in split {dataset.name}: it has rows 0 to {rows - 1}")
     cut = any(shard.windows is not None for shard in dataset.shards)
-    first, stop = (_sample(dataset, row), _sample(dataset, row + 1)) if cut else (row, row + 1)
+    other = cut or any(shard.skipped for shard in dataset.shards)
+    first, stop = (_sample(dataset, row), _sample(dataset, row + 1)) if other else (row, row + 1)
+    if first == stop:
+        raise UsageError(f"row {row} of split {dataset.name} was left out of the dataset: {QUARANTINE} says why")
     if not 0 <= window < stop - first:
         raise UsageError(f"no window {window} of row {row} in split {dataset.name}: its windows are 0 to {stop - first - 1}")
     block = dataset.batch(np.array([first + window]))

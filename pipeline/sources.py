@@ -12,7 +12,9 @@ from textsmooth.schemas.errors import TeacherError, UsageError
 from textsmooth.schemas.tasks import TASKS
 from textsmooth.stages import corpus as corpora
 from textsmooth.stages.corpus import Corpus
+from textsmooth.stages.folder import is_uri
 from textsmooth.stages.source import SourceFile, source_file
+from textsmooth.stages.store import last_part
 
 HUB_MODEL = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -77,7 +79,10 @@ def teacher_name(options: GenerateOptions) -> str:
 def default_out(options: GenerateOptions) -> Path:
     """smoothed/<corpus>-<teacher>-k<topk>."""
     corpus, teacher = options.corpus, teacher_name(options)
-    corpus = corpus if corpus == "demo" or corpus in TASKS else Path(corpus).expanduser().resolve().name
+    if is_uri(corpus):
+        corpus = last_part(corpus)
+    elif corpus != "demo" and corpus not in TASKS:
+        corpus = Path(corpus).expanduser().resolve().name
     teacher = teacher if teacher == "demo" else Path(teacher).expanduser().resolve().name
     return Path("smoothed") / f"{slug(corpus)}-{slug(teacher)}-k{options.topk}"
 

@@ -1,11 +1,11 @@
 """A training run: a smoothed dataset and a student in, a trained student out. Neither needs the teacher any more."""
 
+import hashlib
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from textsmooth.pipeline.train_progress import TrainProgress
-from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER, Manifest
 from textsmooth.schemas.tasks import TASKS
@@ -23,6 +22,7 @@ from textsmooth.stages.collate import Batch, SmoothedCollator
 from textsmooth.stages.device import device_name, pick_device
 from textsmooth.stages.distill import PASSES, Distiller, task_objective
 from textsmooth.stages.evaluate import MAIN_METRIC, labelled, metrics, predict
+from textsmooth.stages.folder import Folder, is_uri
 from textsmooth.stages.smooth import SoftEmbedding
 from textsmooth.stages.storage import pretty_json
 from textsmooth.stages.stream import SmoothedDataset
@@ -138,7 +138,7 @@ def train(options: TrainOptions, progress: TrainProgress | None = None) -> Train
     evaluation = _open_evaluation(options, manifest)
     label_kind, names = _labels(rows, evaluation)
     _check_smoothing(options, manifest)
-    tokenizer_files = _tokenizer_files(Path(options.dataset), manifest)
+    tokenizer_files = _tokenizer_files(rows.dataset.folder, manifest)
     folder = model_folder(options.student, "student")
     out = _out(options, folder)
     check_token_map(folder, manifest)
@@ -164,8 +164,8 @@ def train(options: TrainOptions, progress: TrainProgress | None = None) -> Train
                 progress.say(f"{rows.unlabelled:,} of {rows.limit:,} training rows have no label and are left out")
             _run(options, distiller, rows, evaluation, label_kind, score, progress)
         save_model(student, new)
-        for file in tokenizer_files:
-            shutil.copyfile(file, new / file.name)
+        for name, data in tokenizer_files.items():
+            (new / name).write_bytes(data)
         result = TrainResult(
             out=out,
             inputs=options.inputs,
@@ -320,23 +320,26 @@ def _soft(options: TrainOptions, student: Any, manifest: Manifest) -> SoftEmbedd
     return SoftEmbedding(student.get_input_embeddings(), vocab_size=int(manifest.teacher["vocab_size"]))
 
 
-def _tokenizer_files(folder: Path, manifest: Manifest) -> list[Path]:
-    """The files of the dataset's tokenizer, checked against the manifest. DatasetError if one is missing or altered."""
+def _tokenizer_files(folder: Folder, manifest: Manifest) -> dict[str, bytes]:
+    """The files of the dataset's tokenizer by name, checked against the manifest. DatasetError if one is missing or altered."""
     entries = [entry for entry in manifest.files if entry.path in TOKENIZER_FILES]
     if not entries:
         raise DatasetError(f"{folder} has no {TOKENIZER_FOLDER}/ in its manifest; generate the dataset again")
+    found = folder.read_all([entry.path for entry in entries])
     for entry in entries:
-        path = folder / entry.path
-        if not path.is_file() or file_sha256(path) != entry.sha256:
+        if hashlib.sha256(found.get(entry.path, b"")).hexdigest() != entry.sha256:
             raise DatasetError(f"{entry.path} in {folder} is missing or was altered; {AGAIN}")
-    return [folder / entry.path for entry in entries]
+    return {PurePosixPath(name).name: data for name, data in found.items()}
 
 
 def _out(options: TrainOptions, student: Path) -> Path:
     """Where to save. UsageError if that is the dataset, the student, or a folder they lie in or that lies in the dataset."""
-    out = Path(options.out or Path("students") / f"{Path(options.dataset).resolve().name}-{options.inputs}").expanduser()
+    elsewhere = is_uri(options.dataset)
+    called = PurePosixPath(options.dataset).name if elsewhere else Path(options.dataset).resolve().name
+    out = Path(options.out or Path("students") / f"{called}-{options.inputs}").expanduser()
     place = out.resolve()
-    for name, kept in (("dataset", Path(options.dataset).resolve()), ("student", student.resolve())):
+    dataset = {} if elsewhere else {"dataset": Path(options.dataset).resolve()}
+    for name, kept in {**dataset, "student": student.resolve()}.items():
         if place == kept or place in kept.parents or (name == "dataset" and kept in place.parents):
             raise UsageError(f"--out {out} would touch the {name} {kept}; choose another folder")
     check_out(out, overwrite=options.overwrite)

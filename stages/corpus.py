@@ -8,7 +8,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from textsmooth.schemas.errors import CorpusError, UsageError
 from textsmooth.schemas.plan import check_split
 from textsmooth.schemas.tasks import LABEL_COLUMN, TASKS, TEXT_COLUMNS
 from textsmooth.stages import readers
+from textsmooth.stages.folder import STORES
 from textsmooth.stages.source import COMPRESSIONS, FORMATS, SourceFile, source_file
 
 
@@ -51,11 +52,20 @@ HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<config>[^/]+))?")
 def open_corpus(spec: str, *, revision: str | None = None, streaming: str = "auto") -> Corpus:
     """The corpus that a name stands for. UsageError says what else would do.
 
-    spec: a folder, `FOLDER:config`, a file or a glob, if there is one of that name; a task of schemas/tasks.py; `owner/name[:config]`
-    on the Hub. revision, streaming: of a corpus on the Hub, as stages/hub.py has them.
+    spec: a folder, `FOLDER:config`, a file or a glob, if there is one of that name; the same at a URI of an object store; a task of
+    schemas/tasks.py; `owner/name[:config]` on the Hub. revision, streaming: of a corpus on the Hub, as stages/hub.py has them;
+    streaming also of one in an object store.
     """
     if URI.match(spec) and not Path(spec).exists():
-        raise UsageError(f"corpus {spec!r} is a URI, which is not read: give a path on this machine, or owner/name[:config] of the Hub")
+        if spec.partition("://")[0] in STORES:
+            if revision is not None:
+                raise UsageError(f"corpus {spec!r} is in an object store, only one on the Hub has revisions: leave --corpus-revision away")
+            from textsmooth.stages import store_files
+
+            return store_files.corpus(spec, streaming=streaming)
+        raise UsageError(
+            f"corpus {spec!r} is a URI, which is not read: give a path on this machine, s3:// or gs://, or owner/name[:config] of the Hub"
+        )
     here = _local_corpus(spec)
     if here is not None:
         if revision is not None:
@@ -80,10 +90,10 @@ def open_corpus(spec: str, *, revision: str | None = None, streaming: str = "aut
 def _local_corpus(spec: str) -> Corpus | None:
     """The corpus of that name on this machine; None if there is none."""
     if Path(spec).is_dir():
-        return _folder(Path(spec), None)
+        return folder_corpus(Path(spec), None)
     folder, _, config = spec.rpartition(":")
     if folder and Path(folder).is_dir():
-        return _folder(Path(folder), config)
+        return folder_corpus(Path(folder), config)
     paths = [Path(spec)] if Path(spec).is_file() else _glob(spec)
     if paths:
         root = Path(os.path.commonpath([p.parent for p in paths]))
@@ -97,11 +107,14 @@ def _glob(pattern: str) -> list[Path]:
     return sorted({path.resolve(): path for path in reversed(found)}.values())
 
 
-def _folder(folder: Path, config: str | None) -> Corpus:
-    """A folder laid out as a Hub dataset, resolved by `datasets` itself: README configs, file patterns, splits; or one saved by it."""
+def folder_corpus(folder: Path, config: str | None, source: Callable[..., SourceFile] = source_file) -> Corpus:
+    """A folder laid out as a Hub dataset, resolved by `datasets` itself: README configs, file patterns, splits; or one saved by it.
+
+    source: makes its files, where the folder is an image of one elsewhere.
+    """
     saved = saved_splits(folder)
     if saved is not None:
-        return _saved(folder, saved, config)
+        return _saved(folder, saved, config, source)
     try:
         import datasets
     except ImportError:
@@ -125,7 +138,7 @@ def _folder(folder: Path, config: str | None) -> Corpus:
             raise UsageError(f"the README.md in {folder} names a file outside the folder, {path!r}: it is not read")
     options = csv_options(builder)
     splits = {
-        split: tuple(source_file(str(p.relative_to(root)), place=p, **options) for p in map(Path, map(os.path.normpath, paths)))
+        split: tuple(source(str(p.relative_to(root)), place=p, **options) for p in map(Path, map(os.path.normpath, paths)))
         for split, paths in files.items()
     }
     csv = next((file for files in splits.values() for file in files if file.format == "csv"), None)
@@ -155,7 +168,7 @@ def saved_splits(folder: Path) -> dict[str, Path] | None:
     return None
 
 
-def _saved(folder: Path, splits: dict[str, Path], config: str | None) -> Corpus:
+def _saved(folder: Path, splits: dict[str, Path], config: str | None, source: Callable[..., SourceFile]) -> Corpus:
     """A folder that `save_to_disk` wrote: Arrow files, as each split's state.json lists them."""
     if config is not None:
         raise UsageError(f"{folder} was saved by `datasets`, it has no configs: --corpus {folder}, and --split for {', '.join(splits)}")
@@ -166,13 +179,18 @@ def _saved(folder: Path, splits: dict[str, Path], config: str | None) -> Corpus:
         for name in names:
             if Path(name).name != name or not (place / name).is_file():
                 raise CorpusError(f"{place}/state.json lists {name!r}, which is no file there: save the dataset again")
-        found[split] = tuple(source_file((place / name).relative_to(folder).as_posix(), place=place / name) for name in names)
+        found[split] = tuple(source((place / name).relative_to(folder).as_posix(), place=place / name) for name in names)
     if not any(found.values()):
         raise CorpusError(f"{folder} lists no data files: save the dataset again")
     first = next(file for files in found.values() for file in files)
-    info = first.path.parent / "dataset_info.json"
+    info = next(place for split, place in splits.items() if found[split]) / "dataset_info.json"
     license = folder_license(folder) or (str(_read_json(info).get("license") or "") or None if info.is_file() else None)
-    return Corpus(name=folder.resolve().name, splits=found, class_names=readers.class_names(first), license=license)
+    return Corpus(name=folder.resolve().name, splits=found, class_names=readers.class_names(_head(first)), license=license)
+
+
+def _head(file: SourceFile) -> SourceFile:
+    """A file of which only its metadata is wanted: one elsewhere is not fetched for it."""
+    return replace(file, streamed=file.remote is not None)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -204,7 +222,7 @@ def split_files(builder: Any) -> dict[str, list[str]]:
 def class_names(builder: Any, first: SourceFile) -> dict[str, tuple[str, ...]]:
     """Names of integer classes by column: as the builder's features have them, else as the metadata of its first file."""
     declared = {name: kind for name, kind in (builder.info.features or {}).items() if type(kind).__name__ == "ClassLabel"}
-    return {name: tuple(map(str, kind.names)) for name, kind in declared.items() if kind.names} or readers.class_names(first)
+    return {name: tuple(map(str, kind.names)) for name, kind in declared.items() if kind.names} or readers.class_names(_head(first))
 
 
 # Options of a builder that change how it reads, not which rows come out.

@@ -1,5 +1,7 @@
 """The folder of a dataset, wherever it lies: on this machine, or in an object store. Files in it are named by relative POSIX paths."""
 
+import contextlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -116,13 +118,22 @@ class LocalFolder(Folder):
             return None
 
     def files(self, below: str = "") -> dict[str, int]:
-        found = {}
-        for path in (self.path / below).rglob("*"):
+        found: dict[str, int] = {}
+        waiting = [below]
+        while waiting:  # scandir, not pathlib: there may be a hundred thousand
+            room = waiting.pop()
             try:
-                if not path.is_dir() or path.is_symlink():
-                    found[path.relative_to(self.path).as_posix()] = path.lstat().st_size
-            except FileNotFoundError:  # another driver tidied up
+                entries = list(os.scandir(self.path / room))
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
                 continue
+            for entry in entries:
+                name = f"{room}/{entry.name}" if room else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(name)
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # another driver tidied up
+                    linked = entry.is_symlink() and (self.path / name).exists()  # as in a cache of the Hub
+                    found[name] = entry.stat(follow_symlinks=linked).st_size
         return found
 
     def empty(self, *, but_temp: bool = False) -> bool:

@@ -3,7 +3,7 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from textsmooth.stages.hub_errors import Repo, Unreachable, ask
 
@@ -65,7 +65,7 @@ class HubFile:
     def open(self) -> BinaryIO:
         """The file's bytes, by requests for ranges; from the cache if it is there."""
         found = self.cached
-        return found.open("rb") if found is not None else io.BufferedReader(_Ranges(self), RANGE_BYTES)
+        return found.open("rb") if found is not None else io.BufferedReader(Ranges(self), RANGE_BYTES)
 
     def stat(self) -> list[int]:
         """[bytes, the first 60 bits of the content's id]."""
@@ -97,10 +97,19 @@ class HubFile:
             raise self._repo.trouble(f"{error}, and {self.url} is read in place: {FETCH_AGAIN} and --streaming never") from None
 
 
-class _Ranges(io.RawIOBase):
-    """A file on the Hub. HfFileSystem is not used: it takes a short or a whole body for the range that it asked for."""
+class Ranged(Protocol):
+    """A file of known size whose bytes can be asked for by ranges."""
 
-    def __init__(self, file: HubFile) -> None:
+    @property
+    def size(self) -> int: ...
+
+    def read_range(self, start: int, stop: int) -> bytes: ...
+
+
+class Ranges(io.RawIOBase):
+    """A file elsewhere, read as it is asked for. HfFileSystem is not used: it takes a short or a whole body for the range it asked for."""
+
+    def __init__(self, file: Ranged) -> None:
         self._file, self._at = file, 0
 
     def readable(self) -> bool:

@@ -31,7 +31,8 @@ class ShardReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+            self._map = pa.memory_map(str(path))
+            self._file = pa.ipc.open_file(self._map)
         except FileNotFoundError:
             raise DatasetError(f"shard {path} is missing; {AGAIN}") from None
         except (pa.ArrowInvalid, OSError) as error:
@@ -43,6 +44,11 @@ class ShardReader:
     def __len__(self) -> int:
         """Number of record batches."""
         return int(self._file.num_record_batches)
+
+    @property
+    def descriptor(self) -> int:
+        """The file descriptor of the map: open as long as the reader is there."""
+        return int(self._map.fileno())
 
     @cached_property
     def rows(self) -> int:

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 from textsmooth.schemas.canonical import digest, file_sha256
 from textsmooth.schemas.errors import DatasetError
-from textsmooth.schemas.manifest import AGAIN, Manifest, ShardEntry
+from textsmooth.schemas.manifest import AGAIN, Manifest
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
 from textsmooth.schemas.soft_ids import SoftIds
+from textsmooth.stages import cache
 from textsmooth.stages.codec import TokenBlock, decode
-from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.folder import LocalFolder, open_folder, read_manifest
 from textsmooth.stages.shard import ShardReader
 
 ORDER_VERSION = 1  # raised when the same inputs would give another order
@@ -145,19 +146,18 @@ def concatenate(blocks: list[TokenBlock]) -> TokenBlock:
 class SmoothedDataset:
     """One split of a smoothed dataset: random access to rows through a memory map.
 
-    folder: of the dataset. split: its name. verify: compare each shard's sha256 with the manifest when it is first read from, be it
-    for its rows, labels or lengths.
+    folder: of the dataset, or its URI in an object store; shards are then fetched into the cache, and checked there. split: its name.
+    verify: compare each shard's sha256 with the manifest when it is first read from, be it for its rows, labels or lengths.
     Raises DatasetError if the folder is no finished dataset, has no such split, or a shard is missing, cut short or altered.
     """
 
     def __init__(self, folder: Path | str, split: str, *, verify: bool = True) -> None:
-        self.folder = Path(folder)
+        self.folder = open_folder(folder)
         self.name = split
         self.verify = verify
         self.manifest: Manifest = read_manifest(self.folder)
         self.shards = self.manifest.split(split)
-        for shard in self.shards:
-            self._check_size(shard)
+        self._check_sizes()
         self._ends = np.cumsum([shard.samples for shard in self.shards])
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._checked: set[int] = set()
@@ -193,15 +193,15 @@ class SmoothedDataset:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, specials included: [R]. Reads offsets only."""
         offsets = (b.column("input_ids").offsets.to_numpy(zero_copy_only=True) for b in self._record_batches())
-        return np.concatenate([np.diff(o) for o in offsets]).astype(np.int64)
+        return np.concatenate([np.zeros(0, np.int64), *(np.diff(o) for o in offsets)]).astype(np.int64)
 
     @cached_property
     def labels(self) -> NDArray[Any] | None:
         """Label of each row: [R] int64 (class, -1 unlabelled) or float64 (value, NaN unlabelled); None without a label column."""
         if "label" not in self._reader(0).schema.names:
             return None
-        columns = (batch.column("label") for batch in self._record_batches())
-        return np.concatenate([column.to_numpy(zero_copy_only=False) for column in columns])
+        columns = [batch.column("label").to_numpy(zero_copy_only=False) for batch in self._record_batches()]
+        return np.concatenate(columns) if columns else np.zeros(0, np.int64)
 
     @property
     def temperatures(self) -> tuple[float, ...]:
@@ -219,13 +219,21 @@ class SmoothedDataset:
             for number in range(len(reader)):
                 yield reader.record_batch(number)
 
-    def _check_size(self, shard: ShardEntry) -> None:
-        path = self.folder / shard.path
-        if not path.is_file():
-            raise DatasetError(f"shard {shard.path} is missing in {self.folder}; {AGAIN}")
-        size = path.stat().st_size
-        if size != shard.bytes:
-            raise DatasetError(f"shard {shard.path} has {size:,} bytes, the manifest says {shard.bytes:,}; {AGAIN}")
+    def _check_sizes(self) -> None:
+        listed: dict[str, int] = {}  # at once: in a store, asking for each would take as many requests
+        for room in {shard.path.rpartition("/")[0] for shard in self.shards}:
+            listed |= self.folder.files(room)
+        for shard in self.shards:
+            size = listed.get(shard.path)
+            if size is None:
+                raise DatasetError(f"shard {shard.path} is missing in {self.folder}; {AGAIN}")
+            if size != shard.bytes:
+                raise DatasetError(f"shard {shard.path} has {size:,} bytes, the manifest says {shard.bytes:,}; {AGAIN}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether shards are read where they lie, and not from copies of them."""
+        return isinstance(self.folder, LocalFolder)
 
     def _reader(self, index: int) -> ShardReader:
         """A shard, opened; the least recently used are closed past OPEN_SHARDS. Checked against the manifest the first time."""
@@ -233,11 +241,13 @@ class SmoothedDataset:
             self._readers.move_to_end(index)
             return self._readers[index]
         shard = self.shards[index]
-        path = self.folder / shard.path
+        path = self.folder.local(shard.path, size=shard.bytes, sha256=shard.sha256)
         first_time = index not in self._checked
-        if first_time and self.verify and file_sha256(path) != shard.sha256:
+        if first_time and self.verify and self.is_local and file_sha256(path) != shard.sha256:
             raise DatasetError(f"shard {shard.path} was altered: its sha256 is not the manifest's; {AGAIN}")
         reader = ShardReader(path)
+        if not self.is_local:
+            cache.hold(reader.descriptor)
         if first_time and reader.rows != shard.samples:
             raise DatasetError(f"shard {shard.path} has {reader.rows} rows, the manifest says {shard.samples}; {AGAIN}")
         if first_time and any(reader.record_batch(i).num_rows != ROWS_PER_RECORD_BATCH for i in range(len(reader) - 1)):

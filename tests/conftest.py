@@ -25,6 +25,7 @@ import pytest
 import torch
 from helpers_gen import ZYGOTE, Process, Ran, make_model, make_tokenizer, rows, write_jsonl, write_parquet
 from helpers_hub import make_datasets, make_models
+from s3_server import S3
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=40, derandomize=True, database=None)
@@ -158,6 +159,28 @@ def gen_process(zygote: Callable[[Any], Any], teacher: Path, tmp_path_factory: p
         return Process(zygote, [str(a) for a in (*args, *shared)], tmp_path_factory.mktemp("process"))
 
     return start
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A stand-in for Amazon S3. Tests take `bucket`."""
+    from textsmooth.stages import store
+
+    with S3() as server:
+        yield server
+        store.close_stores()
+
+
+@pytest.fixture
+def bucket(s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """s3://… of a bucket of the stand-in, empty, no faults; waits are short, the cache is the test's own."""
+    from textsmooth.stages import store
+
+    for name, value in {**s3.environment, "TEXTSMOOTH_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(store, "FIRST_WAIT_S", 0.001)
+    yield s3.new_bucket()
+    s3.clear()
 
 
 @pytest.fixture(scope="session")

@@ -269,9 +269,9 @@ def test_a_glob_that_reaches_a_file_by_several_ways_gives_it_once(tmp_path: Path
         assert [f.path.resolve().relative_to(tmp_path.resolve()).as_posix() for f in files] == ["g/a/x.jsonl", "g/b/x.jsonl"]
 
 
-@pytest.mark.parametrize("name", ["https://host/reviews.csv", "s3://bucket/reviews.jsonl", "hf://datasets/owner/name", "file:///r.csv"])
+@pytest.mark.parametrize("name", ["https://host/reviews.csv", "ftp://host/reviews.jsonl", "hf://datasets/owner/name", "file:///r.csv"])
 def test_a_uri_is_told_what_to_give_instead(name: str) -> None:
-    with pytest.raises(UsageError, match=r"is a URI, which is not read: give a path on this machine, or owner/name\[:config\] of the Hub"):
+    with pytest.raises(UsageError, match=r"is a URI, which is not read: give a path on this machine, s3:// or gs://, or owner/name"):
         open_corpus(name)
 
 
