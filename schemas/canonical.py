@@ -2,20 +2,31 @@
 
 import hashlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, UTF-8 as it is, no NaN (ValueError)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def lean(value: Any, added: tuple[str, ...]) -> dict[str, Any]:
-    """A dataclass as a dict, without those of its later `added` fields that have their default: older digests stay what they are."""
-    defaults = {f.name: f.default for f in fields(value) if f.name in added}
-    return {k: v for k, v in asdict(value).items() if k not in defaults or getattr(value, k) != defaults[k]}
+    """A dataclass as a dict, without those of its later `added` fields that have their default: older digests stay what they are.
+
+    Dataclasses in tuples become dicts, too. Lists and dicts are the value's own, not copies.
+    """
+    found = ((f, getattr(value, f.name)) for f in fields(value))
+    return {f.name: _plain(inner) for f, inner in found if f.name not in added or inner != f.default}
 
 
 def digest(value: Any) -> str:

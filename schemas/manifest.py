@@ -1,7 +1,6 @@
 """The manifest: the one file that makes a folder a smoothed dataset. Published last, never changed."""
 
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from textsmooth.schemas.canonical import digest, lean
@@ -14,6 +13,8 @@ RECEIPTS = "receipts.jsonl"
 RECEIPTS_FOLDER = "receipts"
 TOKENIZER_FOLDER = "tokenizer"
 CARD = "README.md"
+QUARANTINE = "quarantine.jsonl"
+RUN = "run.json"  # what the last run did: not part of the dataset
 
 AGAIN = "fetch the dataset again, or make it again with --overwrite"
 
@@ -64,6 +65,7 @@ class Manifest:
     versions: dict[str, str]
     created: str  # ISO 8601, UTC
     task_teacher: dict[str, Any] | None = None  # TaskTeacherIdentity
+    predecessor: dict[str, Any] | None = None  # of --from-previous; docs/format.md
 
     @staticmethod
     def dataset_digest(plan: str, shards: tuple[ShardEntry, ...]) -> str:
@@ -82,7 +84,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         shards = [lean(shard, ("windows", "skipped")) for shard in self.shards]
-        body = {"format": FORMAT_VERSION, **lean(self, ("task_teacher",)), "shards": shards}
+        body = {"format": FORMAT_VERSION, **lean(replace(self, shards=()), ("task_teacher", "predecessor")), "shards": shards}
         return {**body, "digest": digest(body)}
 
     @classmethod
@@ -105,8 +107,7 @@ class Manifest:
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise DatasetError(f"{where} is damaged ({error}); {AGAIN}") from None
         for path in (*(shard.path for shard in shards), *(file.path for file in files)):
-            place = PurePosixPath(path)
-            if place.is_absolute() or ".." in place.parts or "\\" in path:
+            if path.startswith("/") or "\\" in path or ".." in path.split("/"):
                 raise DatasetError(f"{where} lists {path!r}, which is outside the dataset; do not use this dataset")
         if altered:
             raise DatasetError(f"{where} was altered: its digest does not fit; {AGAIN}")

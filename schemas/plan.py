@@ -4,24 +4,29 @@ A plan holds every resolved setting and the row range of every unit; it is publi
 relative to the corpus, never where the corpus lay on some machine.
 """
 
+import hashlib
 import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Self
 
-from textsmooth.schemas.canonical import digest, lean
+from textsmooth.schemas.canonical import canonical_json, digest, lean
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.version import FORMAT_VERSION
 
+SPLIT = re.compile(r"\w+(\.\w+)*")
+
 
 def check_split(name: object) -> None:
     """UsageError unless the name of a split can be that of a folder of the dataset, as `datasets` takes it."""
-    if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)*", name):
+    if not isinstance(name, str) or not SPLIT.fullmatch(name):
         raise UsageError(f"a split cannot be called {name!r}: letters, digits and _ are needed, and dots between them; rename it")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)  # slots: a plan may have a million
 class Unit:
     """A fixed range of rows of one input file: the unit of work. Its output is one shard."""
 
@@ -58,20 +63,41 @@ def unit_id(
     task_teacher: "TaskTeacherIdentity | None" = None,
 ) -> str:
     """32 hex digits that stand for everything that decides a shard's bytes, apart from library versions."""
-    return digest(
-        {
-            "format": FORMAT_VERSION,
-            "split": split,
-            "row": row,
-            "rows": rows_sha256,
-            "teacher": teacher.digest,
-            "tokenizer": teacher.tokenizer_digest,
-            "columns": corpus.columns_json(),
-            # how rows are cut into units is in the rows themselves
-            "config": {k: v for k, v in config.to_json().items() if k != "rows_per_shard"},
-            **({} if task_teacher is None else {"task_teacher": task_teacher.decides_json()}),
-        }
-    )[:32]
+    return unit_ids(teacher=teacher, corpus=corpus, config=config, task_teacher=task_teacher)(split, row, rows_sha256)
+
+
+def unit_ids(
+    *,
+    teacher: "TeacherIdentity",
+    corpus: "CorpusIdentity",
+    config: GenerationConfig,
+    task_teacher: "TaskTeacherIdentity | None" = None,
+) -> Callable[[str, int, str], str]:
+    """unit_id as a function of split, row and rows_sha256, for the many units of a run.
+
+    The id is the digest of one JSON object with sorted keys. What units share stands before and after what is their own: both are made
+    once, and the hash goes on from a copy.
+    """
+    before = {
+        "columns": corpus.columns_json(),
+        "config": {k: v for k, v in config.to_json().items() if k != "rows_per_shard"},  # how rows are cut is in the rows themselves
+        "format": FORMAT_VERSION,
+    }
+    after = {
+        **({} if task_teacher is None else {"task_teacher": task_teacher.decides_json()}),
+        "teacher": teacher.digest,
+        "tokenizer": teacher.tokenizer_digest,
+    }
+    begun = hashlib.sha256(f"{canonical_json(before)[:-1]},".encode())
+    end = canonical_json(after)[1:]
+
+    def made(split: str, row: int, rows_sha256: str) -> str:
+        own = canonical_json({"row": row, "rows": rows_sha256, "split": split})[1:-1]
+        whole = begun.copy()
+        whole.update(f"{own},{end}".encode())
+        return whole.hexdigest()[:32]
+
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +181,37 @@ def _build(cls: type, value: dict[str, Any]) -> Any:
         raise DatasetError(f"plan.json does not fit this version of textsmooth: {error}") from None
 
 
+STRETCH = 65_536  # units in one stretch of plan.json
+UNIT_COLUMNS = tuple(f.name for f in fields(Unit) if f.name not in ("split", "file"))
+
+
+def _stretches(units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
+    """Units as plan.json has them: for each stretch of units of one file a list of each field."""
+    for (split, file), found in groupby(units, key=lambda unit: (unit.split, unit.file)):
+        run = list(found)
+        for first in range(0, len(run), STRETCH):
+            part = run[first : first + STRETCH]
+            yield {"split": split, "file": file, **{name: [getattr(unit, name) for unit in part] for name in UNIT_COLUMNS}}
+
+
+def _units(value: dict[str, Any]) -> Iterator[Unit]:
+    """The units of a plan.json, also of one in the first layout: a list of values for each unit."""
+    if "unit_fields" in value:
+        for row in value["units"]:
+            yield Unit(**dict(zip(value["unit_fields"], row, strict=True)))
+        return
+    for part in value["units"]:
+        names = tuple(part.keys() - {"split", "file"})
+        for row in zip(*(part[name] for name in names), strict=True):
+            yield Unit(split=part["split"], file=part["file"], **dict(zip(names, row, strict=True)))
+
+
+def _file_digest(body: dict[str, Any]) -> str:
+    """Over all of a plan.json. Of each stretch only its digest is taken: the text of a million units need not be in memory."""
+    units = body["units"] if "unit_fields" in body else [digest(part) for part in body["units"]]
+    return digest({**body, "units": units})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """All units and all resolved settings of a run."""
@@ -167,6 +224,7 @@ class Plan:
     runtime: dict[str, Any] = field(default_factory=dict)  # threads …: recorded, decides nothing
     source: dict[str, list[int]] = field(default_factory=dict)  # file -> [bytes, mtime ns]: the cheap identity
     task_teacher: TaskTeacherIdentity | None = None
+    predecessor: dict[str, Any] | None = None  # whose shards are taken over, what changed since; docs/format.md: decides nothing
 
     @cached_property
     def digest(self) -> str:
@@ -193,16 +251,15 @@ class Plan:
         }
 
     def to_json(self) -> dict[str, Any]:
-        rows = [[u.split, u.number, u.file, u.start, u.stop, u.row, u.offset, u.rows_sha256, u.id] for u in self.units]
         body = {
             **self.header_json(),
             "digest": self.digest,
             "runtime": self.runtime,
             "source": self.source,
-            "unit_fields": [f.name for f in fields(Unit)],
-            "units": rows,
+            **({} if self.predecessor is None else {"predecessor": self.predecessor}),
+            "units": list(_stretches(self.units)),
         }
-        return {**body, "file_digest": digest(body)}
+        return {**body, "file_digest": _file_digest(body)}
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
@@ -212,19 +269,19 @@ class Plan:
         if value["format"] != FORMAT_VERSION:
             raise DatasetError(f"plan.json has format {value['format']!r}, this version of textsmooth reads {FORMAT_VERSION}")
         try:
-            names = value["unit_fields"]
             plan = cls(
                 corpus=_build(CorpusIdentity, value["corpus"]),
                 teacher=_build(TeacherIdentity, value["teacher"]),
                 config=GenerationConfig.from_json(value["config"]),
                 versions=value["versions"],
-                units=tuple(Unit(**dict(zip(names, row, strict=True))) for row in value["units"]),
+                units=tuple(_units(value)),
                 runtime=value["runtime"],
                 source=value["source"],
                 task_teacher=_build(TaskTeacherIdentity, value["task_teacher"]) if "task_teacher" in value else None,
+                predecessor=value.get("predecessor"),
             )
             altered = plan.digest != value.get("digest")
-            altered = altered or value.get("file_digest") != digest({k: v for k, v in value.items() if k != "file_digest"})
+            altered = altered or value.get("file_digest") != _file_digest({k: v for k, v in value.items() if k != "file_digest"})
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DatasetError(f"plan.json is damaged ({error})") from None
         if altered:
@@ -251,9 +308,10 @@ class Receipt:
     timings: dict[str, float]  # seconds
     windows: int | None = None  # rows of the shard, where long rows were cut into windows
     skipped: tuple["BadRow", ...] = ()  # rows of the corpus that are not in the shard: --skip-bad-rows
+    taken_from: str | None = None  # dataset digest of the predecessor that has made the shard
 
     def to_json(self) -> dict[str, Any]:
-        return lean(self, ("windows", "skipped"))
+        return lean(self, ("windows", "skipped", "taken_from"))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -286,3 +344,4 @@ class UnitFailure:
     rows: tuple[BadRow, ...] = ()  # the rows at fault, as far as they are known
     attempts: int = 1
     node: str = ""  # where it was tried last
+    works: bool = False  # rows beside those at fault got through: it is the data, not the set-up

@@ -58,7 +58,7 @@ class UnitStats:
             a, b = a + [0] * (len(b) - len(a)), b + [0] * (len(a) - len(b))
             return [x + y for x, y in zip(a, b, strict=True)]
 
-        mine, theirs = asdict(self), asdict(other)
+        mine, theirs = vars(self), vars(other)  # not asdict: it copies every number, and a run may add up very many units
         return type(self)(**{k: add(mine[k], theirs[k]) for k in mine})
 
     def to_json(self) -> dict[str, Any]:

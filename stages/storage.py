@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import secrets
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import DatasetError, StorageError
 from textsmooth.schemas.manifest import AGAIN
 
@@ -109,6 +111,27 @@ def put_exclusive(path: Path, data: bytes | memoryview) -> bool:
     return mine
 
 
+def link(source: Path, path: Path, *, sha256: str) -> bool | None:
+    """Give a file a second name, whole and durable when the call returns; False, and nothing done, if its bytes have another sha256.
+
+    None, and nothing done, where that cannot be: another file system, one without links, a source that cannot be read.
+    """
+    temp = path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source.resolve(), temp)  # not of a symbolic link itself
+            if file_sha256(temp) != sha256:
+                return False
+            temp.replace(path)
+        except OSError:
+            return None
+        finally:
+            temp.unlink(missing_ok=True)  # also if `path` was this file already: then it was not renamed
+        _sync_folder(path.parent)
+    return True
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder with all that is in it, if it is there. StorageError if the storage says no."""
     with _told(path):
@@ -118,9 +141,20 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def pretty_json(value: Any) -> bytes:
-    """JSON as people and diffs like it: UTF-8, one-space indent, a newline at the end."""
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+def pretty_json(value: dict[str, Any]) -> bytes:
+    """JSON as people and diffs like it: UTF-8, a line for each key, and for each element of a list of objects; a newline at the end."""
+    line = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    found = io.BytesIO()  # a plan may have a million units: no second copy
+    for number, (key, inner) in enumerate(value.items()):
+        found.write(f"{',' if number else '{'}\n {line(key)}: ".encode())
+        if isinstance(inner, list) and inner and isinstance(inner[0], dict):
+            for place, element in enumerate(inner):
+                found.write(f"{',' if place else '['}\n  {line(element)}".encode())
+            found.write(b"\n ]")
+        else:
+            found.write(line(inner).encode())
+    found.write(b"\n}\n" if value else b"{}\n")
+    return found.getvalue()
 
 
 def parse_json(data: bytes, where: str) -> Any:

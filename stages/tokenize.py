@@ -6,6 +6,7 @@ Legend: R rows of text, W rows of tokens (windows: as many as R, or more where l
 import json
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +158,7 @@ def tokenize(
     total = int(offsets[-1])
 
     def flat(name: str, dtype: Any) -> NDArray[Any]:
-        return np.fromiter((value for e in encodings for value in getattr(e, name)), dtype, total)
+        return np.fromiter(chain.from_iterable(getattr(e, name) for e in encodings), dtype, total)
 
     ids = flat("ids", np.int64)
     if total and int(ids.max()) >= vocab_size:

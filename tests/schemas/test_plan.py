@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from textsmooth.schemas.canonical import canonical_json, digest, file_sha256
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import FileEntry, Manifest, ShardEntry
-from textsmooth.schemas.plan import CorpusIdentity, Plan, Receipt, TeacherIdentity, Unit, unit_id
+from textsmooth.schemas.plan import CorpusIdentity, Plan, Receipt, TaskTeacherIdentity, TeacherIdentity, Unit, unit_id, unit_ids
+from textsmooth.stages.storage import pretty_json
 
 # surrogates are no text: the corpus reader refuses them
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -206,6 +208,85 @@ def test_digests_are_what_they_always_were(plan: Plan) -> None:
     assert canonical_json(value) == '{"a":{"y":1e-07,"z":-0.0},"b":[1,2.5,null,true,"é\\n🎉"]}'
     assert digest(value) == hashlib.sha256('{"a":{"y":1e-07,"z":-0.0},"b":[1,2.5,null,true,"é\\n🎉"]}'.encode()).hexdigest()
     assert digest({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+@given(splits, st.integers(0, 10**12), hexes, corpora, teachers, st.booleans())
+def test_ids_of_many_units_are_digests_of_one_object_each(
+    split: str, row: int, rows: str, corpus: CorpusIdentity, teacher: TeacherIdentity, task: bool
+) -> None:
+    """unit_ids puts what is shared together once; this is what an id is."""
+    config = GenerationConfig(topk=7, mass=0.9)
+    second = (
+        TaskTeacherIdentity(name="é", digest="d" * 64, tokenizer_digest="e" * 64, kind="class", width=2, max_length=9) if task else None
+    )
+    whole = {
+        "format": 1,
+        "split": split,
+        "row": row,
+        "rows": rows,
+        "teacher": teacher.digest,
+        "tokenizer": teacher.tokenizer_digest,
+        "columns": corpus.columns_json(),
+        "config": {k: v for k, v in config.to_json().items() if k != "rows_per_shard"},
+        **({"task_teacher": second.decides_json()} if second else {}),
+    }
+    assert unit_ids(teacher=teacher, corpus=corpus, config=config, task_teacher=second)(split, row, rows) == digest(whole)[:32]
+
+
+def first_layout(plan: Plan) -> dict[str, Any]:
+    """plan.json as it was written at first: a list of values for each unit."""
+    names = [f.name for f in dataclasses.fields(Unit)]
+    value = {k: v for k, v in plan.to_json().items() if k != "file_digest"}
+    value |= {"unit_fields": names, "units": [[getattr(unit, name) for name in names] for unit in plan.units]}
+    return {**value, "file_digest": digest(value)}
+
+
+@given(plans)
+def test_a_plan_of_the_first_layout_is_read(plan: Plan) -> None:
+    assert Plan.from_json(through_json(first_layout(plan))) == plan
+
+
+def test_a_plan_of_the_first_layout_altered_anywhere_is_refused(plan: Plan) -> None:
+    value = through_json(first_layout(plan))
+    for path in leaves(value):
+        with pytest.raises(DatasetError, match=r"plan\.json"):
+            Plan.from_json(changed(value, path))
+
+
+def test_units_lie_in_plan_json_as_columns_of_stretches(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a million of them fit: what they share is written once, and a stretch is hashed at a time."""
+    monkeypatch.setattr("textsmooth.schemas.plan.STRETCH", 2)
+    units = tuple(dataclasses.replace(plan.units[0], number=n, file="ab"[n // 3] + ".txt") for n in range(6))
+    many = dataclasses.replace(plan, units=units)
+    value = many.to_json()
+    assert [(part["file"], part["number"]) for part in value["units"]] == [
+        ("a.txt", [0, 1]),
+        ("a.txt", [2]),
+        ("b.txt", [3, 4]),
+        ("b.txt", [5]),
+    ]
+    assert Plan.from_json(through_json(value)) == many
+    cut_short = copy.deepcopy(value)
+    cut_short["units"][0]["id"].pop()
+    with pytest.raises(DatasetError, match="damaged"):
+        Plan.from_json(cut_short)
+
+
+def test_a_unit_is_small_and_can_be_sent(plan: Plan) -> None:
+    unit = plan.units[0]
+    assert not hasattr(unit, "__dict__")
+    assert pickle.loads(pickle.dumps(unit)) == unit  # noqa: S301 (as Ray sends it)
+
+
+@given(plans)
+def test_pretty_json_is_json_with_a_line_for_each_key_and_each_object_of_a_list(plan: Plan) -> None:
+    value = {**plan.to_json(), "none": [], "numbers": [1, 2], "mixed": [{}, 1]}
+    written = pretty_json(value)
+    assert json.loads(written) == through_json(value)
+    assert len(written.split(b"\n")) == 3 + len(value) + sum(len(value[k]) + 1 for k in ("units", "mixed") if value[k])
+    assert pretty_json({}) == b"{}\n"
+    with pytest.raises(ValueError, match="JSON compliant"):
+        pretty_json({"a": float("nan")})
 
 
 @given(st.dictionaries(texts, json_values, max_size=5))
