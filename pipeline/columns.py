@@ -1,4 +1,4 @@
-"""The columns of a shard beside the soft ids: of windows, span tasks and task teachers."""
+"""The columns of a shard beside the soft ids: labels, kept columns, those of windows, span tasks and task teachers; and its schema."""
 
 from typing import Any
 
@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from textsmooth.schemas.plan import Plan
-from textsmooth.schemas.shard import ANSWERS, PLACE
+from textsmooth.schemas.errors import CorpusError, first_line
+from textsmooth.schemas.plan import Plan, Unit
+from textsmooth.schemas.shard import ANSWERS, PLACE, ShardMeta, shard_schema
 from textsmooth.schemas.tasks import ID_COLUMN
 from textsmooth.stages.codec import per_row
+from textsmooth.stages.kinds import arrow_type
 from textsmooth.stages.readers import Rows
 from textsmooth.stages.spans import Spans
 from textsmooth.stages.tokenize import TokenRows
@@ -43,3 +45,59 @@ def logits_column(logits: NDArray[np.float32], tokens: TokenRows, *, span: bool)
     """The task teacher's logits: [W, C], or [N, 2] of the tokens for a span model."""
     single = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(logits).reshape(-1)), logits.shape[1])
     return {"teacher_logits": per_row(tokens.row_offsets, single) if span else single}
+
+
+def _kept(plan: Plan) -> list[tuple[str, str]]:
+    return list(zip(plan.corpus.keep_columns, plan.corpus.keep_types, strict=True))
+
+
+def kept_columns(rows: Rows, tokens: TokenRows, plan: Plan) -> dict[str, pa.Array]:
+    """The columns that are carried through, of every window. CorpusError for a value that cannot be kept."""
+    source = pa.array(tokens.source)
+    return {name: _kept_array(rows[name], name, kind).take(source) for name, kind in _kept(plan)}
+
+
+def _kept_array(values: list[Any], name: str, kind: str) -> pa.Array:
+    try:
+        return pa.array(values, arrow_type(kind))
+    except (pa.ArrowException, OverflowError) as error:
+        raise CorpusError(f"column {name!r} cannot be kept as {kind}: {first_line(error)}") from None
+
+
+def unit_schema(plan: Plan, unit: Unit, *, token_types: bool) -> pa.Schema:
+    """The schema of the shard of a unit."""
+    config, teacher = plan.config, plan.teacher
+    meta = ShardMeta(
+        codec=config.codec,
+        topk=config.topk,
+        mass=config.mass,
+        temperatures=config.extra_temperatures,
+        context=config.context,
+        vocab_size=teacher.vocab_size,
+        teacher=teacher.digest,
+        tokenizer=teacher.tokenizer_digest,
+        vocab=teacher.vocab_digest,
+        split=unit.split,
+        unit=unit.id,
+    )
+    keep = tuple(pa.field(name, arrow_type(kind)) for name, kind in _kept(plan))
+    return shard_schema(
+        meta,
+        token_types=token_types,
+        label_kind=plan.corpus.label_kind,
+        windows=config.long == "window",
+        logits=plan.task_teacher.width if plan.task_teacher else None,
+        keep=keep,
+    )
+
+
+def labels(rows: Rows, plan: Plan) -> NDArray[Any] | None:
+    """The label column: int64 with -1 for none, or float64 with NaN for none."""
+    column, kind, names = plan.corpus.label_column, plan.corpus.label_kind, plan.corpus.label_names
+    if column is None or kind in (None, "span"):
+        return None
+    if kind == "value":
+        none = -1 if plan.corpus.task else None  # GLUE's test sets have -1 where a score would be
+        return np.array([np.nan if v is None or v == none else v for v in rows[column]], np.float64)
+    index = {name: i for i, name in enumerate(names or ())}
+    return np.array([-1 if v is None else index[v] if isinstance(v, str) else v for v in rows[column]], np.int64)

@@ -4,6 +4,7 @@ import platform
 from dataclasses import dataclass
 
 from textsmooth.schemas.config import GenerateOptions
+from textsmooth.schemas.errors import MachineError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +21,14 @@ class Machine:
 def look(options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
     """This machine, for a run that was asked for so. device, dtype: taken as they are, where they are settled already.
 
-    UsageError for a device that is not here.
+    UsageError for a device that is not here, MachineError for a number format that it has not.
     """
     from textsmooth.pipeline.plan import versions
     from textsmooth.stages.device import default_threads, pick_device, pick_dtype
 
     found = device or pick_device(options.device)
+    if device is None and options.dtype is not None:
+        check(found, options.dtype)
     return Machine(
         node=platform.node(),
         device=found,
@@ -33,3 +36,15 @@ def look(options: GenerateOptions, *, device: str | None = None, dtype: str | No
         threads=options.threads or default_threads(),
         versions=versions(found),
     )
+
+
+def check(device: str, dtype: str) -> None:
+    """MachineError, naming this node, unless its device computes in a number format."""
+    from textsmooth.stages.device import computes, device_name
+
+    if not computes(device, dtype):
+        other = "float16 or float32" if device.startswith("cuda") else "float32"
+        raise MachineError(
+            f"node {platform.node()} cannot do {dtype} on {device} ({device_name(device)}): run on nodes that can, or choose "
+            f"--dtype {other}, in another --out if this one was begun"
+        )

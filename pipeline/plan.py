@@ -10,10 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from textsmooth.pipeline.bad_rows import bad_text
 from textsmooth.pipeline.request import Draft
 from textsmooth.pipeline.task_teacher import matched
 from textsmooth.schemas.errors import ConflictError, CorpusError
-from textsmooth.schemas.plan import CorpusIdentity, Plan, Unit, unit_id
+from textsmooth.schemas.plan import CorpusIdentity, Plan, Unit, unit_ids
 from textsmooth.schemas.tasks import ID_COLUMN, TASKS
 from textsmooth.schemas.version import VERSION
 from textsmooth.stages import readers
@@ -44,8 +45,11 @@ DECIDES_BYTES = (
     "stages/task_teacher.py",
     "stages/teacher.py",
     "stages/tokenize.py",
+    "pipeline/bad_rows.py",
     "pipeline/columns.py",
+    "pipeline/faults.py",
     "pipeline/plan.py",
+    "pipeline/rescue.py",
     "pipeline/unit.py",
 )
 
@@ -119,13 +123,17 @@ def _names(kinds: set[type]) -> str:
     return " and ".join(sorted(kind.__name__ for kind in kinds))
 
 
-def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Plan:
-    """Read the corpus once, hash its rows, and cut it into units. `progress` is told the rows read so far."""
+def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None, *, skip_bad_rows: bool = False) -> Plan:
+    """Read the corpus once, hash its rows, and cut it into units. `progress` is told the rows read so far.
+
+    skip_bad_rows: rows whose text is not text will be left out; else they are a CorpusError.
+    """
+    good = 0  # rows with text
     identity = asked.identity
     names = row_columns(identity)
     label = identity.label_column if identity.label_kind != "span" else None
     kinds = {name: ColumnKind(name, label=name == label) for name in ([label] if label else []) + list(identity.keep_columns)}
-    ranges: list[dict[str, Any]] = []
+    units: list[Unit] = []
     done = 0
     for split, files in asked.corpus.splits.items():
         number = row = 0
@@ -134,15 +142,21 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Pl
             if left == 0:
                 break
             for part in readers.scan(file, names, rows=asked.config.rows_per_shard, limit=left, late=asked.late):
-                check_text(part.rows, identity, file, part.start)
+                if not skip_bad_rows:
+                    check_text(part.rows, identity, file, part.start)
+                elif not good:
+                    good = part.count - sum(1 for _ in bad_text(part.rows, identity))
                 for name, kind in kinds.items():
                     kind.add(part.rows[name], str(file), part.start, cells=file.format == "csv" and name not in identity.text_columns)
-                place = {"split": split, "number": number, "file": file.name, "start": part.start, "stop": part.start + part.count}
-                ranges.append({**place, "row": row, "offset": part.offset, "rows_sha256": readers.rows_sha256(part.rows)})
+                place: dict[str, Any] = {"split": split, "number": number, "file": file.name, "row": row, "offset": part.offset}
+                content = readers.rows_sha256(part.rows)
+                units.append(Unit(**place, start=part.start, stop=part.start + part.count, rows_sha256=content, id=""))
                 number, row, done = number + 1, row + part.count, done + part.count
                 progress(done)
-    if not ranges:
+    if not units:
         raise CorpusError(f"corpus {identity.name} is empty: no rows in {', '.join(f.name for f in asked.corpus.files)}")
+    if skip_bad_rows and not good:
+        raise CorpusError(f"--skip-bad-rows would leave out all {done:,} rows of {identity.name}: none has text; look at the corpus")
     identity = replace(
         identity,
         **_labels(identity, asked.corpus, kinds[label] if label else None),
@@ -152,17 +166,16 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None) -> Pl
     from_features = identity.task is not None or identity.label_column in asked.corpus.class_names
     task_teacher = matched(asked.task_teacher, identity, ordered=from_features)
 
-    def unit(place: dict[str, Any]) -> Unit:
-        shared = {k: place[k] for k in ("split", "row", "rows_sha256")}
-        which: dict[str, Any] = {"teacher": asked.teacher, "corpus": identity, "config": asked.config, "task_teacher": task_teacher}
-        return Unit(**place, id=unit_id(**shared, **which))
+    ids = unit_ids(teacher=asked.teacher, corpus=identity, config=asked.config, task_teacher=task_teacher)
+    for index, unit in enumerate(units):  # only now: labels and types of columns are part of an id
+        units[index] = replace(unit, id=ids(unit.split, unit.row, unit.rows_sha256))
 
     return Plan(
         corpus=identity,
         teacher=asked.teacher,
         config=asked.config,
         versions=asked.versions,
-        units=tuple(unit(place) for place in ranges),
+        units=tuple(units),
         runtime=asked.runtime,
         source={file.name: file.stat() for file in asked.corpus.files},
         task_teacher=task_teacher,
@@ -190,47 +203,17 @@ def typed_rows(rows: readers.Rows, identity: CorpusIdentity, file: SourceFile) -
 
 def check_text(rows: readers.Rows, identity: CorpusIdentity, file: SourceFile, start: int) -> None:
     """CorpusError for the first row whose text is not text; of a span task, whose answer is not in its context."""
-    for column in identity.text_columns:
-        if set(map(type, rows[column])) <= {str}:
-            continue
-        index, value = next((i, v) for i, v in enumerate(rows[column]) if not isinstance(v, str))
-        what = "null" if value is None else type(value).__name__
-        raise CorpusError(
-            f"row {start + index} of {file}: column {column!r} is {what}, not text; leave such rows out, or write them as text"
-        )
-    if identity.label_kind == "span" and identity.label_column is not None:
-        context = rows[identity.text_columns[1]]
-        for index, answers in enumerate(rows[identity.label_column]):
-            wrong = _wrong_answers(answers, context[index])
-            if wrong:
-                raise CorpusError(
-                    f"row {start + index} of {file}: column {identity.label_column!r} {wrong}; "
-                    "{text: [strings], answer_start: [their first characters in the context]} is needed, empty lists for no answer"
-                )
+    for index, why in bad_text(rows, identity):
+        advice = "" if "is needed" in why else "; leave such rows out (--skip-bad-rows), or write them as text"
+        raise CorpusError(f"row {start + index} of {file}: {why}{advice}")
 
 
-def _wrong_answers(answers: Any, context: str) -> str | None:
-    """What is wrong with the answers of a row; None if nothing is."""
-    if not isinstance(answers, dict) or set(answers) != {"text", "answer_start"}:
-        found = "null" if answers is None else f"{{{', '.join(answers)}}}" if isinstance(answers, dict) else f"a {type(answers).__name__}"
-        return f"is {found}"
-    texts, starts = answers["text"], answers["answer_start"]
-    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        return "has not one start for each text"
-    for text, at in zip(texts, starts, strict=True):
-        if type(text) is not str or type(at) is not int:
-            return f"has the answer {text!r} at {at!r}"
-        if not 0 <= at <= len(context) or context[at : at + len(text)] != text:
-            return f"has the answer {text[:40]!r} at {at}, where its context has {context[max(at, 0) : max(at, 0) + len(text)][:40]!r}"
-    return None
-
-
-def differences(asked: Draft, plan: Plan, *, finished: bool) -> list[str]:
+def differences(asked: Draft, plan: Plan, *, finished: bool, but: frozenset[str] = frozenset()) -> list[str]:
     """What the plan in a folder has otherwise than what is asked for, each as `name: there …, asked …`. Rows are not compared.
 
-    A finished dataset may have been made with other library versions, on another device.
+    A finished dataset may have been made with other library versions, on another device. but: what may differ, like `corpus.name`.
     """
-    open_fields = {"corpus.label_kind", "corpus.label_names", "corpus.keep_types", "task_teacher.order"}  # read from the rows
+    open_fields = {"corpus.label_kind", "corpus.label_names", "corpus.keep_types", "task_teacher.order", *but}  # read from the rows
     mine = {"corpus": asked.identity.to_json(), "teacher": asked.teacher.to_json(), "config": asked.config.to_json()}
     if asked.task_teacher is not None:
         mine["task_teacher"] = asdict(asked.task_teacher)
@@ -266,7 +249,7 @@ def same_source(asked: Draft, plan: Plan) -> bool:
 
 def same_rows(asked: Draft, plan: Plan, progress: Callable[[int], None] = lambda rows: None) -> Plan:
     """Read the corpus again: the plan, with its units where they stand in the files now. ConflictError if the rows are others."""
-    now = cut(asked, progress)
+    now = cut(asked, progress, skip_bad_rows=True)  # it was planned with the rows that it has
     if [u.id for u in now.units] == [u.id for u in plan.units]:
         return replace(plan, units=now.units)
     changed = next((a.name for a, b in zip(now.units, plan.units, strict=False) if a.id != b.id), "the number of rows")

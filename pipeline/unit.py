@@ -5,10 +5,12 @@ the device is what must never wait.
 """
 
 import hashlib
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,25 +19,28 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from textsmooth.pipeline.columns import logits_column, span_columns, window_columns
+from textsmooth.pipeline import machine
+from textsmooth.pipeline.bad_rows import bad_row, bad_text, taken
+from textsmooth.pipeline.columns import kept_columns, labels, logits_column, span_columns, unit_schema, window_columns
+from textsmooth.pipeline.faults import RowsError, blaming_rows
 from textsmooth.pipeline.plan import row_columns, typed_rows
+from textsmooth.pipeline.receipts import find_receipt, publish, shard_path
 from textsmooth.pipeline.request import Sources
-from textsmooth.schemas.errors import CorpusError, DatasetError, TeacherError, first_line
-from textsmooth.schemas.manifest import MANIFEST, RECEIPTS_FOLDER
-from textsmooth.schemas.plan import Plan, Receipt, Unit
-from textsmooth.schemas.shard import ShardMeta, shard_schema
+from textsmooth.pipeline.rescue import rescue
+from textsmooth.pipeline.watch import Background, Steps, Watch
+from textsmooth.schemas.errors import CorpusError, TeacherError
+from textsmooth.schemas.manifest import MANIFEST
+from textsmooth.schemas.plan import BadRow, Plan, Receipt, Unit, UnitFailure
 from textsmooth.stages import readers
 from textsmooth.stages.codec import TokenBlock, encode
 from textsmooth.stages.context import passes
 from textsmooth.stages.device import device_name
 from textsmooth.stages.folder import Folder
-from textsmooth.stages.kinds import arrow_type
 from textsmooth.stages.shard import shard_bytes
 from textsmooth.stages.spans import find_spans
 from textsmooth.stages.sparsify import ChunkSoftIds, Sparsifier, gather_soft_ids
 from textsmooth.stages.statistics import UnitStats
-from textsmooth.stages.storage import parse_json, pretty_json
-from textsmooth.stages.task_teacher import TaskTeacher
+from textsmooth.stages.task_teacher import TaskTeacher, planned
 from textsmooth.stages.teacher import Batch, Teacher, chunks, teacher_digest
 from textsmooth.stages.tokenize import TokenRows, load_tokenizer, tokenize, tokenizer_digest
 
@@ -47,10 +52,13 @@ class Ready:
     """A unit made ready for the forward pass."""
 
     rows: readers.Rows
+    where: NDArray[np.int64]  # [R] their positions in the unit
     tokens: TokenRows
     task_tokens: TokenRows  # by the task teacher's own tokenizer, where it has another
     wanted: NDArray[np.bool_]  # [N]
     seconds: float
+    skipped: tuple[BadRow, ...] = ()  # rows of the unit that are left out
+    told: bool = True  # its forward passes are told to on_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,42 +73,13 @@ class Scored:
     task_logits: NDArray[np.float32] | None = None  # of the task teacher, as TaskTeacher.logits
 
 
-def receipt_name(unit: Unit) -> str:
-    """Where a unit's receipt stands while the run is not finished."""
-    return f"{RECEIPTS_FOLDER}/{unit.split}-{unit.number:05d}-{unit.id[:12]}.json"
-
-
-def whole_receipt(data: bytes, unit: Unit, size: Callable[[str], int | None]) -> Receipt | None:
-    """The receipt in these bytes, if it is the unit's and its shard is there; None if the unit is still to be done.
-
-    size: of a file of the dataset, None if it is not there.
-    """
-    try:
-        receipt = Receipt.from_json(parse_json(data, receipt_name(unit)))
-    except (TypeError, DatasetError):
-        return None
-    fits = (receipt.unit, receipt.rows, receipt.shard) == (unit.id, unit.rows, shard_path(unit, receipt.sha256))
-    return receipt if fits and size(receipt.shard) == receipt.bytes else None
-
-
-def find_receipt(out: Folder, unit: Unit) -> Receipt | None:
-    """The receipt of a unit whose shard is there with the right size; None if the unit is still to be done."""
-    try:
-        return whole_receipt(out.read(receipt_name(unit)), unit, out.size)
-    except FileNotFoundError:
-        return None
-
-
-def shard_path(unit: Unit, sha256: str) -> str:
-    """Where the shard of a unit lies in the dataset: its name carries its content."""
-    return f"{unit.split}/{unit.number:05d}-{sha256[:12]}.arrow"
-
-
 class UnitWorker:
-    """Holds a teacher and runs units of one plan, one after the other.
+    """Holds a teacher and runs units of one plan: one after the other with `run`, or several at once with `do` in several threads.
 
     on_batch is told of every forward pass: real tokens, padded tokens, rows of text (each once, though it may run in several).
-    Raises CorpusError if the rows are not the planned ones, TeacherError if the teacher is not.
+    Raises CorpusError if the rows are not the planned ones, TeacherError if the teacher is not, StorageError, or MachineError. A unit that
+    fails for what is in its rows is tried again; then the rows at fault are looked for, and it is a UnitFailure, or they are left out
+    (skip_bad_rows, of plan.runtime).
     """
 
     def __init__(
@@ -112,35 +91,54 @@ class UnitWorker:
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.plan, self.sources, self.out, self.on_batch, self.stopped = plan, sources, out, on_batch, stopped
+        self.skip_bad_rows = bool(plan.runtime.get("skip_bad_rows"))
+        self.turn: AbstractContextManager[Any] = threading.Lock()  # of the forward pass
+        self._tokenizing = threading.Lock()  # tokenizers keep their settings in themselves
+        self.steps: Steps | None = None  # is told of each step of a unit
         config = plan.config
-        self.tokenizer = load_tokenizer(sources.teacher)
+        machine.check(sources.device, config.dtype)
+        self.tokenizer, dtype = load_tokenizer(sources.teacher), getattr(torch, config.dtype)
         self.teacher = Teacher(
             sources.teacher,
-            dtype=getattr(torch, config.dtype),
+            dtype=dtype,
             device=sources.device,
             vocab_size=plan.teacher.vocab_size,
             pad_id=self.tokenizer.pad_token_id or 0,
         )
         if (teacher_digest(sources.teacher), tokenizer_digest(self.tokenizer)) != (plan.teacher.digest, plan.teacher.tokenizer_digest):
             raise TeacherError(f"the teacher in {sources.teacher} is not the planned one: it changed meanwhile; give another --out")
-        self.task_teacher = None if plan.task_teacher is None else _task_teacher(plan, sources)
+        self.task_teacher: TaskTeacher | None = None
+        if plan.task_teacher is not None and sources.task_teacher is not None:
+            self.task_teacher = planned(plan.task_teacher, sources.task_teacher, dtype=dtype, device=sources.device)
         self.sparsify: Callable[[torch.Tensor, torch.Tensor], ChunkSoftIds] = Sparsifier(
             topk=config.topk, mass=config.mass, temperatures=config.extra_temperatures
         )
         self.device = device_name(sources.device)
 
-    def run(self, units: Iterable[Unit]) -> Iterator[Receipt]:
-        """Run units in order; yields the receipt of each as soon as it is on storage. Interrupted, it leaves only whole units.
+    def run(self, units: Iterable[Unit]) -> Iterator[Receipt | UnitFailure]:
+        """Run units in order; yields what became of each as soon as it is on storage. Interrupted, it leaves only whole units.
 
         A unit that another driver has done meanwhile is not run, its receipt is passed on; none is once the dataset is finished, or
-        `stopped` says so.
+        `stopped` says so. A step of a unit that takes longer than plan.runtime's unit_timeout_s ends the run.
         """
         waiting = deque(units)
         ready: deque[tuple[Unit, Future[Ready]]] = deque()
-        writing: deque[Future[Receipt]] = deque()
-        with ThreadPoolExecutor(1, "prepare") as reader, ThreadPoolExecutor(1, "write") as writer:
+        writing: deque[tuple[Unit, Future[Receipt]]] = deque()
+
+        def outcome(unit: Unit, future: Future[Receipt]) -> Receipt | UnitFailure:
             try:
-                while (waiting or ready) and not self.stopped() and self.out.size(MANIFEST) is None:
+                return watch.result(future)
+            except RowsError:
+                return rescue(self, unit)
+
+        with (
+            Watch(self.plan.runtime.get("unit_timeout_s")) as watch,
+            Background("prepare", watch) as reader,
+            Background("write", watch) as writer,
+        ):
+            self.steps = watch
+            try:
+                while (waiting or ready) and self._goes_on():
                     while waiting and len(ready) < READ_AHEAD:
                         ready.append((waiting[0], reader.submit(self._prepare, waiting.popleft())))
                     unit, future = ready.popleft()
@@ -149,26 +147,85 @@ class UnitWorker:
                         future.cancel()
                         yield done
                         continue
-                    prepared = future.result()
-                    scored = self.score(prepared)
-                    writing.append(writer.submit(self._finish, unit, prepared, scored))
-                    while writing and (writing[0].done() or len(writing) > READ_AHEAD):
-                        yield writing.popleft().result()
+                    try:
+                        prepared = watch.result(future)
+                        scored = self._forward(unit, prepared)
+                    except RowsError:
+                        yield rescue(self, unit)
+                        continue
+                    writing.append((unit, writer.submit(self._finish, unit, prepared, scored)))
+                    while writing and (writing[0][1].done() or len(writing) > READ_AHEAD):
+                        yield outcome(*writing.popleft())
                 while writing:
-                    yield writing.popleft().result()
+                    yield outcome(*writing.popleft())
             finally:
+                self.steps = None
                 for _, future in ready:
                     future.cancel()
 
-    def _prepare(self, unit: Unit) -> Ready:
-        start = time.perf_counter()
+    def do(self, unit: Unit) -> Receipt | UnitFailure | None:
+        """Run one unit, start to end; its receipt if another driver has done it. None once the dataset is finished, or `stopped` says so.
+
+        Several threads may call it at once: one of them is in the forward pass, others read, tokenize or write.
+        """
+        if not self._goes_on():
+            return None
+        done = find_receipt(self.out, unit)
+        if done is not None:
+            return done
+        try:
+            return self.whole(unit)
+        except RowsError:
+            return rescue(self, unit)
+
+    def _goes_on(self) -> bool:
+        return not self.stopped() and self.out.size(MANIFEST) is None
+
+    def whole(self, unit: Unit, left_out: Mapping[int, str] | None = None, *, told: bool = True) -> Receipt:
+        """One unit, start to receipt, without the rows to be left out (position -> why). RowsError if it fails for its rows."""
+        ready = replace(self._prepare(unit, left_out), told=told)
+        return self._finish(unit, ready, self._forward(unit, ready))
+
+    def fails(self, unit: Unit, rows: readers.Rows, where: NDArray[np.int64]) -> str | None:
+        """What these rows of a unit fail with; None if they get through. Nothing is kept."""
+        try:
+            with self._step(unit, "finding the rows at fault"), blaming_rows(unit.name):
+                ready = self._ready(unit, taken(rows, where), where)
+                self.encode(unit, ready, self._forward(unit, replace(ready, told=False)))
+        except RowsError as error:
+            return str(error)
+        return None
+
+    def _step(self, unit: Unit, what: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.steps is None else self.steps.step(unit.name, what)
+
+    def read(self, unit: Unit) -> readers.Rows:
+        """The rows of a unit. CorpusError if they are not the planned ones."""
         file = self.sources.files[unit.file]
         rows = readers.read(file, row_columns(self.plan.corpus), unit.start, unit.stop, unit.offset)
         if readers.rows_sha256(rows) != unit.rows_sha256:
             raise CorpusError(
                 f"rows {unit.start}..{unit.stop} of {file} changed since the run was planned; restore the file, or give another --out"
             )
-        return replace(self.ready(typed_rows(rows, self.plan.corpus, file)), seconds=time.perf_counter() - start)
+        return rows
+
+    def _prepare(self, unit: Unit, left_out: Mapping[int, str] | None = None) -> Ready:
+        """A unit's rows tokenized, without those to be left out (position -> why). RowsError for text that is none."""
+        start = time.perf_counter()
+        with self._step(unit, "reading and tokenizing it"):
+            rows = self.read(unit)
+            with blaming_rows(unit.name):
+                bad = {**dict(bad_text(rows, self.plan.corpus)), **(left_out or {})}
+                if bad and not self.skip_bad_rows:
+                    index, why = next(iter(bad.items()))
+                    raise CorpusError(f"row {unit.start + index} of {unit.file}: {why}")
+                where = np.setdiff1d(np.arange(unit.rows), np.array([*bad], np.int64))
+                ready = self._ready(unit, taken(rows, where) if bad else rows, where)
+        skipped = tuple(bad_row(unit, rows, index, why) for index, why in sorted(bad.items()))
+        return replace(ready, skipped=skipped, seconds=time.perf_counter() - start)
+
+    def _ready(self, unit: Unit, rows: readers.Rows, where: NDArray[np.int64]) -> Ready:
+        return replace(self.ready(typed_rows(rows, self.plan.corpus, self.sources.files[unit.file])), where=where)
 
     def ready(self, rows: readers.Rows) -> Ready:
         """Rows tokenized for the forward pass."""
@@ -176,25 +233,37 @@ class UnitWorker:
         identity, config = self.plan.corpus, self.plan.config
         first = rows[identity.text_columns[0]]
         second = rows[identity.text_columns[1]] if len(identity.text_columns) == 2 else None
-        tokens = tokenize(
-            self.tokenizer,
-            first,
-            second,
-            max_length=config.max_length,
-            vocab_size=self.plan.teacher.vocab_size,
-            stride=config.stride if config.long == "window" else None,
-            places=identity.label_kind == "span",
+        own, second_teacher = self.task_teacher, self.plan.task_teacher
+        with self._tokenizing:
+            tokens = tokenize(
+                self.tokenizer,
+                first,
+                second,
+                max_length=config.max_length,
+                vocab_size=self.plan.teacher.vocab_size,
+                stride=config.stride if config.long == "window" else None,
+                places=identity.label_kind == "span",
+            )
+            task_tokens = tokens
+            if own is not None and second_teacher is not None and second_teacher.tokenizer_digest != self.plan.teacher.tokenizer_digest:
+                task_tokens = tokenize(own.tokenizer, first, second, max_length=second_teacher.max_length, vocab_size=own.ids)
+        return Ready(
+            rows=rows,
+            where=np.arange(len(first)),
+            tokens=tokens,
+            task_tokens=task_tokens,
+            wanted=~tokens.special if config.specials == "plain" else np.ones_like(tokens.special),
+            seconds=time.perf_counter() - start,
         )
-        own, planned = self.task_teacher, self.plan.task_teacher
-        task_tokens = tokens
-        if own is not None and planned is not None and planned.tokenizer_digest != self.plan.teacher.tokenizer_digest:
-            task_tokens = tokenize(own.tokenizer, first, second, max_length=planned.max_length, vocab_size=own.ids)
-        wanted = ~tokens.special if config.specials == "plain" else np.ones_like(tokens.special)
-        return Ready(rows=rows, tokens=tokens, task_tokens=task_tokens, wanted=wanted, seconds=time.perf_counter() - start)
+
+    def _forward(self, unit: Unit, ready: Ready) -> Scored:
+        with self._step(unit, "the forward pass"), blaming_rows(unit.name):
+            return self.score(ready)
 
     def score(self, ready: Ready) -> Scored:
-        """Rows through the teacher, and through the task teacher if there is one."""
-        return self._with_task_logits(ready, self._score(ready))
+        """Rows through the teacher, and through the task teacher if there is one: one thread after the other."""
+        with self.turn:
+            return self._with_task_logits(ready, self._score(ready))
 
     def _score(self, ready: Ready) -> Scored:
         start = time.perf_counter()
@@ -206,7 +275,7 @@ class UnitWorker:
             nonlocal counts
             for run in passes(tokens, ready.wanted, count=config.passes, mask_id=self.tokenizer.mask_token_id):
                 counts = run.counts
-                if run.idle:
+                if run.idle and ready.told:
                     self.on_batch(0, 0, run.idle)
                 yield from self.teacher.batches(run.tokens, run.wanted, max_batch_tokens=config.max_batch_tokens, only=run.rows)
 
@@ -214,7 +283,8 @@ class UnitWorker:
             nonlocal padded, passed
             real = int(batch.attention_mask.sum())
             padded, passed = padded + batch.input_ids.numel(), passed + real
-            self.on_batch(real, batch.input_ids.numel(), int(counts[batch.rows].sum()))
+            if ready.told:
+                self.on_batch(real, batch.input_ids.numel(), int(counts[batch.rows].sum()))
 
         original = torch.from_numpy(tokens.input_ids.astype(np.int64)).to(device)
 
@@ -254,12 +324,11 @@ class UnitWorker:
             temperatures=len(plan.config.extra_temperatures),
         )
         if np.isnan(soft.logprobs).any():
-            raise TeacherError(
-                f"the teacher gave NaN for rows of {unit.name} in {plan.config.dtype}; try --dtype float32, or check its weights"
-            )
+            advice = "check its weights" if plan.config.dtype == "float32" else "try --dtype float32, or check its weights"
+            raise TeacherError(f"the teacher gave NaN for rows of {unit.name} in {plan.config.dtype}; {advice}")
         label = labels(ready.rows, plan)
         block = TokenBlock(
-            row=unit.row + tokens.source,
+            row=unit.row + ready.where[tokens.source],
             row_offsets=tokens.row_offsets,
             input_ids=tokens.input_ids,
             token_type_ids=tokens.token_type_ids,
@@ -267,12 +336,12 @@ class UnitWorker:
             label=None if label is None else label[tokens.source],
         )
         windows = plan.config.long == "window"
-        kept = {name: _kept_array(ready.rows[name], name, kind).take(pa.array(tokens.source)) for name, kind in _kept(plan)}
+        kept = kept_columns(ready.rows, tokens, plan)
         lost = 0
         if windows:
             kept |= window_columns(tokens)
         if plan.corpus.label_kind == "span":
-            spans = find_spans(tokens, ready.rows[plan.corpus.label_column or ""], unit.rows)
+            spans = find_spans(tokens, ready.rows[plan.corpus.label_column or ""], len(ready.where))
             kept |= span_columns(ready.rows, tokens, spans, plan)
             lost = int(spans.lost.sum())
         if scored.task_logits is not None:
@@ -293,8 +362,14 @@ class UnitWorker:
         )
 
     def _finish(self, unit: Unit, ready: Ready, scored: Scored) -> Receipt:
+        """Write a unit's shard, then its receipt."""
+        with self._step(unit, "writing it"):
+            return self._written(unit, ready, scored)
+
+    def _written(self, unit: Unit, ready: Ready, scored: Scored) -> Receipt:
         start = time.perf_counter()
-        data, stats = self.encode(unit, ready, scored)
+        with blaming_rows(unit.name):
+            data, stats = self.encode(unit, ready, scored)
         sha256 = hashlib.sha256(data).hexdigest()
         encoded = time.perf_counter()
         shard = shard_path(unit, sha256)
@@ -319,72 +394,6 @@ class UnitWorker:
                 "encode_s": round(encoded - start, 4),
                 "write_s": round(time.perf_counter() - encoded, 4),
             },
+            skipped=ready.skipped,
         )
-        name = receipt_name(unit)
-        while not self.out.put_exclusive(name, pretty_json(receipt.to_json())):
-            first = find_receipt(self.out, unit)  # another driver was faster: the first receipt counts
-            if first is not None:
-                return first
-            self.out.remove((name,))  # void: it names a shard that is not there
-        return receipt
-
-
-def _task_teacher(plan: Plan, sources: Sources) -> TaskTeacher:
-    planned, folder = plan.task_teacher, sources.task_teacher
-    assert planned is not None and folder is not None
-    loaded = TaskTeacher(
-        folder, kind=planned.kind, width=planned.width, order=planned.order, dtype=getattr(torch, plan.config.dtype), device=sources.device
-    )
-    if loaded.identity != (planned.digest, planned.tokenizer_digest):
-        raise TeacherError(f"the task teacher in {folder} is not the planned one: it changed meanwhile; give another --out")
-    return loaded
-
-
-def _kept(plan: Plan) -> list[tuple[str, str]]:
-    return list(zip(plan.corpus.keep_columns, plan.corpus.keep_types, strict=True))
-
-
-def _kept_array(values: list[Any], name: str, kind: str) -> pa.Array:
-    try:
-        return pa.array(values, arrow_type(kind))
-    except (pa.ArrowException, OverflowError) as error:
-        raise CorpusError(f"column {name!r} cannot be kept as {kind}: {first_line(error)}") from None
-
-
-def unit_schema(plan: Plan, unit: Unit, *, token_types: bool) -> pa.Schema:
-    """The schema of the shard of a unit."""
-    config, teacher = plan.config, plan.teacher
-    meta = ShardMeta(
-        codec=config.codec,
-        topk=config.topk,
-        mass=config.mass,
-        temperatures=config.extra_temperatures,
-        context=config.context,
-        vocab_size=teacher.vocab_size,
-        teacher=teacher.digest,
-        tokenizer=teacher.tokenizer_digest,
-        vocab=teacher.vocab_digest,
-        split=unit.split,
-        unit=unit.id,
-    )
-    keep = tuple(pa.field(name, arrow_type(kind)) for name, kind in _kept(plan))
-    return shard_schema(
-        meta,
-        token_types=token_types,
-        label_kind=plan.corpus.label_kind,
-        windows=config.long == "window",
-        logits=plan.task_teacher.width if plan.task_teacher else None,
-        keep=keep,
-    )
-
-
-def labels(rows: readers.Rows, plan: Plan) -> NDArray[Any] | None:
-    """The label column: int64 with -1 for none, or float64 with NaN for none."""
-    column, kind, names = plan.corpus.label_column, plan.corpus.label_kind, plan.corpus.label_names
-    if column is None or kind in (None, "span"):
-        return None
-    if kind == "value":
-        none = -1 if plan.corpus.task else None  # GLUE's test sets have -1 where a score would be
-        return np.array([np.nan if v is None or v == none else v for v in rows[column]], np.float64)
-    index = {name: i for i, name in enumerate(names or ())}
-    return np.array([-1 if v is None else index[v] if isinstance(v, str) else v for v in rows[column]], np.int64)
+        return publish(self.out, unit, receipt)

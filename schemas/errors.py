@@ -29,6 +29,20 @@ class StorageError(TextsmoothError):
     """The storage said no: no space, no permission, not a folder."""
 
 
+class WorkerError(TextsmoothError):
+    """Workers on a cluster cannot be had, or do not run what the driver runs."""
+
+
+class MachineError(TextsmoothError):
+    """The machine gave up: no memory, a device that failed or cannot do what is asked, a unit that does not end."""
+
+
+class QuarantineError(TextsmoothError):
+    """Everything is done but units whose rows fail; they are in quarantine.jsonl."""
+
+    exit_code = 3
+
+
 class ConflictError(TextsmoothError):
     """The output folder holds something else; nothing was touched."""
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from textsmooth.stages.tokenize import TokenRows
 
+ROOM = "lower --max-length, and --max-batch-tokens to leave it more room"  # what to do if a batch of one row is too large
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:

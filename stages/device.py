@@ -27,11 +27,26 @@ def pick_device(asked: str | None) -> str:
 def pick_dtype(device: str) -> DType:
     """bfloat16 where it is clearly faster: on GPUs that have it, and on CPUs where a short measurement says so."""
     if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        return "bfloat16" if computes(device, "bfloat16") else "float16"
     if device != "cpu":
         return "float32"
     # having the instructions does not settle it: some CPUs with AVX512-BF16 multiply float32 as fast, those with AMX are 5x faster
     return "bfloat16" if _matmul_seconds(torch.float32) > WORTH_IT * _matmul_seconds(torch.bfloat16) else "float32"
+
+
+def computes(device: str, dtype: str) -> bool:
+    """Whether a device computes in a number format: a GPU by itself, not in an emulation that is many times slower."""
+    if device.startswith("cuda") and dtype == "bfloat16":
+        with torch.cuda.device(torch.device(device)):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    try:
+        ones = torch.ones(8, 8, dtype=getattr(torch, dtype), device=device)
+        (ones @ ones).sum().item()
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def _matmul_seconds(dtype: torch.dtype) -> float:

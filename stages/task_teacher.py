@@ -3,6 +3,7 @@
 Legend: R rows, W windows, N tokens, C logits of a row.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textsmooth.schemas.errors import TeacherError, UsageError, first_line
-from textsmooth.stages.batches import Batch, batches, probe, shortest_alone
+from textsmooth.schemas.plan import TaskTeacherIdentity
+from textsmooth.stages.batches import ROOM, Batch, batches, probe, shortest_alone, split
 from textsmooth.stages.model import PADDING_NOISE, load_checked, taken_inputs, teacher_digest
 from textsmooth.stages.tokenize import TokenRows, load_tokenizer, tokenizer_digest
 
@@ -45,6 +47,14 @@ def class_order(
         )
     order = tuple(mine.index(name) for name in theirs)
     return None if order == tuple(range(len(order))) else order
+
+
+def planned(identity: TaskTeacherIdentity, folder: Path, *, dtype: torch.dtype, device: str) -> "TaskTeacher":
+    """The task teacher that a plan names, from a folder. TeacherError if another one is there."""
+    loaded = TaskTeacher(folder, kind=identity.kind, width=identity.width, order=identity.order, dtype=dtype, device=device)
+    if loaded.identity != (identity.digest, identity.tokenizer_digest):
+        raise TeacherError(f"the task teacher in {folder} is not the planned one: it changed meanwhile; give another --out")
+    return loaded
 
 
 class TaskTeacher:
@@ -97,6 +107,20 @@ class TaskTeacher:
             row, short[0], rtol=0.0, atol=PADDING_NOISE[dtype] * float(torch.nan_to_num(padded).abs().max()), equal_nan=True
         )
 
+    def _values(self, batch: Batch) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+        """A batch and its logits; one that the device has no room for in halves, again and again."""
+        try:
+            values = self._forward(batch).cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            if len(batch.rows) == 1:
+                tokens = batch.input_ids.shape[1]
+                raise TeacherError(f"a single row of {tokens} tokens does not fit on {self.device}, in the task teacher; {ROOM}") from error
+        else:
+            yield batch, values
+            return
+        for half in split(batch, (len(batch.rows) + 1) // 2):
+            yield from self._values(half)
+
     def logits(self, tokens: TokenRows, *, max_batch_tokens: int) -> NDArray[np.float32]:
         """[W, C] logits of rows, classes in the corpus's order; of a span model [N, 2]: start and end of each token.
 
@@ -105,8 +129,8 @@ class TaskTeacher:
         span = self.kind == "span"
         nothing = np.zeros(len(tokens.input_ids), np.bool_)
         found = np.zeros((len(tokens.input_ids) if span else len(tokens), self.width), np.float32)
-        for batch in batches(tokens, nothing, max_batch_tokens=max_batch_tokens, pad_id=self.pad_id, equal_lengths=not self.pads):
-            values = self._forward(batch).cpu().numpy()
+        source = batches(tokens, nothing, max_batch_tokens=max_batch_tokens, pad_id=self.pad_id, equal_lengths=not self.pads)
+        for batch, values in (found for whole in source for found in self._values(whole)):
             if values.shape[-1] != self.width:
                 raise TeacherError(f"the task teacher gives {values.shape[-1]} logits, its config.json says {self.width}: a damaged folder")
             if span:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textsmooth.schemas.errors import TeacherError, first_line
-from textsmooth.stages.batches import Batch, batches, probe, shortest_alone, split
+from textsmooth.stages.batches import ROOM, Batch, batches, probe, shortest_alone, split
 from textsmooth.stages.model import PADDING_NOISE, check_masked_lm, load_checked, position_limit, taken_inputs, teacher_digest
 from textsmooth.stages.tokenize import TokenRows
 
@@ -198,11 +198,9 @@ def _encoded(teacher: Teacher, batch: Batch) -> Iterator[tuple[Tensor, NDArray[n
     """(What `encode` gives, positions) of a batch; a batch the device has no room for is halved, again and again."""
     try:
         found = teacher.encode(batch)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
         if len(batch.rows) == 1:
-            raise TeacherError(
-                f"a single row of {batch.input_ids.shape[1]} tokens does not fit on {teacher.device}; lower --max-length"
-            ) from None
+            raise TeacherError(f"a single row of {batch.input_ids.shape[1]} tokens does not fit on {teacher.device}; {ROOM}") from error
     except (RuntimeError, IndexError) as error:
         raise TeacherError(f"{teacher.name} failed at rows of {batch.input_ids.shape[1]} tokens: {first_line(error)}") from error
     else:
@@ -219,9 +217,10 @@ def _projected(
     """(What `use` makes of the logits, positions) of a chunk; a chunk the device has no room for is halved, again and again."""
     try:
         found = use(teacher.project(hidden), where)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
         if len(hidden) == 1:
-            raise TeacherError(f"the logits of a single token do not fit on {teacher.device}; give a device with more memory") from None
+            what = f"the logits of a single token do not fit on {teacher.device}"
+            raise TeacherError(f"{what}; lower --max-batch-tokens, or give a device with more memory") from error
     else:
         yield found, where
         return

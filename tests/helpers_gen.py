@@ -129,6 +129,7 @@ for line in sys.stdin:
                 file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
                 os.dup2(file, number)
                 os.close(file)
+            exec(ask["patch"])
             code = cli.run(cli_gen.gen, "textsmooth-gen", ask["args"])
             sys.stdout.flush()
             os._exit(code)
@@ -139,13 +140,13 @@ for line in sys.stdin:
 
 
 class Process:
-    """A `textsmooth-gen` in a process of its own."""
+    """A `textsmooth-gen` in a process of its own. patch: code that is run there before."""
 
-    def __init__(self, ask: Callable[[Any], Any], args: list[str], folder: Path) -> None:
+    def __init__(self, ask: Callable[[Any], Any], args: list[str], folder: Path, patch: str = "") -> None:
         self._ask, self._out, self._err = ask, folder / "stdout", folder / "stderr"
         for file in (self._out, self._err):
             file.touch()
-        self.pid: int = ask({"args": args, "out": str(self._out), "err": str(self._err)})
+        self.pid: int = ask({"args": args, "out": str(self._out), "err": str(self._err), "patch": patch})
 
     def kill(self, number: int) -> None:
         os.kill(self.pid, number)
