@@ -15,8 +15,10 @@ def _bin(p: float) -> str:
     return "below 0.01" if p < 0.01 else "above 0.99" if p > 0.99 else f"{p:.2f}"
 
 
-def card(plan: Plan, shards: tuple[ShardEntry, ...], statistics: dict[str, Any], digest: str) -> str:
-    """Markdown text, a pure function of its arguments."""
+def card(
+    plan: Plan, shards: tuple[ShardEntry, ...], statistics: dict[str, Any], digest: str, predecessor: dict[str, Any] | None = None
+) -> str:
+    """Markdown text, a pure function of its arguments. predecessor: as the manifest has it."""
     import yaml
 
     config, corpus, teacher = plan.config, plan.corpus, plan.teacher
@@ -26,7 +28,7 @@ def card(plan: Plan, shards: tuple[ShardEntry, ...], statistics: dict[str, Any],
         "tags": ["textsmooth", "text-smoothing", "knowledge-distillation"],
         "configs": [{"config_name": "default", "data_files": [{"split": s, "path": f"{s}/*.arrow"} for s in splits]}],
     }
-    counts = {s: (sum(x.rows for x in shards if x.split == s), sum(x.tokens for x in shards if x.split == s)) for s in splits}
+    counts = {s: (sum(x.rows - x.skipped for x in shards if x.split == s), sum(x.tokens for x in shards if x.split == s)) for s in splits}
     captured = statistics["captured_mass"]
     original = statistics["p_original"]
     title = f"{corpus.name}, smoothed by {teacher.name}"
@@ -83,8 +85,21 @@ def card(plan: Plan, shards: tuple[ShardEntry, ...], statistics: dict[str, Any],
             if "unknown_tokens" in statistics
             else []
         ),
+        *(
+            [f"| left out | {statistics['skipped_rows']:,} rows of the corpus that could not be smoothed: `quarantine.jsonl` |"]
+            if "skipped_rows" in statistics
+            else []
+        ),
         f"| size | {statistics['bytes'] / 1e6:,.1f} MB, {statistics['bytes_per_token']:.0f} bytes per token |",
         f"| dataset digest | `{digest}` |",
+        *(
+            [
+                f"| predecessor | dataset `{predecessor['dataset']}` of {predecessor['corpus']}: "
+                f"{predecessor['taken_over']['units']:,} of {len(plan.units):,} shards taken over |"
+            ]
+            if predecessor
+            else []
+        ),
         "",
         "The files contain the text of the corpus as token ids.",
         "",

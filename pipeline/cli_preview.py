@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from textsmooth.pipeline.cli_gen import counted, size
+from textsmooth.pipeline.cli_gen import counted, predecessor_text, size
 from textsmooth.pipeline.preview import Preview, Sample
 from textsmooth.stages.fidelity import Loss
 
@@ -51,6 +51,12 @@ def _plan(preview: Preview) -> Iterator[str]:
     specials = f"special tokens {config.specials}{'' if config.context == 'unmasked' else f', context {config.context}'}"
     yield f"  top {config.topk}{mass}, temperatures {stored}, rows up to {config.max_length} tokens, {specials}"
     yield f"  {counted(len(plan.units), 'shard')}, {preview.done:,} done"
+    if plan.predecessor is not None and not preview.finished:
+        left = len(plan.units) - preview.done - preview.taken
+        run = f"{left:,} would run ({counted(preview.rows_left, 'row')})"
+        yield from predecessor_text(plan.predecessor, counts=f"{counted(preview.taken, 'unit')} would be taken over, {run}")
+        if preview.told is not None:
+            yield f"    --from-previous is no longer there, or not whole: what it had left to give would be run; {preview.told}"
 
 
 def _finished(statistics: dict[str, Any]) -> Iterator[str]:
@@ -70,13 +76,14 @@ def _sample(preview: Preview, sample: Sample, price_per_hour: float | None) -> I
     plan, config = preview.plan, preview.plan.config
     what = "all" if preview.exact else "a sample of"
     scored = "all" if sample.scored_rows == sample.rows else f"{sample.scored_rows:,}"
-    yield f"By {what} {counted(sample.rows, 'row')}; {scored} of them, {counted(sample.scored_tokens, 'token')}, read by the teacher:"
+    of = "" if preview.scope_rows == plan.rows else " that would run" if preview.exact else f" of the {preview.scope_rows:,} that would run"
+    yield f"By {what} {counted(sample.rows, 'row')}{of}; {scored} of them, {counted(sample.scored_tokens, 'token')}, read by the teacher:"
     tokens = preview.of_all(sample.tokens)
     about = "" if preview.exact else "about "
     yield (
         f"  tokens       {about}{tokens:,.0f}"
         if preview.exact
-        else f"  tokens       about {three(tokens)}, {three(tokens / plan.rows)} per row"
+        else f"  tokens       about {three(tokens)}, {three(tokens / preview.scope_rows)} per row"
     )
     if not sample.long_rows:
         yield f"  too long     none of these rows has more than {config.max_length} tokens"

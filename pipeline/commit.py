@@ -3,19 +3,24 @@
 import contextlib
 import datetime
 import hashlib
+import io
 import json
 import tempfile
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textsmooth.pipeline.card import card
-from textsmooth.pipeline.unit import receipt_name, whole_receipt
+from textsmooth.pipeline.previous import predecessor_entry
+from textsmooth.pipeline.receipts import receipt_name, whole_receipt
 from textsmooth.schemas.errors import DatasetError, StorageError
 from textsmooth.schemas.manifest import (
     CARD,
     MANIFEST,
     PLAN,
+    QUARANTINE,
     RECEIPTS,
     RECEIPTS_FOLDER,
     TOKENIZER_FOLDER,
@@ -33,12 +38,34 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def finished_units(out: Folder, plan: Plan) -> dict[str, Receipt]:
-    """Receipts by unit id, of the units whose shards are there."""
+AT_ONCE = 1024  # receipts read together
+
+
+def jsonl(lines: Iterable[dict[str, Any]]) -> bytes:
+    """One JSON object a line."""
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+
+
+def _receipts(out: Folder, plan: Plan) -> Iterator[Receipt]:
+    """The receipts of the units whose shards are there, in the plan's order. Some are read at a time: there may be very many."""
     files = out.files()
-    units = {name: unit for unit in plan.units if (name := receipt_name(unit)) in files}
-    found = (whole_receipt(data, units[name], files.get) for name, data in out.read_all(units).items())
-    return {receipt.unit: receipt for receipt in found if receipt is not None}
+    there = ((name, unit) for unit in plan.units if (name := receipt_name(unit)) in files)
+    while group := dict(islice(there, AT_ONCE)):
+        found = out.read_all(group)
+        for name, unit in group.items():
+            receipt = whole_receipt(found[name], unit, files.get) if name in found else None
+            if receipt is not None:
+                yield receipt
+
+
+def _light(receipt: Receipt, plan: Plan) -> Receipt:
+    """A receipt without its statistics and timings: most of what it weighs."""
+    return replace(receipt, stats={}, timings={}, versions=plan.versions)
+
+
+def finished_units(out: Folder, plan: Plan) -> dict[str, Receipt]:
+    """Receipts by unit id, of the units whose shards are there; without their statistics and timings."""
+    return {receipt.unit: _light(receipt, plan) for receipt in _receipts(out, plan)}
 
 
 def _leftovers(out: Folder, plan: Plan, shards: set[str]) -> list[str]:
@@ -82,35 +109,56 @@ def _put_tokenizer(out: Folder, tokenizer: "PreTrainedTokenizerFast") -> dict[st
     return found
 
 
-def commit(out: Folder, plan: Plan, tokenizer: "PreTrainedTokenizerFast") -> Manifest:
+def commit(out: Folder, plan: Plan, tokenizer: "PreTrainedTokenizerFast", *, last: Callable[[], object] = lambda: None) -> Manifest:
     """Publish the manifest of a run whose every unit has a receipt. The first manifest wins, also one that is there already.
+
+    last: called right before the manifest is published.
 
     Raises DatasetError, naming the first, if a unit has none.
     """
-    receipts = finished_units(out, plan)
+    ordered: list[Receipt] = []
+    lines, total = io.BytesIO(), UnitStats()
+    for receipt in _receipts(out, plan):
+        lines.write(jsonl([receipt.to_json()]))
+        total += UnitStats(**receipt.stats)
+        ordered.append(_light(receipt, plan))
     if out.size(MANIFEST) is not None:  # looked for after the receipts: until there is one they only grow
         return tidy(out, plan)
-    missing: list[Unit] = [unit for unit in plan.units if unit.id not in receipts]
+    done = {receipt.unit for receipt in ordered}
+    missing: list[Unit] = [unit for unit in plan.units if unit.id not in done]
     if missing:
         raise DatasetError(
             f"{len(missing)} of {len(plan.units)} units have no shard, the first is {missing[0].name}; run the same command again"
         )
-    ordered = [receipts[unit.id] for unit in plan.units]
     out.remove(_leftovers(out, plan, {r.shard for r in ordered}))
     shards = tuple(
         ShardEntry(
-            path=r.shard, split=r.split, rows=r.rows, tokens=r.tokens, entries=r.entries, bytes=r.bytes, sha256=r.sha256, windows=r.windows
+            path=r.shard,
+            split=r.split,
+            rows=r.rows,
+            tokens=r.tokens,
+            entries=r.entries,
+            bytes=r.bytes,
+            sha256=r.sha256,
+            windows=r.windows,
+            skipped=len(r.skipped),
         )
         for r in ordered
     )
-    total = sum((UnitStats(**r.stats) for r in ordered), UnitStats())
     size = sum(s.bytes for s in shards)
-    statistics = {**total.summary(), "bytes": size, "bytes_per_token": size / max(total.tokens, 1)}
+    skipped = [asdict(row) for r in ordered for row in r.skipped]
+    left_out = {"skipped_rows": len(skipped)} if skipped else {}
+    statistics = {**total.summary(), **left_out, "bytes": size, "bytes_per_token": size / max(total.tokens, 1)}
     digest = Manifest.dataset_digest(plan.digest, shards)
+    predecessor = predecessor_entry(plan, ordered)
     files = {
-        RECEIPTS: "".join(json.dumps(r.to_json(), ensure_ascii=False) + "\n" for r in ordered).encode(),
-        CARD: card(plan, shards, statistics, digest).encode(),
+        RECEIPTS: lines.getvalue(),
+        CARD: card(plan, shards, statistics, digest, predecessor).encode(),
     }
+    if skipped:
+        files[QUARANTINE] = jsonl(skipped)
+    else:
+        out.remove((QUARANTINE,))  # of a run before
     for name, data in files.items():
         out.put(name, data)
     files |= {PLAN: out.read(PLAN), **_put_tokenizer(out, tokenizer)}
@@ -127,7 +175,9 @@ def commit(out: Folder, plan: Plan, tokenizer: "PreTrainedTokenizerFast") -> Man
         statistics=statistics,
         versions=plan.versions,
         task_teacher=None if plan.task_teacher is None else asdict(plan.task_teacher),
+        predecessor=predecessor,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+    last()
     out.put_exclusive(MANIFEST, pretty_json(manifest.to_json()))
     return tidy(out, plan)

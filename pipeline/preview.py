@@ -6,6 +6,7 @@ A sample of the corpus goes through the run's own worker. Legend: N tokens, V vo
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textsmooth.pipeline.bad_rows import bad_text, taken
 from textsmooth.pipeline.commit import finished_units
 from textsmooth.pipeline.executors import executor
 from textsmooth.pipeline.generate import resolve
 from textsmooth.pipeline.plan import row_columns, typed_rows
+from textsmooth.pipeline.previous import Gone, reusable
 from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.request import Sources
 from textsmooth.pipeline.unit import UnitWorker
@@ -74,7 +77,10 @@ class Preview:
     finished: bool  # there is nothing to do
     removes: bool  # another run is removed first: --overwrite
     refused: str | None = None  # why it would not run as it is asked for
-    sample: Sample | None = None  # None if finished
+    sample: Sample | None = None  # None if finished, or if no unit would run
+    scope: tuple[Unit, ...] = ()  # what the sample stands for: all units; of a run that takes shards over, those that would run
+    taken: int = 0  # units that would be taken over; their bytes were not looked at
+    told: str | None = None  # why none can be, where that was planned
     statistics: dict[str, Any] | None = None  # the manifest's, if finished
 
     @property
@@ -83,13 +89,17 @@ class Preview:
 
     @property
     def exact(self) -> bool:
-        """Whether the sample is the whole corpus."""
-        return self.sample is not None and self.sample.rows == self.plan.rows
+        """Whether the sample is all that it stands for."""
+        return self.sample is not None and self.sample.rows == self.scope_rows
+
+    @cached_property
+    def scope_rows(self) -> int:
+        return sum(unit.rows for unit in self.scope)
 
     def of_all(self, count: float) -> float:
-        """A count in the sample, scaled up to the corpus."""
+        """A count in the sample, scaled up to all that it stands for."""
         assert self.sample is not None
-        return count * self.plan.rows / self.sample.rows
+        return count * self.scope_rows / self.sample.rows
 
     def bytes(self, loss: Loss) -> float:
         """All shards, were the entries those of `loss`: as many bytes more or less as there are ids and log-probabilities."""
@@ -98,7 +108,7 @@ class Preview:
         asked = next(found for found in sample.losses if found.cut == self.asked)
         per_entry = id_dtype(self.plan.teacher.vocab_size).itemsize + np.dtype(np.float16).itemsize
         other = (loss.entries - asked.entries) * sample.smoothed * per_entry if sample.smoothed else 0
-        return len(self.plan.units) * sample.empty_bytes + (sample.content_bytes + other) * self.of_all(sample.tokens) / max(
+        return len(self.scope) * sample.empty_bytes + (sample.content_bytes + other) * self.of_all(sample.tokens) / max(
             sample.scored_tokens, 1
         )
 
@@ -106,7 +116,7 @@ class Preview:
     def seconds(self) -> float:
         """Of the teacher, over the rows that are not done."""
         assert self.sample is not None
-        return self.of_all(self.sample.tokens) * self.rows_left / self.plan.rows / self.sample.tokens_per_s
+        return self.of_all(self.sample.tokens) * self.rows_left / self.scope_rows / self.sample.tokens_per_s
 
 
 def preview(options: GenerateOptions, progress: Progress | None = None) -> Preview:
@@ -125,21 +135,28 @@ def preview(options: GenerateOptions, progress: Progress | None = None) -> Previ
         finished = not new and out.size(MANIFEST) is not None
         done = {} if new or finished else finished_units(out, plan)
         statistics = sample = None
+        left = [] if finished else [unit for unit in plan.units if unit.id not in done]
+        taken = {unit.id for unit in reusable(asked.previous, left, skip_bad_rows=options.skip_bad_rows)}
+        run = tuple(unit for unit in left if unit.id not in taken)
+        scope = plan.units if asked.previous is None else run
         if finished:
             statistics = read_manifest(out).statistics
-        else:
+        elif scope:
             torch.set_num_threads(plan.runtime["threads"])
-            sample = measure(UnitWorker(plan, asked.sources, out), rows_of(plan, asked.sources), shown)
+            sample = measure(UnitWorker(plan, asked.sources, out), rows_of(plan, asked.sources, scope), shown)
         return Preview(
             out=str(out),
             plan=plan,
             done=len(plan.units) if finished else len(done),
-            rows_left=0 if finished else plan.rows - sum(receipt.rows for receipt in done.values()),
+            rows_left=sum(unit.rows for unit in run),
             finished=finished,
             removes=new and out.size(PLAN) is not None,
             refused=refused,
             sample=sample,
             statistics=statistics,
+            scope=scope,
+            taken=len(taken),
+            told=asked.previous.why if isinstance(asked.previous, Gone) else None,
         )
 
 
@@ -160,12 +177,14 @@ def draw(units: Sequence[Unit], rows: int = ROWS) -> list[tuple[Unit, NDArray[np
     return [(units[i], np.sort(rng.choice(sizes[i], wanted[i], replace=False))) for i in map(int, np.flatnonzero(wanted))]
 
 
-def rows_of(plan: Plan, sources: Sources) -> readers.Rows:
-    """The sampled rows of a plan's corpus, in random order: any first part is a sample too."""
+def rows_of(plan: Plan, sources: Sources, units: Sequence[Unit] = ()) -> readers.Rows:
+    """The sampled rows of units, all of the plan's by default, in random order: any first part is a sample too."""
     names = row_columns(plan.corpus)
     found: readers.Rows = {name: [] for name in names}
-    for unit, wanted in draw(plan.units):
+    for unit, wanted in draw(units or plan.units):
         picked = _pick(unit, wanted, names, sources)
+        bad = {index for index, _ in bad_text(picked, plan.corpus)}  # there only if they will be left out
+        picked = taken(picked, np.array([i for i in range(len(wanted)) if i not in bad], np.int64)) if bad else picked
         for name, values in typed_rows(picked, plan.corpus, sources.files[unit.file]).items():
             found[name] += values
     order = np.random.default_rng(SEED).permutation(len(found[names[0]]))
