@@ -1,19 +1,20 @@
 """The command line: thin. Each command turns its options into one call; every known error into one line and an exit code.
 
-Exit codes: 0 done (or nothing to do), 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C), 143 terminated; the last two can be resumed.
+Exit codes: 0 done (or nothing to do), 1 failed, 2 wrong usage, 3 finished but for quarantined units, 130 interrupted (Ctrl-C),
+143 terminated (SIGTERM); the last two can be resumed.
 """
 
-import contextlib
 import errno
 import importlib
 import os
 import signal
 import sys
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import click
 
+from textsmooth.pipeline.drain import Terminated, listening
 from textsmooth.schemas.errors import TextsmoothError
 from textsmooth.schemas.version import VERSION
 
@@ -37,10 +38,6 @@ USERS_ERRNO = (
     errno.ENAMETOOLONG,
     errno.EIO,
 )
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 class Command(click.Command):
@@ -84,15 +81,26 @@ def textsmooth() -> None:
 def run(command: click.Command, name: str, argv: list[str] | None = None) -> int:
     """Run a command; its exit code. Prints one line for errors a user can cause, a traceback only with --debug."""
     args = sys.argv[1:] if argv is None else argv
-    debug = "--debug" in args
     # Before torch is loaded: threads that spin without end make a run 5 x slower where another process wants the same cores; ones that
     # never spin make it 10 % slower where none does.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    with contextlib.suppress(ValueError):  # not in the main thread: whoever called us handles signals
-        signal.signal(signal.SIGTERM, _terminate)
+    with listening():
+        return told(
+            lambda: command.main(args=args, prog_name=name, standalone_mode=False),
+            _path(name, args),
+            after=_resume(name, args),
+            debug="--debug" in args,
+        )
+
+
+def told(call: Callable[[], Any], path: str, *, after: str, debug: bool) -> int:
+    """Call; its exit code. A known error is one line that begins with `path`; with debug it is let through.
+
+    after: what an interrupted run is told to do.
+    """
     try:
-        result = command.main(args=args, prog_name=name, standalone_mode=False)
+        result = call()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -100,27 +108,29 @@ def run(command: click.Command, name: str, argv: list[str] | None = None) -> int
         print(error.format_message(), file=sys.stderr)
         return 2
     except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else name
+        path = error.ctx.command_path if error.ctx else path
         return _say(path, f"{error.format_message()} (see {path} --help)", 2)
     except click.ClickException as error:
-        return _say(name, error.format_message(), error.exit_code)
+        return _say(path, error.format_message(), error.exit_code)
     except TextsmoothError as error:
         if debug:
             raise
-        return _say(_path(name, args), str(error), error.exit_code)
+        return _say(path, str(error), error.exit_code)
     except BrokenPipeError:  # whoever read our output has gone
         sys.stdout = None
         return 1
     except OSError as error:
         if debug or error.errno not in USERS_ERRNO:
             raise
-        return _say(
-            _path(name, args), f"{error.filename or 'storage'}: {error.strerror}; check the path, its permissions and the space left", 1
-        )
+        return _say(path, f"{error.filename or 'storage'}: {error.strerror}; check the path, its permissions and the space left", 1)
     except (KeyboardInterrupt, click.Abort):
-        return _say(_path(name, args), f"interrupted; {_resume(name, args)}", 130)
+        return _say(path, f"interrupted; {after}", 130)
+    except SystemExit as done:
+        if done.code != signal.SIGTERM:
+            raise
+        return _say(path, f"terminated; {after}", 143)  # while Ray started, which has a handler of its own
     except Terminated:
-        return _say(_path(name, args), f"terminated; {_resume(name, args)}", 143)
+        return _say(path, f"terminated; {after}", 143)
 
 
 def _resume(name: str, args: list[str]) -> str:
@@ -132,10 +142,6 @@ def _resume(name: str, args: list[str]) -> str:
 def _path(name: str, args: list[str]) -> str:
     """The command as it was typed: `textsmooth inspect`."""
     return f"{name} {args[0]}" if name == "textsmooth" and args and args[0] in COMMANDS else name
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
 
 
 def _say(name: str, message: str, code: int) -> int:

@@ -1,5 +1,6 @@
 """`textsmooth gen`."""
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,8 @@ from textsmooth.schemas.config import (
 from textsmooth.schemas.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from textsmooth.pipeline.generate import Generated
     from textsmooth.schemas.manifest import Manifest
 
@@ -44,7 +47,8 @@ def _numbers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--corpus", required=True, help="demo; glue/TASK, squad; OWNER/NAME[:config] of the Hub; a folder laid out so; files, globs.")
+@click.option("--config", help="YAML file of options, for one corpus or many; those on the command line win.")
+@click.option("--corpus", help="demo; glue/TASK, squad; OWNER/NAME[:config] of the Hub; a folder laid out so; files, globs.")
 @click.option("--corpus-revision", help="Branch, tag or commit of a corpus on the Hub.  [default: main]")
 @click.option("--streaming", type=click.Choice(STREAMING), default="auto", show_default=True, help="Read Hub files without fetching them.")
 @click.option("--split", "splits", multiple=True, help="Split to read; repeatable, or a,b.  [default: all]")
@@ -95,32 +99,44 @@ def _numbers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 @click.option("--overwrite", is_flag=True, help="Remove the run that is in the output folder first.")
 @click.option("--progress", type=click.Choice(("auto", "rich", "json", "none")), default="auto", show_default=True, help="On stderr.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def gen(
-    keep_columns: tuple[str, ...],
-    splits: tuple[str, ...],
-    dry_run: bool,
-    progress: str,
-    debug: bool,
-    **options: Any,
-) -> None:
+@click.pass_context
+def gen(ctx: click.Context, /, config: str | None, **params: Any) -> int:
     """Make a smoothed dataset: for every token of a corpus, the top of a teacher's distribution over the vocabulary.
 
     Interrupted, the same command goes on where it was. A finished folder is never written again.
     """
-    kept, splits = (tuple(name.strip() for value in values for name in value.split(",")) for values in (keep_columns, splits))
-    asked = GenerateOptions(keep_columns=kept, splits=splits, **options)
+    if config is not None:
+        from textsmooth.pipeline.cli_job import run_job
 
+        return run_job(config, ctx)
+    if params["corpus"] is None:
+        raise click.MissingParameter(ctx=ctx, param=next(p for p in ctx.command.params if p.name == "corpus"))
+    generate_one(options_of(params), params)
+    return 0
+
+
+def options_of(params: dict[str, Any]) -> GenerateOptions:
+    """What the parameters of the command ask for. UsageError for what cannot work."""
+    lists = {name: tuple(part.strip() for value in params[name] for part in value.split(",")) for name in ("keep_columns", "splits")}
+    return GenerateOptions(**{f.name: params[f.name] for f in fields(GenerateOptions)} | lists)
+
+
+def generate_one(asked: GenerateOptions, params: dict[str, Any]) -> str:
+    """Generate, or preview, and print what came out; what was done in a few words."""
     from textsmooth.pipeline.progress import Progress
 
-    if dry_run:
+    shown = Progress(params["progress"])
+    if params["dry_run"]:
         from textsmooth.pipeline.cli_preview import preview_text
         from textsmooth.pipeline.preview import preview
 
-        click.echo(preview_text(preview(asked, Progress(progress)), asked.price_per_hour))
-    else:
-        from textsmooth.pipeline.generate import generate
+        click.echo(preview_text(preview(asked, shown), asked.price_per_hour))
+        return "previewed"
+    from textsmooth.pipeline.generate import generate
 
-        click.echo(summary_text(generate(asked, Progress(progress))))
+    made = generate(asked, shown)
+    click.echo(summary_text(made))
+    return "written" if made.units or made.taken else "finished before"
 
 
 def counted(number: int, noun: str) -> str:
@@ -138,7 +154,7 @@ def summary_text(made: "Generated") -> str:
     manifest, statistics = made.manifest, made.manifest.statistics
     captured, original = statistics["captured_mass"], statistics["p_original"]
     k = max(captured, key=int)
-    first = f"Wrote {made.out}" if made.units else f"Nothing to do: {made.out} is finished"
+    first = f"Wrote {made.out}" if made.units or made.taken else f"Nothing to do: {made.out} is finished"
     lines = [
         f"{first}  (dataset {manifest.dataset[:12]})",
         f"  {counted(statistics['rows'], 'row')}, {counted(statistics['tokens'], 'token')}, {statistics['smoothed_tokens']:,} smoothed",
@@ -163,6 +179,8 @@ def summary_text(made: "Generated") -> str:
     if statistics.get("unknown_tokens"):
         share = statistics["unknown_tokens"] / max(statistics["tokens"], 1)
         lines.append(f"  unknown to the tokenizer: {counted(statistics['unknown_tokens'], 'token')}, {share:.1%}")
+    if statistics.get("skipped_rows"):
+        lines.append(f"  left out: {counted(statistics['skipped_rows'], 'row')} that could not be smoothed, see its quarantine.jsonl")
     if statistics.get("task_truncated_rows"):
         lines.append(f"  cut for the task teacher: {counted(statistics['task_truncated_rows'], 'row')}")
     if statistics["unlabelled_rows"]:
@@ -171,6 +189,9 @@ def summary_text(made: "Generated") -> str:
         lines.append(f"  the top {k} hold {captured[k]:.1%} of the probability; p(original) is {original['mean']:.2f} on average")
     else:
         lines.append("  no token was smoothed: the rows are blank, look at the corpus")
+    if manifest.predecessor is not None:
+        lines += predecessor_text(manifest.predecessor)
+    lines += [f"    {what}" for what in made.told]
     lines += [
         f"  {counted(len(manifest.shards), 'shard')}, {size(statistics['bytes'])}, {statistics['bytes_per_token']:.0f} bytes per token",
         f"Next: textsmooth inspect {made.out}",
@@ -180,6 +201,31 @@ def summary_text(made: "Generated") -> str:
         lines.append(f"      textsmooth train {made.out} --student STUDENT --out OUT")
         lines.append("      textsmooth student --help   tells how a STUDENT is made")
     return "\n".join(lines)
+
+
+def predecessor_text(entry: dict[str, Any], *, counts: str | None = None) -> "Iterator[str]":
+    """What was taken over from an earlier dataset, and what became of its units. counts: where a run has not been yet."""
+    if counts is None:
+        taken, run = entry["taken_over"], entry["run"]
+        counts = f"{counted(taken['units'], 'unit')} taken over ({counted(taken['rows'], 'row')}), "
+        counts += f"{run['units']:,} run ({counted(run['rows'], 'row')})"
+    yield f"  predecessor {entry['dataset'][:12]}, of {entry['corpus']}: {counts}"
+    kinds: set[str] = set()
+    for split, became in entry["splits"].items():
+        found = {kind: count for kind, count in became.items() if count["units"]}
+        kinds |= found.keys()
+        if found:
+            yield f"    {split}: {'; '.join(f'{kind} {_became(kind, count)}' for kind, count in found.items())}"
+    for what in entry.get("differs", ()):
+        yield f"    nothing can be taken over: {what}"
+    if not kinds & {"unchanged", "grown", "moved"}:
+        yield "    nothing in common with it: is it a dataset of this corpus?"
+
+
+def _became(kind: str, count: dict[str, int]) -> str:
+    now, before = count["rows"], count["rows_before"]
+    rows = f"{before:,} -> {counted(now, 'row')}" if kind in ("grown", "edited") else counted(max(now, before), "row")
+    return f"{counted(count['units'], 'unit')}, {rows}"
 
 
 def _label(corpus: dict[str, Any]) -> str:
