@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: setup demo test lint types wheel docs ci clean
+.PHONY: setup demo test lint types wheel docs chaos ci clean
 
 setup: $(READY)
 
@@ -46,6 +46,11 @@ import sys; sys.path.insert(0, 'site'); \
 import textsmooth.schemas, textsmooth.pipeline.cli_gen as c, textsmooth.pipeline.cli as m; \
 assert all('types/site' in x.__path__[0] for x in (textsmooth.schemas, textsmooth.pipeline)); \
 sys.exit(m.run(c.gen, 'textsmooth-gen', ['--corpus', 'demo', '--limit', '64', '--out', 'dataset', '--progress', 'none']))"
+
+# Drivers, workers, raylets and nodes killed at random moments on a real Ray cluster; CI has a short form of it.
+ROUNDS ?= 50
+chaos: $(READY)
+	$(BIN)/python tests/chaos.py --rounds $(ROUNDS)
 
 # Every command that the docs show, run.
 docs: demo

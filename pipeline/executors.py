@@ -1,16 +1,23 @@
 """What runs the units of a plan. Every executor takes units and yields receipts; storage, not the executor, is what counts."""
 
+import importlib.util
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from textsmooth.pipeline import machine
 from textsmooth.pipeline.machine import Machine
 from textsmooth.pipeline.request import Sources
-from textsmooth.schemas.config import GenerateOptions
+from textsmooth.schemas.config import GenerateOptions, workers
+from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.plan import Plan, Receipt, Unit, UnitFailure
 from textsmooth.stages.folder import Folder
+
+if TYPE_CHECKING:
+    from textsmooth.pipeline.ray_executor import RayExecutor
 
 OnBatch = Callable[[int, int, int], None]
 Outcome = Receipt | UnitFailure
@@ -20,6 +27,13 @@ class Executor(AbstractContextManager["Executor"], ABC):
     """Runs units somewhere. A context manager: on leaving, it takes down what it started. Nothing is started before it is asked for."""
 
     name: str  # inline, ray
+    retries = 0  # of workers that died
+    tell: Callable[..., None] = staticmethod(lambda event, **fields: None)  # as Progress.tell; set by the run
+
+    @property
+    def num_workers(self) -> int:
+        """That run units, at most; known once they are loaded."""
+        return 1
 
     @abstractmethod
     def look(self, options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
@@ -50,7 +64,8 @@ class Inline(Executor):
     name = "inline"
 
     def __init__(self, worker: Any = None) -> None:
-        self._class, self._worker, self._stopped = worker, None, False
+        self._class, self._stopped = worker, False
+        self._worker: Any = None
 
     def look(self, options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
         return machine.look(options, device=device, dtype=dtype)
@@ -72,5 +87,74 @@ class Inline(Executor):
 
 
 def executor(options: GenerateOptions) -> Executor:
-    """The executor that a run asks for."""
-    return Inline()
+    """The executor that a run asks for: Ray where a cluster is named, several GPUs are visible, or several workers are asked for.
+
+    UsageError if Ray is not installed.
+    """
+    if not _on_ray(options):
+        return Inline()
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError('--executor ray needs Ray: pip install "textsmooth[ray]"')
+    return OnRay(options)
+
+
+class OnRay(Executor):
+    """Ray, imported when there is something to do: that alone takes a second, and a finished run has nothing for it."""
+
+    name = "ray"
+
+    def __init__(self, options: GenerateOptions) -> None:
+        self._options = options
+        self._made: RayExecutor | None = None
+
+    def _executor(self) -> "RayExecutor":
+        if self._made is None:
+            from textsmooth.pipeline.ray_executor import RayExecutor
+
+            self._made = RayExecutor(self._options)
+            self._made.tell = self.tell
+        return self._made
+
+    @property
+    def retries(self) -> int:  # type: ignore[override]
+        return self._made.retries if self._made else 0
+
+    @property
+    def num_workers(self) -> int:
+        return self._made.num_workers if self._made else 1
+
+    def look(self, options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
+        return self._executor().look(options, device=device, dtype=dtype)
+
+    def load(self, plan: Plan, sources: Sources, out: Folder, on_batch: OnBatch) -> None:
+        self._executor().load(plan, sources, out, on_batch)
+
+    def run(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        return self._executor().run(units)
+
+    def stop(self) -> None:
+        if self._made is not None:
+            self._made.stop()
+
+    def __exit__(self, *args: object) -> None:
+        if self._made is not None:
+            self._made.__exit__(*args)
+
+
+def _on_ray(options: GenerateOptions) -> bool:
+    if options.executor != "auto":
+        return options.executor == "ray"
+    if options.ray_address or os.environ.get("RAY_ADDRESS") or options.ship_code or options.gpus_per_worker:
+        return True
+    if options.num_workers is not None:
+        return workers(options.num_workers)[1] > 1
+    return options.device is None and _gpus() > 1
+
+
+def _gpus() -> int:
+    """Visible to this process; torch is not loaded for it where there is no driver."""
+    if not any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

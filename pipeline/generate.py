@@ -3,17 +3,19 @@
 import re
 from dataclasses import dataclass, replace
 
-from textsmooth.pipeline import executors
+from textsmooth.pipeline import drain, executors, quarantine
 from textsmooth.pipeline.commit import commit, finished_units, tidy
 from textsmooth.pipeline.executors import Executor
 from textsmooth.pipeline.plan import cut, differences, same_rows, same_source
+from textsmooth.pipeline.previous import Previous, Taken, check, compared, find_previous, take_over
 from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.request import Draft, draft
+from textsmooth.pipeline.run_record import RunRecord
 from textsmooth.pipeline.sources import default_out
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError
-from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, RECEIPTS, RECEIPTS_FOLDER, TOKENIZER_FOLDER, Manifest
-from textsmooth.schemas.plan import Plan, Receipt
+from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, QUARANTINE, RECEIPTS, RECEIPTS_FOLDER, RUN, TOKENIZER_FOLDER, Manifest
+from textsmooth.schemas.plan import Plan, Unit, UnitFailure
 from textsmooth.stages.folder import Folder, is_temp, open_folder, read_json
 from textsmooth.stages.storage import pretty_json
 
@@ -31,6 +33,8 @@ class Generated:
     load_s: float  # of loading the teacher
     run_s: float  # of running units
     busy: float  # share of run_s in which the forward pass ran
+    taken: int = 0  # units taken over now
+    told: tuple[str, ...] = ()  # what could not be taken over, one line each
 
 
 def generate(options: GenerateOptions, progress: Progress | None = None, *, executor: Executor | None = None) -> Generated:
@@ -39,30 +43,76 @@ def generate(options: GenerateOptions, progress: Progress | None = None, *, exec
     executor: one of your own, instead of the one that the options ask for.
     Raises UsageError, CorpusError, TeacherError, ConflictError or StorageError. A finished folder is never written again.
     """
-    with progress or Progress("none") as shown, executor or executors.executor(options) as running:
-        return _generate(options, shown, running)
+    record = RunRecord(options)
+    with progress or Progress("none") as shown, executor or executors.executor(options) as running, record.kept(shown):
+        running.tell = shown.tell
+        made = _generate(options, shown, running, record)
+        shown.finish({**record.to_json(), "out": made.out, "dataset": made.manifest.dataset})
+        return made
 
 
-def _generate(options: GenerateOptions, shown: Progress, executor: Executor) -> Generated:
+def _generate(options: GenerateOptions, shown: Progress, executor: Executor, record: RunRecord) -> Generated:
     out, asked, plan, new = resolve(options, shown, executor)
     if not new and out.size(MANIFEST) is not None:
+        record.nothing_to_do(plan, executor)
         return Generated(out=str(out), manifest=tidy(out, plan), units=0, tokens=0, load_s=0.0, run_s=0.0, busy=0.0)
     done = {} if new else finished_units(out, plan)
+    taken = Taken(receipts={})
+    if asked.previous is not None:  # before the teacher is loaded: no device waits while files are copied
+        if new and not _publish(out, plan, overwrite=options.overwrite):
+            return _generate(replace(options, overwrite=False), shown, executor, record)
+        new = False
+        left = [unit for unit in plan.units if unit.id not in done]
+        taken = take_over(asked.previous, out, left, skip_bad_rows=options.skip_bad_rows, progress=shown.taking)
+        done |= taken.receipts
     todo = [unit for unit in plan.units if unit.id not in done]
-    shown.start(plan, sum(r.rows for r in done.values()))
+    shown.start(plan, sum(r.rows for r in done.values()), units=len(done), out=str(out), executor=executor.name)
+    if not new:
+        record.begin(out, plan, executor, reused=len(done))
     if todo:
+        record.phase("loading")
         executor.load(plan, asked.sources, out, shown.batch)
         if new and not _publish(out, plan, overwrite=options.overwrite):  # another driver was first: its plan counts
-            return _generate(replace(options, overwrite=False), shown, executor)
-        shown.ready()
-        number = len(done)
-        for outcome in executor.run(todo):
-            if isinstance(outcome, Receipt):
-                number += 1
-                shown.unit(outcome, number, len(plan.units))
-    load_s, run_s, busy = shown.load_s, shown.elapsed_s, shown.busy
-    manifest = commit(out, plan, asked.tokenizer)
-    return Generated(out=str(out), manifest=manifest, units=len(todo), tokens=shown.tokens, load_s=load_s, run_s=run_s, busy=busy)
+            return _generate(replace(options, overwrite=False), shown, executor, record)
+        record.begin(out, plan, executor, reused=len(done))
+        shown.ready(executor.num_workers)
+    with drain.draining(executor.stop):
+        record.phase("running")
+        quarantine.close(out, plan, _run(todo, plan, shown, executor, record))
+        load_s, run_s, busy = shown.load_s, shown.elapsed_s, shown.busy
+        record.phase("committing")
+        manifest = commit(out, plan, asked.tokenizer, last=record.write)
+    return Generated(
+        out=str(out),
+        manifest=manifest,
+        units=len(todo),
+        tokens=shown.tokens,
+        load_s=load_s,
+        run_s=run_s,
+        busy=busy,
+        taken=len(taken.receipts),
+        told=taken.told,
+    )
+
+
+def _run(todo: list[Unit], plan: Plan, shown: Progress, executor: Executor, record: RunRecord) -> list[UnitFailure]:
+    """Run units; those that failed. Terminated if not all could be begun before the process has to end."""
+    number = record.reused
+    left = len(todo)
+    failures: list[UnitFailure] = []
+    for outcome in executor.run(todo) if todo else ():
+        left -= 1
+        record.add(outcome)
+        if isinstance(outcome, UnitFailure):
+            shown.failure(outcome)
+            failures.append(outcome)
+            quarantine.check_set_up(failures, plan, number)
+            continue
+        number += 1
+        shown.unit(outcome, number, len(plan.units))
+    if left and drain.asked():
+        raise drain.Terminated
+    return failures
 
 
 def resolve(options: GenerateOptions, progress: Progress, executor: Executor) -> tuple[Folder, Draft, Plan, bool]:
@@ -70,9 +120,14 @@ def resolve(options: GenerateOptions, progress: Progress, executor: Executor) ->
     out = open_folder(options.out or default_out(options))
     before = _plan_in(out, overwrite=options.overwrite)
     finished = before is not None and out.size(MANIFEST) is not None
-    asked = draft(options, before, finished=finished, look=executor.look)
+    previous = find_previous(options, out, before, finished=finished)
+    open_as = previous.settings if before is None and isinstance(previous, Previous) else before
+    asked = replace(draft(options, open_as, finished=finished, look=executor.look), previous=previous)
     if before is None:
-        return out, asked, cut(asked, progress.reading), True
+        if not isinstance(previous, Previous):
+            return out, asked, cut(asked, progress.reading, skip_bad_rows=options.skip_bad_rows), True
+        check(previous, asked)
+        return out, asked, compared(previous, cut(asked, progress.reading, skip_bad_rows=options.skip_bad_rows), asked.sources), True
     found = differences(asked, before, finished=finished)
     if found:
         raise ConflictError(
@@ -114,7 +169,8 @@ def _plan_in(out: Folder, *, overwrite: bool) -> Plan | None:
 def _clear(out: Folder) -> None:
     """Remove a run of textsmooth: the files that a run makes, and nothing else that may lie beside them."""
     shards = [name for name in out.files() if SHARD.fullmatch(name) or (is_temp(name) and name.count("/") == 1)]
-    out.remove((MANIFEST, CARD, RECEIPTS, RECEIPTS_FOLDER, TOKENIZER_FOLDER))  # the manifest first: from here on it is no dataset
+    out.remove((MANIFEST,))  # first: from here on it is no dataset
+    out.remove((CARD, RECEIPTS, RECEIPTS_FOLDER, TOKENIZER_FOLDER, RUN, QUARANTINE))
     out.remove(shards)
     out.prune(sorted({shard.partition("/")[0] for shard in shards}))
     out.remove((PLAN,))  # last: until here a run of textsmooth can be recognised

@@ -23,6 +23,8 @@ from textsmooth.stages.source import SourceFile
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from textsmooth.pipeline.previous import Gone, Previous
+
 NO_TASK_LENGTH = 512  # tokens, where neither a task nor the teacher says less
 RESERVED = (RECEIPTS_FOLDER, TOKENIZER_FOLDER)
 
@@ -51,6 +53,7 @@ class Draft:
     sources: Sources
     task_teacher: TaskTeacherIdentity | None = None
     late: tuple[tuple[str, ...], ...] = ()  # as corpus.late_columns
+    previous: "Previous | Gone | None" = None  # the dataset whose shards are taken over
 
 
 Look = Callable[..., Machine]
@@ -139,7 +142,11 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
         teacher=teacher,
         tokenizer=tokenizer,
         config=config,
-        runtime={"threads": found_there.threads},
+        runtime={
+            "threads": found_there.threads,
+            **({"skip_bad_rows": True} if options.skip_bad_rows else {}),
+            **({} if options.unit_timeout_s is None else {"unit_timeout_s": options.unit_timeout_s}),
+        },
         versions=found_there.versions,
         sources=Sources(
             files={f.name: f for f in corpus.files},
@@ -218,8 +225,9 @@ def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...],
 
 def _auto(options: GenerateOptions, before: Plan | None, *, finished: bool, vocab_size: int, look: Look) -> tuple[Machine, dict[str, Any]]:
     """The machine, and the settings that depend on it. A finished run needs no device: where it was made on one, that is the answer."""
-    if finished and before and not options.device:
-        found = machine.look(options, device=before.config.device, dtype=options.dtype or before.config.dtype)
+    if finished and before:
+        asked = (options.device or before.config.device).partition(":")[0]
+        found = machine.look(options, device=asked, dtype=options.dtype or before.config.dtype)
     else:
         found = look(options)
     kind = found.device.partition(":")[0]

@@ -196,7 +196,7 @@ CASES = [
     Case("Corpora", "a CSV file of semicolons", "--corpus c.csv", 1, text("c.csv", "text;label\na;1\n")),
     Case("Corpora", "a CSV file without a header", "--corpus c.csv", 2, text("c.csv", "good film\nbad film\n")),
     Case("Corpora", "a CSV file with nothing but a header", "--corpus c.csv", 1, text("c.csv", "text,label\n")),
-    Case("Corpora", "a URI", "--corpus s3://bucket/c.jsonl", 2),
+    Case("Corpora", "a URI", "--corpus https://host/c.jsonl", 2),
     Case("Columns", "a text column that is not there", "--text-column prose", 2),
     Case("Columns", "text in none of the usual columns", "--corpus c.jsonl", 2, lines({"one": "a", "two": "b"})),
     Case("Columns", "more than a pair of texts", "--text-column text --text-column note --text-column idx", 2),

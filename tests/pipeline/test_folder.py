@@ -58,7 +58,7 @@ def unfinished(gen: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> Call
     from textsmooth.pipeline import generate
 
     def start(corpus: Path, out: Path) -> Path:
-        def stop(*args: Any) -> None:
+        def stop(*args: Any, **kwargs: Any) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
@@ -267,7 +267,7 @@ def test_overwrite_removes_the_run_and_leaves_what_is_not_its_own(
     manifest = read_manifest(out)
     assert manifest.config["mass"] == 0.5
     listed = {entry.path for entry in (*manifest.shards, *manifest.files)}
-    assert set(files_of(out)) == {"manifest.json", *listed, *(str(n.relative_to(out)) for n in notes)}
+    assert set(files_of(out)) == {"manifest.json", "run.json", *listed, *(str(n.relative_to(out)) for n in notes)}
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_corpus_edited_after_planning_is_noticed_by_the_unit(
 
 def test_progress_is_one_json_line_per_unit(reviews: Path, gen: Callable[..., Ran], tmp_path: Path) -> None:
     ran = gen("--corpus", reviews, "--out", tmp_path / "out", *UNFINISHED, "--progress", "json")
-    events = [json.loads(line) for line in ran.err.splitlines()]
+    events = [event for line in ran.err.splitlines() if (event := json.loads(line))["event"] == "unit"]
     assert [(e["unit"], e["done"], e["units"], e["rows"]) for e in events] == [
         ("train/00000", 1, 3, 16),
         ("train/00001", 2, 3, 16),

@@ -261,7 +261,7 @@ def test_the_manifest_lists_every_file_with_its_digest(reviews: Path, gen: Calla
     assert gen("--corpus", reviews, "--out", out, "--topk", 3, "--rows-per-shard", 16).code == 0
     manifest = read_manifest(out)
     listed = {entry.path: entry for entry in (*manifest.shards, *manifest.files)}
-    assert set(files_of(out)) == {*listed, "manifest.json"}
+    assert set(files_of(out)) == {*listed, "manifest.json", "run.json"}
     for path, entry in listed.items():
         assert (entry.bytes, entry.sha256) == ((out / path).stat().st_size, file_sha256(out / path))
     for shard in manifest.shards:

@@ -75,7 +75,7 @@ def test_more_entries_than_the_vocabulary_has(gen: Callable[..., Ran], desk: Pat
 
 
 def test_what_is_left_of_a_run_that_was_begun(reviews: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*args: object) -> None:
+    def stop(*args: object, **named: object) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "out"

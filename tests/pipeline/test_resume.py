@@ -35,9 +35,9 @@ def dataset(folder: Path) -> str:
 
 
 def assert_clean(folder: Path) -> None:
-    """A finished dataset and nothing else: no receipts, no temporary files, no shard that the manifest does not name."""
+    """A finished dataset, its record and nothing else: no receipts, no temporary files, no shard that the manifest does not name."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
-    listed = {"manifest.json", *(entry["path"] for entry in (*manifest["shards"], *manifest["files"]))}
+    listed = {"manifest.json", "run.json", *(entry["path"] for entry in (*manifest["shards"], *manifest["files"]))}
     assert set(files_of(folder)) == listed
     assert not (folder / "receipts").exists()
 
@@ -209,7 +209,7 @@ def test_killed_again_and_again_at_any_moment_it_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
-def test_a_polite_signal_ends_with_its_code_one_line_and_whole_units(
+def test_a_polite_signal_ends_with_its_code_a_line_and_whole_units(
     number: int, code: int, word: str, long_corpus: Path, whole: dict[str, Path], gen_process: Callable[..., Process], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -219,7 +219,8 @@ def test_a_polite_signal_ends_with_its_code_one_line_and_whole_units(
     process.kill(number)
     ran = process.wait()
     assert ran.code == code
-    assert ran.err.strip() == f"textsmooth-gen: {word}; the same command goes on from here"
+    assert ran.err.splitlines()[-1] == f"textsmooth-gen: {word}; the same command goes on from here"
+    assert len(ran.err.strip().splitlines()) == {130: 1, 143: 2}[code]  # SIGTERM drains first, and says so
     assert not [name for name in tree(out) if ".tmp-" in name]
     named = {json.loads(p.read_bytes())["shard"] for p in (out / "receipts").glob("*.json")}
     assert named == set(shards_of(out))

@@ -1,0 +1,34 @@
+"""The code of this checkout, for workers that have another or none: built into a wheel, as a release would be, and unpacked."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from textsmooth.schemas.errors import UsageError, first_line
+
+
+def checkout() -> Path:
+    """The folder of the checkout that is running. UsageError if textsmooth was installed from a wheel."""
+    import textsmooth.pipeline
+
+    root = Path(textsmooth.pipeline.__path__[0]).resolve().parent
+    if not (root / "pyproject.toml").is_file():
+        raise UsageError("--ship-code sends a checkout, and this textsmooth is an installed one: install the same version on the workers")
+    return root
+
+
+def package(folder: Path) -> Path:
+    """The package as a wheel has it, in a folder `textsmooth` inside `folder`: what Ray sends as a module, no installer on the other side.
+
+    A wheel itself would be installed there by pip, dependencies and all.
+    """
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(checkout())]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode:
+        raise UsageError(f"--ship-code could not build a wheel of {checkout()}: {first_line(RuntimeError(built.stderr))}")
+    (wheel,) = folder.glob("textsmooth-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    wheel.unlink()
+    return folder / "textsmooth"
