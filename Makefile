@@ -25,7 +25,7 @@ demo: $(READY)
 	$(BIN)/textsmooth-train $(DEMO)/dataset --student $(DEMO)/student --out $(DEMO)/trained --epochs 3 --lr 5e-4
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

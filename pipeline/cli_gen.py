@@ -219,7 +219,7 @@ def predecessor_text(entry: dict[str, Any], *, counts: str | None = None) -> "It
     for what in entry.get("differs", ()):
         yield f"    nothing can be taken over: {what}"
     if not kinds & {"unchanged", "grown", "moved"}:
-        yield "    nothing in common with it: is it a dataset of this corpus?"
+        yield "    no whole unit in common with it: is it of another corpus, or were rows put in or taken out near the beginning?"
 
 
 def _became(kind: str, count: dict[str, int]) -> str:

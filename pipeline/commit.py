@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from textsmooth.pipeline.card import card
 from textsmooth.pipeline.previous import predecessor_entry
-from textsmooth.pipeline.receipts import receipt_name, whole_receipt
+from textsmooth.pipeline.receipts import receipt_name, remove_receipts, whole_receipt
 from textsmooth.schemas.errors import DatasetError, StorageError
 from textsmooth.schemas.manifest import (
     CARD,
@@ -22,7 +22,6 @@ from textsmooth.schemas.manifest import (
     PLAN,
     QUARANTINE,
     RECEIPTS,
-    RECEIPTS_FOLDER,
     TOKENIZER_FOLDER,
     FileEntry,
     Manifest,
@@ -89,7 +88,7 @@ def tidy(out: Folder, plan: Plan) -> Manifest:
         raise DatasetError(f"{out} has the manifest of another run than its {PLAN}; start again with --overwrite, or another --out")
     out.remove(_leftovers(out, plan, {s.path for s in manifest.shards}))
     with contextlib.suppress(StorageError):  # another driver may be at it
-        out.remove((RECEIPTS_FOLDER,))
+        remove_receipts(out)
     files = out.files()
     for shard in manifest.shards:
         if files.get(shard.path) != shard.bytes:

@@ -144,7 +144,7 @@ class OnRay(Executor):
 def _on_ray(options: GenerateOptions) -> bool:
     if options.executor != "auto":
         return options.executor == "ray"
-    if options.ray_address or os.environ.get("RAY_ADDRESS") or options.ship_code or options.gpus_per_worker:
+    if options.ray_address or os.environ.get("RAY_ADDRESS") or options.ship_code or options.gpus_per_worker or options.cpus_per_worker:
         return True
     if options.num_workers is not None:
         return workers(options.num_workers)[1] > 1

@@ -9,12 +9,13 @@ from textsmooth.pipeline.executors import Executor
 from textsmooth.pipeline.plan import cut, differences, same_rows, same_source
 from textsmooth.pipeline.previous import Previous, Taken, check, compared, find_previous, take_over
 from textsmooth.pipeline.progress import Progress
+from textsmooth.pipeline.receipts import remove_receipts
 from textsmooth.pipeline.request import Draft, draft
 from textsmooth.pipeline.run_record import RunRecord
 from textsmooth.pipeline.sources import default_out
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError
-from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, QUARANTINE, RECEIPTS, RECEIPTS_FOLDER, RUN, TOKENIZER_FOLDER, Manifest
+from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, QUARANTINE, RECEIPTS, RUN, TOKENIZER_FOLDER, Manifest
 from textsmooth.schemas.plan import Plan, Unit, UnitFailure
 from textsmooth.stages.folder import Folder, is_temp, open_folder, read_json
 from textsmooth.stages.storage import pretty_json
@@ -151,7 +152,7 @@ def _plan_in(out: Folder, *, overwrite: bool) -> Plan | None:
         return None
     planned, finished = out.size(PLAN) is not None, out.size(MANIFEST) is not None
     if overwrite:
-        if not planned and not finished and not out.empty():
+        if not any(_is_ours(out, name) for name in (PLAN, MANIFEST)) and not out.empty():
             raise ConflictError(f"--overwrite removes only runs of textsmooth, and {out} holds none; give another --out")
         return None
     if planned:
@@ -166,11 +167,17 @@ def _plan_in(out: Folder, *, overwrite: bool) -> Plan | None:
     return None
 
 
+def _is_ours(out: Folder, name: str) -> bool:
+    """Whether a file begins as textsmooth writes it: a manifest.json may be anybody's."""
+    return out.size(name) is not None and re.match(rb'\s*\{\s*"format"', out.read(name)) is not None
+
+
 def _clear(out: Folder) -> None:
     """Remove a run of textsmooth: the files that a run makes, and nothing else that may lie beside them."""
     shards = [name for name in out.files() if SHARD.fullmatch(name) or (is_temp(name) and name.count("/") == 1)]
     out.remove((MANIFEST,))  # first: from here on it is no dataset
-    out.remove((CARD, RECEIPTS, RECEIPTS_FOLDER, TOKENIZER_FOLDER, RUN, QUARANTINE))
+    out.remove((CARD, RECEIPTS, TOKENIZER_FOLDER, RUN, QUARANTINE))
+    remove_receipts(out)
     out.remove(shards)
     out.prune(sorted({shard.partition("/")[0] for shard in shards}))
     out.remove((PLAN,))  # last: until here a run of textsmooth can be recognised

@@ -22,7 +22,7 @@ import ray.data
 from textsmooth.pipeline import drain, ray_worker, ship
 from textsmooth.pipeline.executors import Executor, OnBatch, Outcome
 from textsmooth.pipeline.machine import Machine
-from textsmooth.pipeline.ray_worker import CALLS, Flag, Job, RayWorker
+from textsmooth.pipeline.ray_worker import CALLS, Job, RayWorker, Register
 from textsmooth.pipeline.request import Sources
 from textsmooth.schemas.config import GenerateOptions, workers
 from textsmooth.schemas.errors import TextsmoothError, UsageError, WorkerError
@@ -99,7 +99,7 @@ class RayExecutor(Executor):
         self._stack = contextlib.ExitStack()
         self._folder: Any = None
         self._job: Job | None = None
-        self._flag: Any = None
+        self._register: Any = None
         self._stop = threading.Event()
         self._on_batch: OnBatch = lambda tokens, padded, rows: None
 
@@ -122,6 +122,8 @@ class RayExecutor(Executor):
             raise UsageError("Ray is running in this process already: leave --ray-address and --ship-code away")
         nodes = _alive()
         self.pool = pool_for(self.options, nodes)
+        count = str(self.pool.most) if self.pool.least == self.pool.most else f"{self.pool.least} to {self.pool.most}"
+        self.tell("cluster", what=f"{count} worker{'' if self.pool.most == 1 else 's'}, {self.pool} each")
         left_open = self.options.gpus_per_worker is None and self.options.device is None
         if left_open and not self._local and not any(resources.get("GPU") for resources in nodes):
             self.tell("cluster", what="no node has a GPU now, so workers run on CPUs: --gpus-per-worker 1 waits for nodes that have one")
@@ -148,11 +150,14 @@ class RayExecutor(Executor):
                     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
                     _, most = workers(self.options.num_workers)
                     needed = -(-most * (self.options.cpus_per_worker or 1) // 1)
-                    ray.init(num_cpus=int(max(here, needed)), include_dashboard=False, **shared)
-        except (OSError, RuntimeError, ValueError) as error:
+                    ray.init(address="local", num_cpus=int(max(here, needed)), include_dashboard=False, **shared)
+        except ValueError as error:
+            raise UsageError(f"--ray-address {address}: {' '.join(str(error).split())[:300]}") from None
+        except (OSError, RuntimeError) as error:
             where = f"no Ray cluster at {address}" if address else "Ray does not start here"
             raise WorkerError(f"{where}: {' '.join(str(error).split())[:300]}") from None
         self._started, self._local = True, not address
+        self.tell("cluster", what=f"joined the Ray cluster at {address}" if address else "started Ray on this machine")
         drain.listen_again()
         # Ray prints what happens to nodes on stdout, which is for our own result
         self._stack.enter_context(contextlib.redirect_stdout(_Said(lambda words: self.tell("cluster", what=words))))
@@ -204,13 +209,13 @@ class RayExecutor(Executor):
         return replace(found, threads=options.threads or max(int(pool.cpus), 1))
 
     def load(self, plan: Plan, sources: Sources, out: Folder, on_batch: OnBatch) -> None:
-        if self._flag is None:
-            self._flag = ray.remote(num_cpus=0)(Flag).remote()
+        if self._register is None:
+            self._register = ray.remote(num_cpus=0, max_restarts=-1)(Register).remote()
         self._job = Job(
             plan=replace(plan, units=()),
-            sources=sources,
+            sources=_absolute(sources),
             out=str(out.path.resolve()) if isinstance(out, LocalFolder) else str(out),
-            stopped=self._flag,
+            register=self._register,
             worker=self._worker,
         )
         self._on_batch = on_batch
@@ -221,7 +226,7 @@ class RayExecutor(Executor):
     def run(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         left = {unit.id: unit for unit in units}
         tries = 0
-        with self._watch_flag():
+        with self._watch_stop():
             while left and not self._stop.is_set():
                 before = len(left)
                 try:
@@ -272,7 +277,7 @@ class RayExecutor(Executor):
         self._stop.set()
 
     @contextlib.contextmanager
-    def _watch_flag(self) -> Iterator[None]:
+    def _watch_stop(self) -> Iterator[None]:
         """While a run goes on, tell the workers of `stop`: not from the signal handler itself, Ray may be in the middle of a call."""
         over = threading.Event()
 
@@ -280,7 +285,7 @@ class RayExecutor(Executor):
             while not over.is_set():
                 if self._stop.wait(0.2):
                     with contextlib.suppress(ray.exceptions.RayError):
-                        ray.get(self._flag.raise_it.remote(), timeout=10)
+                        ray.get(self._register.stop.remote(), timeout=10)
                     return
 
         thread = threading.Thread(target=watch, name="stop", daemon=True)
@@ -342,6 +347,13 @@ def _quiet() -> Iterator[None]:
         os.close(null)
         if not told:
             del os.environ["RAY_BACKEND_LOG_LEVEL"]
+
+
+def _absolute(sources: Sources) -> Sources:
+    """The same places, however a worker's current folder is called."""
+    files = {name: file if file.place is None else replace(file, place=file.place.absolute()) for name, file in sources.files.items()}
+    second = sources.task_teacher
+    return replace(sources, files=files, teacher=sources.teacher.absolute(), task_teacher=None if second is None else second.absolute())
 
 
 def _outcome(found: dict[str, Any]) -> Outcome | None:

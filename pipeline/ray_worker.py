@@ -22,6 +22,7 @@ from textsmooth.schemas.plan import Plan, Receipt, Unit, UnitFailure
 from textsmooth.stages.folder import LocalFolder, open_folder
 
 CALLS = 3  # units in a worker at once: one is made ready, one is in the forward pass, one is being written
+BEGINNINGS = 3  # of a unit whose worker dies: then it is set aside
 GOODBYE_S = 2.0  # for the last answer of a process that ends itself
 
 
@@ -32,7 +33,7 @@ class Job:
     plan: Plan  # without its units
     sources: Sources
     out: str  # absolute path, or URI
-    stopped: Any = None  # handle of the Flag actor
+    register: Any = None  # handle of the Register actor
     worker: Any = None  # class; None for UnitWorker
 
     def __repr__(self) -> str:  # Ray keeps it as the name of the job
@@ -150,17 +151,30 @@ class Clock(AbstractContextManager["Clock"]):
         return 0.0 if began is None else time.monotonic() - began
 
 
-class Flag:
-    """An actor: whether the run is to stop."""
+class Register:
+    """An actor of the run: whether it is to stop, and which units were begun but never ended, so that none is tried without end."""
 
     def __init__(self) -> None:
-        self._up = False
+        self._stop = False
+        self._begun: dict[str, int] = {}
+        self._failed: dict[str, str] = {}
 
-    def raise_it(self) -> None:
-        self._up = True
+    def stop(self) -> None:
+        self._stop = True
 
-    def is_up(self) -> bool:
-        return self._up
+    def stopped(self) -> bool:
+        return self._stop
+
+    def begin(self, unit: str) -> tuple[int, str | None]:
+        """How often a unit was begun, this time among it; and why it is not to be tried again."""
+        self._begun[unit] = self._begun.get(unit, 0) + 1
+        return self._begun[unit], self._failed.get(unit)
+
+    def fail(self, unit: str, error: str) -> None:
+        self._failed[unit] = error
+
+    def end(self, unit: str) -> None:
+        self._begun.pop(unit, None)
 
 
 class RayWorker:
@@ -183,12 +197,15 @@ class RayWorker:
             self.error = f"worker on {node()} does not see {job.out}: --out must be on storage that every node sees, or s3://, gs://"
 
     def stopped(self) -> bool:
+        return bool(self._registered("stopped", default=False))
+
+    def _registered(self, what: str, *args: str, default: Any = None) -> Any:
         import ray
 
         try:
-            return bool(self.job.stopped is not None and ray.get(self.job.stopped.is_up.remote(), timeout=10))
-        except ray.exceptions.RayError:  # the flag's node is gone
-            return False
+            return default if self.job.register is None else ray.get(getattr(self.job.register, what).remote(*args), timeout=10)
+        except ray.exceptions.RayError:  # its node is gone
+            return default
 
     def __call__(self, block: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
         for words in block["unit"]:
@@ -200,8 +217,14 @@ class RayWorker:
         if self._leaving.is_set():  # a unit hangs in this process: another one will take this
             time.sleep(10 * GOODBYE_S)
         unit = Unit(**json.loads(words))
+        times, why = self._registered("begin", unit.id, default=(1, None))
+        if why is None and times > BEGINNINGS:
+            why = f"the worker died each of the {times - 1} times that it was begun: no memory, or a fault in native code"
+        if why is not None:
+            return json.dumps({"failure": asdict(self._failure(unit, why, attempts=times - 1))})
         try:
             done = self._timed(unit)
+            self._registered("end", unit.id)
         except (StorageError, MachineError):
             raise  # another machine, or this one in a while, may do better: the driver tries again
         except TextsmoothError as error:
@@ -226,9 +249,14 @@ class RayWorker:
         limit = self.job.plan.runtime.get("unit_timeout_s")
         while not wait([future], timeout=None if limit is None else min(limit / 4, 1.0)).done:
             if limit is not None and thread and self.clock.age(thread[0]) > limit:
+                why = f"took longer than {limit:g} s on {node()} (--unit-timeout)"
+                self._registered("fail", unit.id, why)  # Ray may lose the answer with the process
                 self._leave()
-                return UnitFailure(unit=unit.id, name=unit.name, error=f"took longer than {limit:g} s on {node()} (--unit-timeout)")
+                return self._failure(unit, why)
         return future.result()
+
+    def _failure(self, unit: Unit, why: str, attempts: int = 1) -> UnitFailure:
+        return UnitFailure(unit=unit.id, name=unit.name, error=why, attempts=attempts, node=node(), works=True)  # not the set-up
 
     def _leave(self) -> None:
         """End this process once the answer is out: a thread that hangs cannot be ended otherwise. Ray starts another."""

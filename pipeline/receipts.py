@@ -1,12 +1,21 @@
 """Receipts on storage: what a finished unit leaves, under which name, and when it counts."""
 
+import re
 from collections.abc import Callable
 
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.manifest import RECEIPTS_FOLDER
 from textsmooth.schemas.plan import Receipt, Unit
-from textsmooth.stages.folder import Folder
+from textsmooth.stages.folder import Folder, is_temp
 from textsmooth.stages.storage import parse_json, pretty_json
+
+RECEIPT = re.compile(rf"{RECEIPTS_FOLDER}/[^/]+-\d{{5,}}-[0-9a-f]{{12}}\.json")
+
+
+def remove_receipts(out: Folder) -> None:
+    """Remove the receipts one by one: what else lies in their folder is not ours."""
+    out.remove([name for name in out.files(RECEIPTS_FOLDER) if RECEIPT.fullmatch(name) or is_temp(name)])
+    out.prune((RECEIPTS_FOLDER,))
 
 
 def receipt_name(unit: Unit) -> str:

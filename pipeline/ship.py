@@ -1,5 +1,6 @@
 """The code of this checkout, for workers that have another or none: built into a wheel, as a release would be, and unpacked."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -23,7 +24,12 @@ def package(folder: Path) -> Path:
 
     A wheel itself would be installed there by pip, dependencies and all.
     """
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(checkout())]
+    root, source = checkout(), folder / "source"  # a copy: what an earlier build left in the checkout is not sent
+    for room in ("schemas", "stages", "pipeline"):
+        shutil.copytree(root / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode:
         raise UsageError(f"--ship-code could not build a wheel of {checkout()}: {first_line(RuntimeError(built.stderr))}")

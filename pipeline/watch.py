@@ -1,5 +1,6 @@
 """Work that may never end: threads that keep no process alive, and a watch that ends a run whose unit hangs."""
 
+import math
 import os
 import sys
 import threading
@@ -91,20 +92,23 @@ class Watch(AbstractContextManager["Watch"]):
 
 
 class Background(AbstractContextManager["Background"]):
-    """Calls functions one after the other in a thread that does not keep the process from ending. On leaving, what was begun is finished.
+    """Calls functions one after the other in a thread that does not keep the process from ending.
+    On leaving, what was begun is finished; after a signal, within GRACE_S.
 
     watch: where it has seen something hang, nobody waits.
     """
 
     def __init__(self, name: str, watch: Watch) -> None:
-        self._watch = watch
+        self._watch, self._dropped = watch, False
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def __exit__(self, *args: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *args: object) -> None:
+        ends = time.monotonic() + GRACE_S if kind is not None and not issubclass(kind, Exception) else math.inf  # a signal: now
+        self._dropped = ends < math.inf
         self._tasks.put(None)
-        while self._thread.is_alive() and not self._watch.hung:
+        while self._thread.is_alive() and not self._watch.hung and time.monotonic() < ends:
             self._thread.join(LOOK_S)
 
     def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
@@ -112,6 +116,8 @@ class Background(AbstractContextManager["Background"]):
         future: Future[T] = Future()
 
         def task() -> None:
+            if self._dropped:
+                future.cancel()
             if not future.set_running_or_notify_cancel():
                 return
             try:

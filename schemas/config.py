@@ -30,6 +30,14 @@ def _positive(name: str, value: object) -> None:
         raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
+def check_place(option: str, place: str | None) -> None:
+    """UsageError, which does not repeat it, for a URI with credentials in it: such lines end up in logs."""
+    if place is not None and re.match(r"\w+://[^@]*:[^@]*@", place):
+        scheme, _, rest = place.partition("://")
+        shown = f"{scheme}://…@{rest.rpartition('@')[2]}"
+        raise UsageError(f"{option} {shown}: credentials do not belong into a URI; use AWS_PROFILE or the like")
+
+
 def context_passes(context: str) -> int:
     """How many forward passes a row takes: N of `masked:N`, 1 if nothing is masked. UsageError if it is neither."""
     if context == "unmasked":
@@ -166,6 +174,8 @@ class GenerateOptions:
     price_per_hour: float | None = None  # of one worker, in any currency
 
     def __post_init__(self) -> None:
+        for option in ("corpus", "out", "teacher", "task_teacher", "from_previous"):
+            check_place(option.replace("_", "-"), getattr(self, option))
         _one_of("executor", self.executor, EXECUTORS)
         self._check_workers()
         _positive("topk", self.topk)
@@ -208,8 +218,15 @@ class GenerateOptions:
         if self.initial_workers is not None and not low <= self.initial_workers <= high:
             raise UsageError(f"initial-workers {self.initial_workers} is not within --num-workers {self.num_workers or 'auto'}")
         if self.executor == "inline":
-            asked = {"num-workers": self.num_workers not in (None, "1"), "ray-address": self.ray_address, "ship-code": self.ship_code}
-            for name, value in {**asked, "gpus-per-worker": self.gpus_per_worker, "initial-workers": self.initial_workers}.items():
+            asked = {
+                "num-workers": self.num_workers not in (None, "1"),
+                "initial-workers": self.initial_workers,
+                "gpus-per-worker": self.gpus_per_worker,
+                "cpus-per-worker": self.cpus_per_worker,
+                "ray-address": self.ray_address,
+                "ship-code": self.ship_code,
+            }
+            for name, value in asked.items():
                 if value:
                     raise UsageError(f"--{name} is for several workers: it does not go with --executor inline")
 
@@ -219,6 +236,8 @@ def workers(asked: str | None) -> tuple[int, int]:
     if asked is None:
         return 1, 1
     found = re.fullmatch(r"([1-9]\d{0,5})(?:-([1-9]\d{0,5}))?", asked)
-    if found is None or (found[2] and int(found[2]) < int(found[1])):
-        raise UsageError(f"num-workers {asked!r} is neither a number N nor a range MIN-MAX")
+    if found is None:
+        raise UsageError(f"num-workers {asked!r} is neither a number N of at least 1 nor a range MIN-MAX")
+    if found[2] and int(found[2]) < int(found[1]):
+        raise UsageError(f"num-workers {asked!r}: its MIN is above its MAX")
     return int(found[1]), int(found[2] or found[1])

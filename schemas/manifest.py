@@ -1,5 +1,6 @@
 """The manifest: the one file that makes a folder a smoothed dataset. Published last, never changed."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ CARD = "README.md"
 QUARANTINE = "quarantine.jsonl"
 RUN = "run.json"  # what the last run did: not part of the dataset
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
 AGAIN = "fetch the dataset again, or make it again with --overwrite"
 
 
@@ -106,6 +108,9 @@ class Manifest:
             altered = altered or manifest.dataset != cls.dataset_digest(manifest.plan, shards)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise DatasetError(f"{where} is damaged ({error}); {AGAIN}") from None
+        digests = (manifest.dataset, manifest.plan, *(s.sha256 for s in shards), *(f.sha256 for f in files))
+        if not all(isinstance(text, str) and SHA256.fullmatch(text) for text in digests):  # they name files in a cache
+            raise DatasetError(f"{where} is damaged (a digest is none); {AGAIN}")
         for path in (*(shard.path for shard in shards), *(file.path for file in files)):
             if path.startswith("/") or "\\" in path or ".." in path.split("/"):
                 raise DatasetError(f"{where} lists {path!r}, which is outside the dataset; do not use this dataset")

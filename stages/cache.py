@@ -13,6 +13,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections import deque
@@ -60,6 +61,8 @@ def local_copy(key: str, *, size: int, sha256: str | None, fill: Callable[[Binar
     size is. fill: writes the content into an open file. Raises Damaged if that is not what was asked for, twice; StorageError if it
     cannot be kept.
     """
+    if not re.fullmatch(r"\w[\w.-]*", key):
+        raise Damaged(key)  # it would lead out of the cache
     root = folder()
     path = root / "files" / key
     with _told(root):

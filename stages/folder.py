@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from textsmooth.schemas.config import check_place
 from textsmooth.schemas.errors import DatasetError, StorageError, UsageError
 from textsmooth.schemas.manifest import AGAIN, MANIFEST, Manifest
 from textsmooth.stages import storage
@@ -166,6 +167,7 @@ class LocalFolder(Folder):
 
 def open_folder(place: str | Path) -> Folder:
     """The folder at a path, or at a URI of STORES. UsageError for a URI of another kind."""
+    check_place("dataset", str(place))
     if not is_uri(place):
         return LocalFolder(Path(place).expanduser())
     scheme = str(place).partition("://")[0]

@@ -21,6 +21,7 @@ class StoreFolder(Folder):
     """
 
     def __init__(self, uri: str) -> None:
+        store.split_uri(uri)
         if any(char in uri for char in store.GLOB):
             raise UsageError(f"{uri} holds one of {' '.join(store.GLOB)}, which stand for others in a store: name one folder")
         self.where = uri.rstrip("/")
@@ -90,8 +91,7 @@ class StoreFolder(Folder):
     def remove(self, names: Iterable[str]) -> None:
         wanted = list(names)
         if len(wanted) <= LISTED_ALONE:
-            for name in wanted:  # in this order
-                self._delete([name, *self._listed(name)])
+            self._delete([each for name in wanted for each in (name, *self._listed(name))])
             return
         exact, files = set(wanted), self.files()
         self._delete([name for name in files if name in exact or any(str(up) in exact for up in PurePosixPath(name).parents)])

@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
+from textsmooth.schemas.config import check_place
 from textsmooth.schemas.errors import StorageError, TextsmoothError, UsageError, first_line
 
 TRIES = 8
@@ -72,6 +73,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     scheme, _, rest = uri.partition("://")
     path = rest.rstrip("/")
     bucket = path.partition("/")[0]
+    check_place("place", uri)
     if "@" in bucket:
         raise UsageError(f"{scheme}://…@{bucket.rpartition('@')[2]}: credentials do not belong into a URI; use AWS_PROFILE or the like")
     if not bucket:

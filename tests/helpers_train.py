@@ -170,8 +170,8 @@ def write_dataset(
             )
     corpus = {"name": "synthetic", "label_kind": label_kind, "label_names": None if label_names is None else list(label_names)}
     manifest = Manifest(
-        dataset=Manifest.dataset_digest("p", tuple(shards)),
-        plan="p",
+        dataset=Manifest.dataset_digest("0" * 64, tuple(shards)),
+        plan="0" * 64,
         corpus=corpus,
         teacher={"name": "tiny", "vocab_digest": vocab_digest(tokenizer), "vocab_size": VOCAB},
         config=generation.to_json(),

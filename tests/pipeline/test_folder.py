@@ -377,3 +377,23 @@ def test_a_finished_run_that_was_made_on_another_device_has_nothing_to_do(
     assert gen(*args).out.startswith("Nothing to do")
     ran = gen(*args, "--device", "cuda")
     assert (ran.code, "device: cpu there, cuda asked for" in ran.err) == (1, True)
+
+
+def test_overwrite_leaves_a_folder_with_a_manifest_of_somebody_else(reviews: Path, gen: Callable[..., Ran], tmp_path: Path) -> None:
+    out = tmp_path / "site"
+    (out / "receipts").mkdir(parents=True)
+    (out / "manifest.json").write_text('{"name": "an app", "icons": []}')
+    (out / "receipts/2025.txt").write_text("paid")
+    ran = gen("--corpus", reviews, "--out", out, "--topk", 3, "--overwrite")
+    assert ran.code == 1 and "removes only runs of textsmooth" in ran.err
+    assert (out / "receipts/2025.txt").read_text() == "paid" and (out / "manifest.json").is_file()
+
+
+def test_what_else_lies_in_the_folder_of_receipts_stays(reviews: Path, gen: Callable[..., Ran], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert gen("--corpus", reviews, "--out", out, "--topk", 3).code == 0
+    (out / "receipts").mkdir()
+    (out / "receipts/mine.txt").write_text("mine")
+    for extra in ((), ("--overwrite",)):
+        assert gen("--corpus", reviews, "--out", out, "--topk", 3, *extra).code == 0
+        assert (out / "receipts/mine.txt").read_text() == "mine"

@@ -319,7 +319,7 @@ def test_nothing_in_common_is_told(place: Path, gen: Callable[..., Ran], tmp_pat
     for words in (("--dry-run",), ()):
         ran = gen(*asked, *words)
         assert ran.code == 0
-        assert "nothing in common with it: is it a dataset of this corpus?" in ran.out
+        assert "no whole unit in common with it: is it of another corpus" in ran.out
 
 
 def test_a_class_that_turned_up_changes_every_unit_and_is_told(gen: Callable[..., Ran], tmp_path: Path) -> None:

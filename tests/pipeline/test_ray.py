@@ -1,6 +1,7 @@
 """Units on real Ray clusters of several nodes: same bytes as inline, one line for whatever cannot work."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -62,7 +63,8 @@ def test_any_number_of_workers_writes_the_bytes_of_inline(
     cluster: RayHost, gen_process: Callable[..., Process], inline: Path, many: Path, tmp_path: Path, count: int
 ) -> None:
     out = tmp_path / "ray"
-    args = ("--corpus", many, *SIZES, "--out", out, "--ray-address", cluster.address, "--num-workers", count)
+    here = Path(os.path.relpath(many))  # workers have another current folder
+    args = ("--corpus", here, *SIZES, "--out", out, "--ray-address", cluster.address, "--num-workers", count)
     ran = gen_process(*args).wait()
     assert ran.code == 0, ran.err
     assert ran.err == ""  # nothing of Ray's own
@@ -139,11 +141,15 @@ def test_a_worker_that_dies_at_start_ends_the_run_with_its_own_message(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_unit_that_hangs_is_named_and_the_rest_is_done(
+def test_units_that_hang_or_kill_their_worker_are_named_and_the_rest_is_done(
     gen_process: Callable[..., Process], many: Path, inline: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    hangs = ("            self.clock.begin()\n", "            self.clock.begin()\n            time.sleep(60 * (unit.number == 5))\n")
+    hangs = (
+        "            self.clock.begin()\n",
+        "            self.clock.begin()\n            time.sleep(60 * (unit.number == 5))\n"
+        "            unit.number == 7 and os.kill(os.getpid(), 9)\n",
+    )
     with RayHost() as host:
         host.ask(add={"num_cpus": 1, "env_vars": doctored(tmp_path / "slow", "pipeline/ray_worker.py", hangs)})
         args = ("--corpus", many, *SIZES, "--ray-address", host.address, "--out", out)
@@ -151,7 +157,8 @@ def test_a_unit_that_hangs_is_named_and_the_rest_is_done(
     assert ran.code == 3, ran.err
     failed = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
     assert "train/00005" in json.dumps(failed) and "took longer than 4 s" in json.dumps(failed)
-    assert len(list((out / "train").glob("*.arrow"))) == 22
+    assert "train/00007" in json.dumps(failed) and "the worker died each of the 3 times" in json.dumps(failed)
+    assert len(list((out / "train").glob("*.arrow"))) == 21
     assert gen_process("--corpus", many, *SIZES, "--out", out).wait().code == 0
     assert shards_of(out) == shards_of(inline)
 

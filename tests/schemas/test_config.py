@@ -120,3 +120,11 @@ def test_temperatures_are_sorted_once_each_and_1_is_not_stored() -> None:
 def test_a_configuration_survives_json(topk: int, mass: float, temperatures: list[float], dtype: Any, rows: int) -> None:
     config = GenerationConfig(topk=topk, mass=mass, temperatures=tuple(temperatures), dtype=dtype, rows_per_shard=rows)
     assert GenerationConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+@pytest.mark.parametrize("name", ["corpus", "out", "teacher", "from_previous"])
+def test_credentials_in_a_uri_are_refused_and_not_repeated(name: str) -> None:
+    for place in ("s3://KEY:SECRET@bucket/x", "s3://KEY:SEC/RET@bucket/x", "https://me:SECRET@host/x"):
+        with pytest.raises(UsageError, match="do not belong into a URI") as told:
+            GenerateOptions(**{"corpus": "demo", name: place})
+        assert "SEC" not in str(told.value)

@@ -354,6 +354,15 @@ def test_what_is_no_manifest_is_refused(value: Any) -> None:
         Manifest.from_json(value, "m")
 
 
+@pytest.mark.parametrize("sha256", ["../../outside", "/etc/passwd", "a" * 63, "A" * 64, None])
+def test_a_manifest_with_a_digest_that_is_none_is_refused(sha256: Any, manifest: Manifest) -> None:
+    """Digests name files in the cache of whoever reads the dataset."""
+    shards = tuple(dataclasses.replace(s, sha256=sha256) for s in manifest.shards)
+    forged = dataclasses.replace(manifest, shards=shards, dataset=Manifest.dataset_digest(manifest.plan, shards))
+    with pytest.raises(DatasetError, match="a digest is none"):
+        Manifest.from_json(through_json(forged.to_json()), "m")
+
+
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "train/../../outside", "..\\outside"])
 def test_a_manifest_that_points_outside_its_folder_is_refused(path: str, manifest: Manifest) -> None:
     """Even with all digests made to fit: a dataset may come from a stranger."""

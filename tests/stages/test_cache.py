@@ -174,3 +174,12 @@ def test_a_full_disk_is_told(source: Source, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(StorageError, match=r"No space left on device; make room, set TEXTSMOOTH_CACHE_GB lower"):
         source.want(b"content", comes=full)
     assert there(tmp_path) == set()
+
+
+@pytest.mark.parametrize("key", ["../../victim", "/victim", ""])
+def test_a_key_cannot_lead_out_of_the_cache(key: str, source: Source, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    with pytest.raises(cache.Damaged):
+        cache.local_copy(key, size=3, sha256="0" * 64, fill=lambda file: None)
+    assert victim.read_bytes() == b"mine"
