@@ -165,16 +165,36 @@ class Register:
     def stopped(self) -> bool:
         return self._stop
 
-    def begin(self, unit: str) -> tuple[int, str | None]:
-        """How often a unit was begun, this time among it; and why it is not to be tried again."""
+    def begun(self, unit: str) -> tuple[int, str | None]:
+        """How often a unit was begun and not ended; and why it is not to be tried again."""
+        return self._begun.get(unit, 0), self._failed.get(unit)
+
+    def begin(self, unit: str) -> None:
         self._begun[unit] = self._begun.get(unit, 0) + 1
-        return self._begun[unit], self._failed.get(unit)
 
     def fail(self, unit: str, error: str) -> None:
         self._failed[unit] = error
 
     def end(self, unit: str) -> None:
         self._begun.pop(unit, None)
+
+
+class Places:
+    """Lets units into a process: CALLS at once; one whose worker died, alone, so that no other is blamed if it does again."""
+
+    def __init__(self) -> None:
+        self._door, self._free = threading.Lock(), threading.Semaphore(CALLS)
+
+    @contextmanager
+    def taken(self, *, alone: bool) -> Iterator[None]:
+        count = CALLS if alone else 1
+        with self._door:
+            for _ in range(count):
+                self._free.acquire()
+        try:
+            yield
+        finally:
+            self._free.release(count)
 
 
 class RayWorker:
@@ -184,7 +204,7 @@ class RayWorker:
     """
 
     def __init__(self, job: Job) -> None:
-        self.job, self.error, self.clock = job, None, Clock()
+        self.job, self.error, self.clock, self.places = job, None, Clock(), Places()
         self._threads = ThreadPoolExecutor(CALLS, "unit")
         self._leaving = threading.Event()
         try:
@@ -217,15 +237,18 @@ class RayWorker:
         if self._leaving.is_set():  # a unit hangs in this process: another one will take this
             time.sleep(10 * GOODBYE_S)
         unit = Unit(**json.loads(words))
-        times, why = self._registered("begin", unit.id, default=(1, None))
-        if why is None and times > BEGINNINGS:
-            why = f"the worker died each of the {times - 1} times that it was begun: no memory, or a fault in native code"
+        times, why = self._registered("begun", unit.id, default=(0, None))
+        if why is None and times >= BEGINNINGS:
+            why = f"the worker died each of the {times} times that it was begun: no memory, or a fault in native code"
         if why is not None:
-            return json.dumps({"failure": asdict(self._failure(unit, why, attempts=times - 1))})
+            return json.dumps({"failure": asdict(self._failure(unit, why, attempts=times))})
         try:
-            done = self._timed(unit)
-            self._registered("end", unit.id)
+            with self.places.taken(alone=times > 0):
+                self._registered("begin", unit.id)
+                done = self._timed(unit)
+                self._registered("end", unit.id)
         except (StorageError, MachineError):
+            self._registered("end", unit.id)
             raise  # another machine, or this one in a while, may do better: the driver tries again
         except TextsmoothError as error:
             return json.dumps({"error": f"{error} [{unit.name} on {node()}]"})
