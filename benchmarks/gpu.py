@@ -275,7 +275,7 @@ def training(bench: Bench) -> None:
     from train_step import InTheLoop, distiller
 
     from textsmooth.pipeline.generate import generate
-    from textsmooth.schemas.train import Smoothing
+    from textsmooth.schemas.smoothing import Smoothing
     from textsmooth.stages.collate import SmoothedCollator
     from textsmooth.stages.stream import SmoothedDataset
     from textsmooth.stages.student import load_student, make_student

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from textsmooth.schemas.train import Smoothing
+from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.stages.collate import Batch, SmoothedCollator
 from textsmooth.stages.device import default_threads
 from textsmooth.stages.distill import Distiller, task_objective

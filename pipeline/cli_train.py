@@ -8,7 +8,8 @@ import click
 
 from textsmooth.pipeline.cli import Command
 from textsmooth.schemas.errors import UsageError
-from textsmooth.schemas.train import INPUTS, TAILS, TRAIN_DTYPES, TrainOptions
+from textsmooth.schemas.smoothing import TAILS
+from textsmooth.schemas.train import INPUTS, TRAIN_DTYPES, TrainOptions
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}

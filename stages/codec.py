@@ -29,6 +29,9 @@ class TokenBlock:
     token_type_ids: NDArray[np.uint8] | None  # [N]
     soft: SoftIds  # of the N tokens
     label: NDArray[Any] | None  # [R] int64 (class, -1 unlabelled) or float64 (value, NaN unlabelled)
+    window: NDArray[np.int32] | None = None  # [R] which window of its row, where long rows were cut
+    spans: NDArray[np.int32] | None = None  # [R, 2] first and last token of the first answer; 0, 0 where there is none
+    teacher_logits: NDArray[np.float32] | None = None  # [R, C]; [N, 2] for span tasks: start and end
 
     def __len__(self) -> int:
         return len(self.row)
@@ -115,4 +118,17 @@ def decode(batch: pa.RecordBatch) -> TokenBlock:
             log_partition=partition,
         ),
         label=_numpy(batch.column("label")) if "label" in names else None,
+        window=_numpy(batch.column("window")) if "window" in names else None,
+        spans=_spans(batch) if "start_positions" in names else None,
+        teacher_logits=_logits(batch.column("teacher_logits")) if "teacher_logits" in names else None,
     )
+
+
+def _spans(batch: pa.RecordBatch) -> NDArray[np.int32]:
+    return np.stack([_numpy(batch.column(f"{end}_positions")) for end in ("start", "end")], axis=1)
+
+
+def _logits(column: pa.Array) -> NDArray[np.float32]:
+    """Rows of a fixed_size_list<float32>[C], or of a list of them, one after the other."""
+    rows = column.flatten() if pa.types.is_list(column.type) else column
+    return _numpy(rows.flatten()).reshape(len(rows), rows.type.list_size)

@@ -7,16 +7,25 @@ first the input token itself, then the entries. A pad or a token that was left p
 Legend: B rows, L length, N tokens, E entries, M entries of the bag, S extra temperatures.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.schemas.train import Smoothing
+from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.stages.codec import TokenBlock
+
+
+_Moved = TypeVar("_Moved", "SoftBag", "MaskedTargets", "Batch")
+
+
+def _moved(parts: _Moved, device: torch.device) -> _Moved:
+    """The same with every tensor on a device."""
+    values = {field.name: getattr(parts, field.name) for field in fields(parts)}
+    return replace(parts, **{name: value.to(device) for name, value in values.items() if hasattr(value, "to")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +39,22 @@ class SoftBag:
     shape: tuple[int, int]  # B, L
 
     def to(self, device: torch.device) -> "SoftBag":
-        mean = None if self.mean_weight is None else self.mean_weight.to(device)
-        return replace(self, ids=self.ids.to(device), weights=self.weights.to(device), offsets=self.offsets.to(device), mean_weight=mean)
+        return _moved(self, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedTargets:
+    """What a student is to say in the M masked places of a batch: sparse distributions over the vocabulary, with the tail as one bucket."""
+
+    places: torch.Tensor  # [M] int64 into the B * L positions, rising
+    original: torch.Tensor  # [M] int64 the token that was masked
+    ids: torch.Tensor  # [E] int64 the entries of all places, one place after the other
+    probs: torch.Tensor  # [E] float32 p at the temperature
+    offsets: torch.Tensor  # [M + 1] int64: place m has entries offsets[m] .. offsets[m + 1]
+    tail: torch.Tensor  # [M] float32 p of everything that is no entry
+
+    def to(self, device: torch.device) -> "MaskedTargets":
+        return _moved(self, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +67,12 @@ class Batch:
     token_type_ids: torch.Tensor | None  # [B, L] int64
     labels: torch.Tensor | None  # [B] int64 (class) or float32 (value)
     soft: SoftBag | None  # None if the collator was not asked for it
+    spans: torch.Tensor | None = None  # [B, 2] int64 first and last token of the answer
+    teacher_logits: torch.Tensor | None = None  # [B, C] float32; [B, L, 2] for span tasks
+    masked: MaskedTargets | None = None  # of a masked-LM batch, whose input_ids have mask tokens in these places
+    weight: torch.Tensor | None = None  # [B] float32: 0 for rows that only fill the batch up; None: all count
+    step: int = 0  # which of the epoch's global batches this is, or is a part of
+    samples: int = 0  # rows of the epoch that are consumed once that global batch is
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,14 +83,7 @@ class Batch:
         return int(self.attention_mask.sum())
 
     def to(self, device: torch.device) -> "Batch":
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            attention_mask=self.attention_mask.to(device),
-            token_type_ids=None if self.token_type_ids is None else self.token_type_ids.to(device),
-            labels=None if self.labels is None else self.labels.to(device),
-            soft=None if self.soft is None else self.soft.to(device),
-        )
+        return _moved(self, device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import torch
 
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.schemas.train import TAILS, Smoothing
+from textsmooth.schemas.smoothing import TAILS, Smoothing
 from textsmooth.stages.codec import TokenBlock
 from textsmooth.stages.collate import SmoothedCollator
 

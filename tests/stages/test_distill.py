@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from textsmooth.schemas.train import Smoothing
+from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.stages.collate import SmoothedCollator
 from textsmooth.stages.distill import Distiller, TrainingError, forward, task_objective
 from textsmooth.stages.smooth import SoftEmbedding
