@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.schemas.smoothing import Smoothing
+from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.codec import TokenBlock
-
 
 _Moved = TypeVar("_Moved", "SoftBag", "MaskedTargets", "Batch")
 

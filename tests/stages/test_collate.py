@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from textsmooth.schemas.errors import UsageError
-from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.schemas.smoothing import TAILS, Smoothing
+from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.codec import TokenBlock
 from textsmooth.stages.collate import SmoothedCollator
 

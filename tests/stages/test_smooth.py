@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from textsmooth.schemas.errors import TeacherError
-from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.schemas.smoothing import TAILS, Smoothing
+from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.collate import SmoothedCollator, SoftBag
 from textsmooth.stages.distill import forward
 from textsmooth.stages.smooth import SoftEmbedding, soft_embedding
