@@ -27,13 +27,17 @@ class Executor(AbstractContextManager["Executor"], ABC):
     """Runs units somewhere. A context manager: on leaving, it takes down what it started. Nothing is started before it is asked for."""
 
     name: str  # inline, ray
-    retries = 0  # of workers that died
     tell: Callable[..., None] = staticmethod(lambda event, **fields: None)  # as Progress.tell; set by the run
 
     @property
     def num_workers(self) -> int:
         """That run units, at most; known once they are loaded."""
         return 1
+
+    @property
+    def retries(self) -> int:
+        """How often workers died and others were started."""
+        return 0
 
     @abstractmethod
     def look(self, options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
@@ -116,7 +120,7 @@ class OnRay(Executor):
         return self._made
 
     @property
-    def retries(self) -> int:  # type: ignore[override]
+    def retries(self) -> int:
         return self._made.retries if self._made else 0
 
     @property

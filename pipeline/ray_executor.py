@@ -93,8 +93,8 @@ class RayExecutor(Executor):
 
     def __init__(self, options: GenerateOptions, worker: Any = None) -> None:
         self.options, self._worker = options, worker
-        self.retries = 0  # of pools that failed
         self.pool: Pool | None = None
+        self._retries = 0  # of pools that failed
         self._started = self._local = False
         self._stack = contextlib.ExitStack()
         self._folder: Any = None
@@ -107,6 +107,10 @@ class RayExecutor(Executor):
     def num_workers(self) -> int:
         """Of the pool, at most."""
         return self.pool.most if self.pool else 1
+
+    @property
+    def retries(self) -> int:
+        return self._retries
 
     def _start(self) -> Pool:
         if self.pool is not None:
@@ -164,12 +168,9 @@ class RayExecutor(Executor):
 
     def _remote_args(self) -> dict[str, Any]:
         pool = self._start()
-        return {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "runtime_env": self._runtime_env()}
-
-    def _runtime_env(self) -> dict[str, Any]:
         # Ray sets OMP_NUM_THREADS to a worker's CPUs; the plan has the number of threads
-        spins = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "20000")}
-        return {"env_vars": {**spins, "TOKENIZERS_PARALLELISM": "true"}}
+        env_vars = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "20000"), "TOKENIZERS_PARALLELISM": "true"}
+        return {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "runtime_env": {"env_vars": env_vars}}
 
     def _ask(self, function: Any, *args: Any) -> Any:
         """A function's answer from a node that can take a worker. WorkerError if there is none."""
@@ -237,7 +238,7 @@ class RayExecutor(Executor):
                         return  # the dataset was finished by another driver
                 except ray.exceptions.RayError as error:
                     tries = tries + 1 if len(left) == before else 1
-                    self.retries += 1
+                    self._retries += 1
                     if tries >= TRIES or not ray.is_initialized():
                         raise WorkerError(f"workers died {tries} times in a row without one more unit done: {_said(error)}") from None
                     self.tell("retry", what="workers died, others are started", error=_said(error), left=len(left))

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def _no_bucket(uri: str) -> Trouble:
     return Trouble(said=f"there is no bucket {path.partition('/')[0]!r}", advice=f"make it, or name another {scheme}://", kind=UsageError)
 
 
-class AsyncStore(Store):
+class AsyncStore(Store, ABC):
     """A store whose library has coroutines: several requests at a time, and a limit to the time of each."""
 
     def _sync(self, call: Any, *args: Any, seconds: float, **named: Any) -> Any:
@@ -59,8 +60,8 @@ class AsyncStore(Store):
         found: list[bytes | Exception] = await _run_coros_in_chunks(calls, batch_size=CONCURRENT, return_exceptions=True)
         return found
 
-    async def _get_one(self, part: Part) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    async def _get_one(self, part: Part) -> bytes: ...
 
     def put_options(self, size: int) -> dict[str, Any]:
         return {"timeout": _seconds(size)}
