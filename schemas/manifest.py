@@ -1,7 +1,7 @@
 """The manifest: the one file that makes a folder a smoothed dataset. Published last, never changed."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from textsmooth.schemas.canonical import digest, lean
@@ -102,9 +102,9 @@ class Manifest:
         try:
             altered = digest(body) != value.get("digest")
             del body["format"]
-            shards = tuple(ShardEntry(**s) for s in body.pop("shards"))
-            files = tuple(FileEntry(**f) for f in body.pop("files"))
-            manifest = cls(shards=shards, files=files, **body)
+            shards = tuple(ShardEntry(**_known(ShardEntry, s)) for s in body.pop("shards"))
+            files = tuple(FileEntry(**_known(FileEntry, f)) for f in body.pop("files"))
+            manifest = cls(shards=shards, files=files, **_known(cls, body))
             altered = altered or manifest.dataset != cls.dataset_digest(manifest.plan, shards)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise DatasetError(f"{where} is damaged ({error}); {AGAIN}") from None
@@ -117,3 +117,8 @@ class Manifest:
         if altered:
             raise DatasetError(f"{where} was altered: its digest does not fit; {AGAIN}")
         return manifest
+
+
+def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields that a later version of the format may have added."""
+    return {name: values[name] for name in values if name in {field.name for field in fields(kind)}}
