@@ -141,6 +141,16 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if nothing is in it; another process may put something there, or remove it, at any moment."""
+    with _told(folder):
+        try:
+            folder.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+
+
 def pretty_json(value: dict[str, Any]) -> bytes:
     """JSON as people and diffs like it: UTF-8, a line for each key, and for each element of a list of objects; a newline at the end."""
     line = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode

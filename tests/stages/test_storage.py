@@ -179,6 +179,16 @@ def test_remove_takes_files_and_folders_and_what_is_not_there(tmp_path: Path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
+def test_only_an_empty_folder_is_removed_as_empty(tmp_path: Path) -> None:
+    """Another driver may fill it, or remove it, at any moment."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_bytes(b"x")
+    (tmp_path / "empty").mkdir()
+    for name in ("full", "empty", "gone", "full/x"):
+        storage.remove_empty(tmp_path / name)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["full", "x"]
+
+
 def test_json_that_is_none_is_told(tmp_path: Path) -> None:
     for content in (b"", b"{", b"\xff"):
         (tmp_path / "x.json").write_bytes(content)
