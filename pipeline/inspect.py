@@ -81,7 +81,7 @@ def read_row(place: Path | str, row: int, split: str | None = None, alternatives
     """
     from tokenizers import Tokenizer
 
-    folder = open_folder(place)
+    folder = open_folder(place, reading=True)
     manifest = read_manifest(folder)
     dataset = SmoothedDataset(place, split or manifest.splits[0])
     name_there = f"{TOKENIZER_FOLDER}/tokenizer.json"

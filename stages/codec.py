@@ -84,22 +84,22 @@ def encode(block: TokenBlock, schema: pa.Schema, kept_columns: dict[str, pa.Arra
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def _lists(array: pa.ListArray) -> tuple[NDArray[np.int64], pa.Array]:
+def _lists(array: pa.ListArray, dtype: type[np.signedinteger]) -> tuple[NDArray[Any], pa.Array]:
     """Offsets that start at 0 and the values they point into, of a possibly sliced list array."""
-    offsets = array.offsets.to_numpy(zero_copy_only=True)
-    return offsets.astype(np.int64) - offsets[0], array.flatten()
+    offsets = array.offsets.to_numpy(zero_copy_only=True).astype(dtype, copy=False)
+    return offsets - offsets[0] if offsets[0] else offsets, array.flatten()
 
 
 def _numpy(array: pa.Array) -> NDArray[Any]:
     return array.to_numpy(zero_copy_only=True)  # type: ignore[no-any-return]
 
 
-def decode(batch: pa.RecordBatch) -> TokenBlock:
-    """The block that a record batch of a shard holds. Values are views of the batch's memory; offsets are int64."""
+def decode(batch: pa.RecordBatch, offset_dtype: type[np.signedinteger] = np.int64) -> TokenBlock:
+    """The block that a record batch of a shard holds. Values are views of the batch's memory; offsets too, if they are to be int32."""
     names = set(batch.schema.names)
-    row_offsets, ids = _lists(batch.column("input_ids"))
+    row_offsets, ids = _lists(batch.column("input_ids"), offset_dtype)
     tokens = len(ids)
-    offsets, soft_ids = _lists(batch.column("soft_ids").flatten())
+    offsets, soft_ids = _lists(batch.column("soft_ids").flatten(), offset_dtype)
     partition = np.zeros((tokens, 0), np.float32)
     if "log_partition" in names:
         nested = batch.column("log_partition").flatten()

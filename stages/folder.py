@@ -1,4 +1,4 @@
-"""The folder of a dataset, wherever it lies: on this machine, or in an object store. Files in it are named by relative POSIX paths."""
+"""The folder of a dataset: on this machine, in an object store, or on the Hub. Files in it are named by relative POSIX paths."""
 
 import contextlib
 import os
@@ -27,6 +27,7 @@ class Folder(ABC):
     """
 
     where: str  # for messages: a path, or a URI
+    read_only = False
 
     def __str__(self) -> str:
         return self.where
@@ -152,9 +153,7 @@ class LocalFolder(Folder):
 
     def prune(self, names: Iterable[str]) -> None:
         for name in names:
-            folder = self.path / name
-            if folder.is_dir() and not any(folder.iterdir()):
-                storage.remove(folder)
+            storage.remove_empty(self.path / name)
 
     def local(self, name: str, *, size: int, sha256: str) -> Path:
         path, found = self.path / name, self.size(name)
@@ -165,12 +164,16 @@ class LocalFolder(Folder):
         return path
 
 
-def open_folder(place: str | Path) -> Folder:
-    """The folder at a path, or at a URI of STORES. UsageError for a URI of another kind."""
+def open_folder(place: str | Path, *, reading: bool = False) -> Folder:
+    """The folder at a path, or at a URI of STORES; if it is only to be read, also on the Hub. UsageError for a URI of another kind."""
     check_place("dataset", str(place))
     if not is_uri(place):
         return LocalFolder(Path(place).expanduser())
     scheme = str(place).partition("://")[0]
+    if scheme == "hf" and reading:
+        from textsmooth.stages.hub_folder import HubFolder
+
+        return HubFolder(str(place))
     if scheme not in STORES:
         raise UsageError(f"{place}: an object store is named by {', '.join(f'{s}://' for s in STORES if s != 'memory')}, not {scheme}://")
     from textsmooth.stages.object_store import StoreFolder
@@ -185,7 +188,7 @@ def read_json(folder: Folder, name: str) -> object:
 
 def read_manifest(place: Folder | Path | str) -> Manifest:
     """The manifest of a smoothed dataset. UsageError if there is no such folder, DatasetError unless it is one, finished and unaltered."""
-    folder = place if isinstance(place, Folder) else open_folder(place)
+    folder = place if isinstance(place, Folder) else open_folder(place, reading=True)
     try:
         return Manifest.from_json(read_json(folder, MANIFEST), folder.at(MANIFEST))
     except FileNotFoundError:

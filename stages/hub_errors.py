@@ -22,7 +22,7 @@ class Repo:
     kind: str  # dataset, model
     name: str  # owner/name
     revision: str | None  # branch, tag, commit, refs/…; None: the default branch
-    option: str = ""  # by which it was named: --corpus, --teacher, --task-teacher
+    option: str = ""  # by which it was named: --corpus, --teacher, --task-teacher; hf://: by a URI
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -137,6 +137,8 @@ def _explain(repo: Repo, error: BaseException) -> Exception | None:
     from huggingface_hub.utils import httpx
 
     option = f"{repo.option or ('--corpus' if repo.kind == 'dataset' else '--teacher')}-revision"
+    if repo.option == "hf://":
+        option = "the URI, after its name and @,"
     page = f"{constants.ENDPOINT}/{'datasets/' if repo.kind == 'dataset' else ''}{repo.name}"
     token = "set HF_TOKEN or run `hf auth login`"
     status = _status(error)

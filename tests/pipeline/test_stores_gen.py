@@ -269,14 +269,14 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_shard_is_told(
     copy.unlink()
     s3.clear()
     s3.put(f"{uri}/{shard.path}", data[:-9] + bytes([data[-9] ^ 4]) + data[-8:])
-    with pytest.raises(DatasetError, match=rf"{shard.path} in {uri} was altered: .*; fetch the dataset again"):
+    with pytest.raises(DatasetError, match=rf"{shard.path} in {uri} was altered: .*; fetch that file again"):
         SmoothedDataset(uri, "train").batch(row)
     assert not copy.exists()
     told = command(capsys, "inspect", uri, "--split", "train")
     assert told.code == 1 and len(told.err.splitlines()) == 1
     s3.put(f"{uri}/{shard.path}", data[:-1])
-    with pytest.raises(DatasetError, match=rf"shard {shard.path} has [\d,]+ bytes, the manifest says"):
+    with pytest.raises(DatasetError, match=rf"shard {shard.path} in .* has [\d,]+ bytes, the manifest says"):
         SmoothedDataset(uri, "train")
     s3.delete(f"{uri}/{shard.path}")
-    with pytest.raises(DatasetError, match=f"shard {shard.path} is missing in {uri}"):
+    with pytest.raises(DatasetError, match=f"shard {shard.path} in {uri} is missing"):
         SmoothedDataset(uri, "train")

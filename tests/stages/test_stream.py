@@ -1,53 +1,22 @@
-"""Order: a permutation that depends on nothing but its inputs. Access: the rows that were written. Damage: one clear line."""
+"""Access: the rows that were written, in this process or another. Damage: one clear line that says how to mend it."""
 
+import json
+import pickle
+import shlex
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.stages.stream import SampleOrder, SmoothedDataset, concatenate
-
-
-def _order(shard_rows, seed=0, epoch=0, dataset="d", window_rows=7):
-    return SampleOrder(shard_rows=tuple(shard_rows), dataset=dataset, seed=seed, epoch=epoch, window_rows=window_rows)
-
-
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(0, 99), st.integers(0, 9), st.integers(1, 64))
-def test_every_row_comes_exactly_once(shard_rows, seed, epoch, window):
-    order = _order(shard_rows, seed, epoch, window_rows=window)
-    assert sorted(order.take(0, len(order))) == list(range(sum(shard_rows)))
-
-
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.data())
-def test_any_stretch_is_that_of_the_whole(shard_rows, data):
-    order = _order(shard_rows)
-    start = data.draw(st.integers(0, len(order)))
-    stop = data.draw(st.integers(start, len(order) + 3))
-    np.testing.assert_array_equal(order.take(start, stop), order.take(0, len(order))[start:stop])
-
-
-def test_order_depends_on_dataset_seed_and_epoch():
-    base = _order([50, 60]).take(0, 110)
-    np.testing.assert_array_equal(base, _order([50, 60]).take(0, 110))
-    for other in (_order([50, 60], seed=1), _order([50, 60], epoch=1), _order([50, 60], dataset="e")):
-        assert not np.array_equal(base, other.take(0, 110))
-
-
-def test_order_is_the_same_for_ever():
-    assert _order([5, 3, 8], seed=3, epoch=2, dataset="golden").take(0, 16).tolist() == GOLDEN
-
-
-GOLDEN = [10, 13, 12, 8, 11, 9, 14, 5, 3, 0, 1, 4, 15, 2, 7, 6]
-
-
-def test_windows_are_bounded():
-    """A window holds a stretch of the sequence of permuted shards: few shards are open at a time."""
-    order = _order([100] * 10, window_rows=100)
-    for number in range(10):
-        assert len(set(order.window(number) // 100)) == 1
+from textsmooth.stages.codec import decode
+from textsmooth.stages.collate import SmoothedCollator
+from textsmooth.stages.gather import concatenate, gather
+from textsmooth.stages.stream import SmoothedDataset
 
 
 def test_rows_come_back_as_written(kit, smoothed):
@@ -83,7 +52,7 @@ def test_lengths_and_labels_are_those_of_all_rows(smoothed):
 
 
 def test_closed_shards_and_forgotten_blocks_are_read_again(smoothed, monkeypatch):
-    monkeypatch.setattr("textsmooth.stages.stream.CACHED_TOKENS", 1)
+    monkeypatch.setattr("textsmooth.stages.stream.OPEN_BLOCKS", 1)
     monkeypatch.setattr("textsmooth.stages.stream.OPEN_SHARDS", 1)
     dataset = SmoothedDataset(smoothed, "train")
     rows = np.array([0, 299, 260, 1])
@@ -118,9 +87,9 @@ def _flip(path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda path: path.unlink(), "shard train/00001.arrow is missing .* make it again"),
-        (_cut, r"shard train/00001.arrow has [\d,]+ bytes, the manifest says [\d,]+; fetch the dataset again"),
-        (_flip, "shard train/00001.arrow was altered: its sha256"),
+        (lambda path: path.unlink(), "shard train/00001.arrow in .* is missing; fetch"),
+        (_cut, r"shard train/00001.arrow in .* has [\d,]+ bytes, the manifest says [\d,]+; fetch"),
+        (_flip, "shard train/00001.arrow in .* was altered, its sha256 is not the manifest's; fetch"),
     ],
 )
 def test_a_damaged_shard_is_named(smoothed, tmp_path, damage, said):
@@ -143,3 +112,106 @@ def test_an_unknown_split_names_those_there_are(smoothed):
 def test_a_folder_without_manifest_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"manifest\.json"):
         SmoothedDataset(tmp_path, "train")
+
+
+def test_what_the_line_says_regenerates_just_the_damaged_shard(gen, reviews, tmp_path):
+    made = ["--corpus", reviews, "--text-column", "text", "--topk", 4, "--rows-per-shard", 9]
+    folder = tmp_path / "dataset"
+    assert gen(*made, "--out", folder).code == 0
+    before = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.arrow")}
+    damaged = sorted(folder.rglob("*.arrow"))[2]
+    _flip(damaged)
+    with pytest.raises(DatasetError) as told:
+        dataset = SmoothedDataset(folder, "train")
+        dataset.batch(np.arange(len(dataset)))
+    said = str(told.value)
+    assert "\n" not in said and damaged.name in said
+    options = shlex.split(said.partition(" with ")[2].partition(":")[0])
+    assert options[::2] == ["--from-previous", "--out"]
+    assert gen(*made, *options).code == 0
+    mended = Path(options[3])
+    assert json.loads((mended / "run.json").read_bytes())["units"]["run"] == 1
+    assert {path.relative_to(mended).as_posix(): path.read_bytes() for path in mended.rglob("*.arrow")} == before
+    assert SmoothedDataset(mended, "train").manifest.dataset == dataset.manifest.dataset  # a student goes on with it
+    shutil.copy(mended / damaged.relative_to(folder), damaged)
+    assert len(SmoothedDataset(folder, "train").lengths) == 40
+
+
+def test_one_row_is_a_block_that_stands_alone(smoothed):
+    dataset = SmoothedDataset(smoothed, "train")
+    indices = [299, 3, 269]
+    together = dataset.batch(np.array(indices))
+    for rows in (dataset.__getitems__(indices), [dataset[i] for i in indices]):
+        assert all(len(row) == 1 and row.row_offsets[0] == row.soft.offsets[0] == 0 for row in rows)
+        back = concatenate(rows)
+        np.testing.assert_array_equal(back.row, indices)
+        np.testing.assert_array_equal(back.soft.offsets, together.soft.offsets)
+        np.testing.assert_array_equal(back.soft.ids, together.soft.ids)
+        np.testing.assert_array_equal(back.soft.log_partition, together.soft.log_partition)
+    with pytest.raises(IndexError):
+        dataset[300]
+
+
+def test_a_map_style_dataset_for_loader_workers(smoothed):
+    dataset = SmoothedDataset(smoothed, "train")
+    dataset.batch(np.array([0]))  # something is open that does not travel
+    loader = DataLoader(dataset, batch_size=100, collate_fn=SmoothedCollator(pad_id=0), num_workers=1)
+    found = [batch.rows.tolist() for batch in loader]
+    assert found == [list(range(start, start + 100)) for start in (0, 100, 200)]
+
+
+def test_a_pickled_dataset_remembers_what_was_checked(smoothed, monkeypatch):
+    dataset = SmoothedDataset(smoothed, "train")
+    expected = dataset.batch(np.arange(300))
+    monkeypatch.setattr("textsmooth.stages.stream.file_sha256", lambda path: pytest.fail("hashed again"))
+    copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301 (our own)
+    np.testing.assert_array_equal(copy.batch(np.arange(300)).soft.logprobs, expected.soft.logprobs)
+
+
+def test_lengths_of_some_rows(smoothed):
+    dataset, other = SmoothedDataset(smoothed, "train"), SmoothedDataset(smoothed, "train")
+    indices = np.array([299, 0, 255, 256, 270, 0])
+    found = dataset.lengths_of(indices)
+    assert "lengths" not in dataset.__dict__
+    np.testing.assert_array_equal(found, other.lengths[indices])
+    np.testing.assert_array_equal(other.lengths_of(indices), found)
+    assert len(dataset.lengths_of(indices[:0])) == 0
+    with pytest.raises(IndexError):
+        dataset.lengths_of(np.array([300]))
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_windows_spans_and_logits_come_along(kit, per_token):
+    """teacher_logits are per row, or, beside spans, per token."""
+    plain = kit.random_rows(1, 5).block
+    spans = np.arange(10, dtype=np.int32).reshape(5, 2) if per_token else None
+    logits = np.arange(2 * (len(plain.input_ids) if per_token else 5), dtype=np.float32).reshape(-1, 2)
+    block = replace(plain, window=np.arange(5, dtype=np.int32), spans=spans, teacher_logits=logits, label=None)
+    found = gather([block] * 3, [4, 0, 4])
+    np.testing.assert_array_equal(found.window, [4, 0, 4])
+    assert found.label is None
+    if per_token:
+        np.testing.assert_array_equal(found.spans, spans[[4, 0, 4]])
+    parts = [slice(*block.row_offsets[r : r + 2]) if per_token else slice(r, r + 1) for r in (4, 0, 4)]
+    np.testing.assert_array_equal(found.teacher_logits, np.concatenate([logits[part] for part in parts]))
+    both = concatenate([gather([block], [4]), gather([block] * 2, [0, 4])])
+    for name in ("window", "teacher_logits", "row_offsets", "input_ids", *(["spans"] if per_token else [])):
+        np.testing.assert_array_equal(getattr(both, name), getattr(found, name))
+
+
+def test_empty_rows_and_plain_tokens_keep_their_place(kit):
+    block = kit.random_rows(4, 6).block
+    assert (np.diff(block.soft.offsets) == 0).any()
+    found = gather([block] * 6, list(range(6)))
+    for name in ("offsets", "ids", "logprobs", "log_tail", "original_logprob", "log_partition"):
+        np.testing.assert_array_equal(getattr(found.soft, name), getattr(block.soft, name))
+
+
+def test_offsets_can_be_views(smoothed):
+    """Nothing is copied where offsets stay as they are stored: a block at hand costs next to nothing, however long its rows."""
+    file = pa.ipc.open_file(pa.memory_map(str(smoothed / "train/00000.arrow")))
+    before = pa.total_allocated_bytes()
+    block = decode(file.get_batch(0), np.int32)
+    assert block.row_offsets.dtype == block.soft.offsets.dtype == np.int32 and not block.soft.offsets.flags.owndata
+    assert pa.total_allocated_bytes() == before
+    np.testing.assert_array_equal(block.soft.offsets, decode(file.get_batch(0)).soft.offsets)

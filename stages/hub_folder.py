@@ -1,0 +1,181 @@
+"""The folder of a dataset in a repository on the Hub, at one commit: read, never written. Files lie in the cache of huggingface_hub."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn, TypeVar
+from urllib.parse import unquote
+
+from textsmooth.schemas.errors import CorpusError, DatasetError, UsageError
+from textsmooth.schemas.manifest import MANIFEST, SHA256
+from textsmooth.stages.folder import Folder
+from textsmooth.stages.hub_errors import Repo, Unreachable, ask
+from textsmooth.stages.hub_files import FETCH_AGAIN
+
+T = TypeVar("T")
+URI = re.compile(
+    r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?P<folder>(?:/[^/]+)*)", flags=re.ASCII
+)
+OPTION = "hf://"  # by which messages know that no option has named the repository
+
+_whole: set[tuple[str, int, int]] = set()  # copies that were compared with their sha256: path, inode, time
+
+
+class HubFolder(Folder):
+    """A folder at hf://datasets/owner/name[@revision][/folder]; the revision (default: main) is resolved to a commit once.
+
+    Without a connection, what is in the cache is read. UsageError for a URI that names none, or to write; DatasetError if it cannot be had.
+    """
+
+    read_only = True
+
+    def __init__(self, uri: str) -> None:
+        found = URI.fullmatch(uri.rstrip("/"))
+        if found is None or ".." in found["folder"].split("/"):
+            raise UsageError(f"{uri}: a dataset on the Hub is hf://datasets/owner/name, with @revision and the folder in it where needed")
+        revision = unquote(found["revision"]) if found["revision"] else None
+        self.where = uri.rstrip("/")
+        self._repo = Repo(kind="dataset", name=found["name"], revision=revision, option=OPTION)
+        self._prefix = f"{found['folder'][1:]}/" if found["folder"] else ""
+        self._revision = revision
+        self._commit = self._resolved()
+
+    def _resolved(self) -> str | None:
+        """The commit that the revision is at, or was at when it was last asked for; None if it has no manifest."""
+        try:
+            path = self._fetch(MANIFEST, revision=self._revision)
+        except FileNotFoundError:
+            return None
+        return path.parents[self._prefix.count("/")].name
+
+    def _fetch(self, name: str, *, revision: str | None, again: bool = False) -> Path:
+        """A file in the cache, fetched if it is not there. FileNotFoundError if there is none."""
+        from huggingface_hub import hf_hub_download
+
+        inside = self._prefix + name
+
+        def get() -> str:
+            return str(hf_hub_download(self._repo.name, inside, repo_type="dataset", revision=revision, force_download=again))
+
+        with self._told(self.at(name)):
+            return Path(self._ask(get, inside))
+
+    def _ask(self, call: Callable[[], T], inside: str) -> T:
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        try:
+            return ask(self._repo, call)
+        except UsageError as error:
+            if isinstance(error.__cause__, RemoteEntryNotFoundError):
+                raise FileNotFoundError(inside) from None
+            raise
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except CorpusError as error:
+            raise DatasetError(str(error)) from None
+        except Unreachable as error:
+            raise DatasetError(f"{error}, and {what} is not in the cache: {FETCH_AGAIN}") from None
+
+    def at(self, name: str) -> str:
+        return f"{self.where}/{name}"
+
+    def exists(self) -> bool:
+        return self._commit is not None
+
+    def size(self, name: str) -> int | None:
+        return self.files().get(name)
+
+    def read(self, name: str) -> bytes:
+        if self._commit is None:
+            raise FileNotFoundError(self.at(name))
+        return self._fetch(name, revision=self._commit).read_bytes()
+
+    def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
+        found = {}
+        for name in names:
+            try:
+                found[name] = self.read(name)
+            except FileNotFoundError:
+                continue
+        return found
+
+    def files(self, below: str = "") -> dict[str, int]:
+        if self._commit is None:
+            return {}
+        try:
+            found = self._listed()
+        except Unreachable:
+            found = self._promised()
+        start = f"{below}/" if below else ""
+        return {name: size for name, size in found.items() if name.startswith(start)}
+
+    def _listed(self) -> dict[str, int]:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.hf_api import RepoFile
+
+        def get() -> list[RepoFile]:
+            inside = self._prefix.rstrip("/") or None
+            tree = HfApi().list_repo_tree(self._repo.name, inside, recursive=True, revision=self._commit, repo_type="dataset")
+            try:
+                return [entry for entry in tree if isinstance(entry, RepoFile)]
+            except EntryNotFoundError:
+                return []
+
+        try:
+            return {entry.path.removeprefix(self._prefix): entry.size for entry in ask(self._repo, get)}
+        except CorpusError as error:
+            raise DatasetError(str(error)) from None
+
+    def _promised(self) -> dict[str, int]:
+        """What the manifest says there is: without a connection nobody else does."""
+        manifest = json.loads(self.read(MANIFEST))
+        return {entry["path"]: entry["bytes"] for entry in (*manifest["shards"], *manifest["files"])}
+
+    def empty(self, *, but_temp: bool = False) -> bool:
+        return not self.files()
+
+    def local(self, name: str, *, size: int, sha256: str) -> Path:
+        assert SHA256.fullmatch(sha256)
+        for again in (False, True):
+            try:
+                path = self._fetch(name, revision=self._commit, again=again)
+            except FileNotFoundError:
+                raise DatasetError(f"{name} is missing in {self}; tell who has published it") from None
+            if _is_whole(path, size, sha256):
+                return path
+        raise DatasetError(f"{name} in {self} is not the {size:,} bytes and the sha256 of the manifest; tell who has published it")
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        self._refuse()
+
+    def put_exclusive(self, name: str, data: bytes | memoryview) -> bool:
+        self._refuse()
+
+    def remove(self, names: Iterable[str]) -> None:
+        self._refuse()
+
+    def prune(self, names: Iterable[str]) -> None:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise UsageError(f"{self} is read, not written: name a folder on this machine or in an object store")
+
+
+def _is_whole(path: Path, size: int, sha256: str) -> bool:
+    found = path.stat()
+    mark = (str(path), found.st_ino, found.st_mtime_ns)
+    if found.st_size != size:
+        return False
+    if mark not in _whole:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                return False
+        _whole.add(mark)
+    return True
