@@ -2,11 +2,14 @@
 
     python benchmarks/train_step.py DATASET --student FOLDER [--teacher FOLDER] [--batch-size 32] [--batches 12]
 
-plain       token ids; an ordinary fine-tuning step
-smoothed    the dataset's soft ids through SoftEmbedding, collating included
-in the loop what the published code does: the teacher reads the batch, a full softmax [B, L, V], times the student's table
+plain        token ids; an ordinary fine-tuning step
+smoothed     the dataset's soft ids through SoftEmbedding
+renormalize  the same without the mean embedding for the tail
+draws        four ids drawn from each token's soft ids
+mixed        half of the rows smoothed, half plain
+in the loop  what the published code does: the teacher reads the batch, a full softmax [B, L, V], times the student's table
 
-Prints the median milliseconds per optimizer update and the median of the ratios to plain, batch by batch.
+Collating is part of each. Prints the median milliseconds per optimizer update and the median of the ratios to plain, batch by batch.
 """
 
 import argparse
@@ -15,22 +18,34 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.stages.collate import Batch, SmoothedCollator
 from textsmooth.stages.device import default_threads
-from textsmooth.stages.distill import Distiller, task_objective
+from textsmooth.stages.distill import Distiller
+from textsmooth.stages.objectives import objective_for
 from textsmooth.stages.smooth import SoftEmbedding
 from textsmooth.stages.stream import SmoothedDataset
 from textsmooth.stages.student import load_student
 from textsmooth.stages.teacher import load_checked
 
+FORMS = {
+    "plain": None,
+    "smoothed": Smoothing(),
+    "renormalize": Smoothing(tail="renormalize"),
+    "draws": Smoothing(draws=4),
+    "mixed": Smoothing(smoothed_share=0.5),
+}
+
 
 def distiller(student: torch.nn.Module, inputs: str, vocab_size: int) -> Distiller:
-    soft = SoftEmbedding(student.get_input_embeddings(), vocab_size=vocab_size) if inputs == "smoothed" else None
-    objective = task_objective("class")
-    return Distiller(student, objective, soft=soft, inputs=inputs, lr=1e-4, weight_decay=0.01, warmup=0.1, steps=10**6)
+    """What updates a student on `plain` or `smoothed` input."""
+    soft = SoftEmbedding(student.get_input_embeddings(), vocab_size=vocab_size) if inputs == "smoothed" else None  # type: ignore[operator]
+    objective = objective_for("task", "class", kd_weight=0.0, kd_temperature=1.0)
+    return Distiller(student, objective, soft=soft, reads=inputs, lr=1e-4, weight_decay=0.01, warmup=0.1, steps=10**6)
 
 
 class InTheLoop:
@@ -65,18 +80,21 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     dataset = SmoothedDataset(args.dataset, "train")
-    vocab_size, pad = dataset.manifest.teacher["vocab_size"], dataset.manifest.special_ids["pad"] or 0
+    vocab_size = dataset.manifest.teacher["vocab_size"]
     names = tuple(dataset.manifest.corpus["label_names"])
-    plain, smoothed = SmoothedCollator(pad_id=pad), SmoothedCollator(pad_id=pad, smoothing=Smoothing())
 
     def student() -> torch.nn.Module:
-        return load_student(Path(args.student), label_names=names, label_kind="class")
+        found: torch.nn.Module = load_student(Path(args.student), label_names=names, label_kind="class")
+        return found
 
-    on_plain, on_smoothed = distiller(student(), "plain", vocab_size), distiller(student(), "smoothed", vocab_size)
-    arms: dict[str, Callable[[torch.Tensor], object]] = {
-        "plain": lambda rows: list(on_plain.updates(plain(dataset.batch(rows)))),
-        "smoothed": lambda rows: list(on_smoothed.updates(smoothed(dataset.batch(rows)))),
-    }
+    def arm(name: str) -> Callable[[NDArray[np.int64]], object]:
+        collate = SmoothedCollator.for_dataset(dataset, smoothing=FORMS[name])
+        form = "plain" if name == "plain" else "smoothed"
+        updating = distiller(student(), form, vocab_size)
+        return lambda rows: updating.update([collate(dataset.batch(rows))], form)
+
+    plain = SmoothedCollator.for_dataset(dataset)
+    arms = {name: arm(name) for name in FORMS}
     if args.teacher:
         from transformers import AutoModelForMaskedLM
 

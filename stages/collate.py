@@ -4,19 +4,24 @@
 
 s is never built. A bag of (id, weight) pairs stands for each of the B * L positions, compressed sparse rows for `embedding_bag`:
 first the input token itself, then the entries. A pad or a token that was left plain has only itself, with weight 1.
-Legend: B rows, L length, N tokens, E entries, M entries of the bag, S extra temperatures.
+Legend: B rows, L length, N tokens, E entries, M entries of the bag, C classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.codec import TokenBlock
+from textsmooth.stages.soften import beta, cut, draw, only, uniform
+from textsmooth.stages.temper import temperature_note
+
+if TYPE_CHECKING:
+    from textsmooth.stages.stream import SmoothedDataset
 
 _Moved = TypeVar("_Moved", "SoftBag", "MaskedTargets", "Batch")
 
@@ -67,7 +72,7 @@ class Batch:
     labels: torch.Tensor | None  # [B] int64 (class) or float32 (value)
     soft: SoftBag | None  # None if the collator was not asked for it
     spans: torch.Tensor | None = None  # [B, 2] int64 first and last token of the answer
-    teacher_logits: torch.Tensor | None = None  # [B, C] float32; [B, L, 2] for span tasks
+    teacher_logits: torch.Tensor | None = None  # [B, C] float32; [B, L, 2] for span tasks, 0 in pads
     masked: MaskedTargets | None = None  # of a masked-LM batch, whose input_ids have mask tokens in these places
     weight: torch.Tensor | None = None  # [B] float32: 0 for rows that only fill the batch up; None: all count
     step: int = 0  # which of the epoch's global batches this is, or is a part of
@@ -84,114 +89,169 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         return _moved(self, device)
 
+    def to_dict(self) -> dict[str, torch.Tensor]:
+        """What a model of transformers is called with, as a flat dictionary: of tensors that are there.
 
-@dataclass(frozen=True, kw_only=True)
-class CutSoftIds:
-    """Soft ids after k, mass, temperature and tail: what p is, for N tokens."""
+        input_ids, attention_mask, token_type_ids, labels or start_positions and end_positions; soft_ids, soft_weights,
+        soft_offsets and soft_mean for `smooth_inputs`.
+        """
+        parts = {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "token_type_ids": self.token_type_ids,
+            "labels": self.labels,
+        }
+        if self.spans is not None:
+            parts |= {"start_positions": self.spans[:, 0], "end_positions": self.spans[:, 1]}
+        if self.soft is not None:
+            bag = self.soft
+            parts |= {"soft_ids": bag.ids, "soft_weights": bag.weights, "soft_offsets": bag.offsets, "soft_mean": bag.mean_weight}
+        return {name: value for name, value in parts.items() if value is not None}
 
-    counts: NDArray[np.int64]  # [N] entries left; 0 for a plain token
-    ids: NDArray[np.unsignedinteger]  # [E]
-    probs: NDArray[np.float32]  # [E] p at the temperature
-    place: NDArray[np.int64]  # [E] 0 for a token's first entry, 1 for the next …
-    tail: NDArray[np.float32]  # [N] mass that is left for the tail policy; 0 for `renormalize`
+
+def token_mask(row_offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[B, L] where the padded rows have tokens."""
+    lengths = np.diff(row_offsets)
+    mask: NDArray[np.bool_] = np.arange(lengths.max()) < lengths[:, None]
+    return mask
 
 
-def cut(soft: SoftIds, how: Smoothing, partition_column: int | None) -> CutSoftIds:
-    """Keep the entries that k and mass allow, at the temperature asked for. Entries are most probable first, so a cut is a prefix.
+def pad_tokens(values: NDArray[Any], mask: NDArray[np.bool_], fill: int = 0) -> torch.Tensor:
+    """Values of the N tokens, [N] or [N, C], in their places of [B, L] or [B, L, C]: whole numbers as int64, others as float32."""
+    out = np.full((*mask.shape, *values.shape[1:]), fill, np.float32 if values.dtype.kind == "f" else np.int64)
+    out[mask] = values
+    return torch.from_numpy(out)
 
-    Probabilities and tail of a token with entries sum to 1, but for float32 rounding.
-    """
-    stored = np.diff(soft.offsets)
-    begin = soft.offsets[:-1]
-    place = np.arange(len(soft.ids)) - np.repeat(begin, stored)
-    ids, logprobs, counts = soft.ids, soft.logprobs.astype(np.float32), stored
-    keep: NDArray[np.bool_] | None = None
-    if how.topk is not None:
-        keep = place < how.topk
-    if how.mass < 1.0:
-        before = np.concatenate([[0.0], np.cumsum(np.exp(logprobs.astype(np.float64)))])
-        reached = before[:-1] - np.repeat(before[begin], stored)  # mass of the entries in front of each
-        fewest = (reached < how.mass) | (place == 0)
-        keep = fewest if keep is None else keep & fewest
-    if keep is not None:
-        total = np.concatenate([[0], np.cumsum(keep)])
-        counts = total[soft.offsets[1:]] - total[begin]
-        ids, logprobs, place = ids[keep], logprobs[keep], place[keep]
-    if partition_column is not None:
-        partition = np.repeat(soft.log_partition[:, partition_column], counts)
-        logprobs = logprobs / np.float32(how.temperature) - partition
-    probs = np.exp(logprobs)
-    mass = np.bincount(np.repeat(np.arange(len(counts)), counts), weights=probs, minlength=len(counts))
-    smoothed = counts > 0
-    # rounding to float16 may push the stored mass a little over 1
-    scale = np.where(smoothed, mass, 1.0) if how.tail == "renormalize" else np.maximum(mass, 1.0)
-    tail = np.zeros_like(mass) if how.tail == "renormalize" else np.where(smoothed, 1.0 - mass / scale, 0.0)
-    probs = (probs / np.repeat(scale, counts)).astype(np.float32)
-    return CutSoftIds(counts=counts, ids=ids, probs=probs, place=place, tail=tail.astype(np.float32))
+
+def plain_batch(block: TokenBlock, mask: NDArray[np.bool_], pad_id: int) -> Batch:
+    """The rows of a block with all but their soft ids."""
+    types, logits = block.token_type_ids, block.teacher_logits
+    if logits is not None:
+        teacher_logits = torch.from_numpy(np.array(logits)) if block.spans is None else pad_tokens(logits, mask)
+    return Batch(
+        rows=np.array(block.row),
+        input_ids=pad_tokens(block.input_ids, mask, pad_id),
+        attention_mask=torch.from_numpy(mask.astype(np.int64)),
+        token_type_ids=None if types is None else pad_tokens(types, mask),
+        labels=_labels(block.label),
+        soft=None,
+        spans=None if block.spans is None else torch.from_numpy(block.spans.astype(np.int64)),
+        teacher_logits=None if logits is None else teacher_logits,
+    )
 
 
 class SmoothedCollator:
-    """Turns a block of rows into a padded Batch.
+    """Turns a block of rows, or a list of such blocks, into a padded Batch.
 
     pad_id: what stands in empty positions. smoothing: how to smooth, or None for plain ids only. temperatures: those stored in
-    the dataset other than 1. UsageError if smoothing asks for another.
+    the dataset other than 1; another one is interpolated if vocab_size is given, UsageError if not. seed: of lam, draws and the
+    rows that are smoothed, which are the same for a row in whatever batch, and others in each epoch.
     """
 
-    def __init__(self, *, pad_id: int, smoothing: Smoothing | None = None, temperatures: tuple[float, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        pad_id: int,
+        smoothing: Smoothing | None = None,
+        temperatures: tuple[float, ...] = (),
+        vocab_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
         self.pad_id = pad_id
         self.smoothing = smoothing
-        self._column = None if smoothing is None else smoothing.partition_column(temperatures)
+        self.temperatures = temperatures
+        self.vocab_size = vocab_size
+        self.seed = seed
+        self.epoch = 0
+        self.note: str | None = None  # what a user should be told, in one line
+        if smoothing is not None and smoothing.tail != "renormalize" and vocab_size is None:
+            smoothing.partition_column(temperatures)
 
-    def __call__(self, block: TokenBlock) -> Batch:
-        lengths = np.diff(block.row_offsets)
-        shape = (len(block), int(lengths.max()))
-        # where each token goes among the B * L positions
-        slot = np.arange(len(block.input_ids)) + np.repeat(np.arange(shape[0]) * shape[1] - block.row_offsets[:-1], lengths)
+    @classmethod
+    def for_dataset(cls, dataset: "SmoothedDataset", *, smoothing: Smoothing | None = None, seed: int = 0) -> "SmoothedCollator":
+        """With the pad token, temperatures and vocabulary of a dataset.
 
-        def padded(values: NDArray[Any], fill: int) -> NDArray[np.int64]:
-            out = np.full(shape[0] * shape[1], fill, np.int64)
-            out[slot] = values
-            return out
-
-        input_ids = padded(block.input_ids, self.pad_id)
-        mask = padded(np.ones(len(slot), np.int64), 0)
-        types = None if block.token_type_ids is None else padded(block.token_type_ids, 0)
-        return Batch(
-            rows=np.array(block.row),
-            input_ids=torch.from_numpy(input_ids).view(shape),
-            attention_mask=torch.from_numpy(mask).view(shape),
-            token_type_ids=None if types is None else torch.from_numpy(types).view(shape),
-            labels=_labels(block.label),
-            soft=None if self.smoothing is None else self._bag(block.soft, self.smoothing, input_ids, slot, shape),
+        `note` then says how far a temperature that is not stored may be off. UsageError if that is too much.
+        """
+        manifest = dataset.manifest
+        found = cls(
+            pad_id=manifest.special_ids["pad"] or 0,
+            smoothing=smoothing,
+            temperatures=dataset.temperatures,
+            vocab_size=int(manifest.teacher["vocab_size"]),
+            seed=seed,
         )
+        if smoothing is not None:
+            found.note = temperature_note(dataset, smoothing)
+        return found
 
-    def _bag(self, soft: SoftIds, how: Smoothing, input_ids: NDArray[np.int64], slot: NDArray[np.int64], shape: tuple[int, int]) -> SoftBag:
-        entries = cut(soft, how, self._column)
-        counts = np.zeros(len(input_ids), np.int64)
-        counts[slot] = entries.counts
-        offsets = np.concatenate([[0], np.cumsum(counts + 1)])  # one more: the token itself, in front
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other numbers than in the epochs before."""
+        self.epoch = epoch
+
+    def to_dict(self, rows: TokenBlock | Sequence[TokenBlock]) -> dict[str, torch.Tensor]:
+        """The batch as `Batch.to_dict` has it: the collate function for transformers.Trainer."""
+        return self(rows).to_dict()
+
+    def __call__(self, rows: TokenBlock | Sequence[TokenBlock]) -> Batch:
+        if isinstance(rows, TokenBlock):
+            block = rows
+        else:
+            from textsmooth.stages.stream import concatenate
+
+            block = concatenate(list(rows))
+        mask = token_mask(block.row_offsets)
+        batch = plain_batch(block, mask, self.pad_id)
+        return batch if self.smoothing is None else replace(batch, soft=self._bag(block, self.smoothing, batch, mask))
+
+    def _uniform(self, what: str, block: TokenBlock) -> NDArray[np.float64]:
+        return uniform(f"{what}/{self.seed}/{self.epoch}", block.row, 0 if block.window is None else block.window)
+
+    def _bag(self, block: TokenBlock, how: Smoothing, batch: Batch, mask: NDArray[np.bool_]) -> SoftBag:
+        lengths, slot = np.diff(block.row_offsets), np.flatnonzero(mask)
+        soft = block.soft
+        if how.smoothed_share < 1.0:
+            soft = only(soft, np.repeat(self._uniform("share", block) < how.smoothed_share, lengths))
+        entries = cut(soft, how, self.temperatures, self.vocab_size)
+        if how.draws is not None:
+            entries = draw(entries, self._draws(block, lengths, how.draws))
+        if how.lam_shape is None:
+            lam = np.full(len(slot), how.lam, np.float32)  # [N]
+        else:
+            lam = np.repeat(beta(how.lam_shape, self._uniform("lam", block)), lengths)
+        counts = np.ones(mask.size, np.int64)  # the token itself, in front
+        counts[slot] += entries.counts
+        offsets = np.zeros(mask.size + 1, np.int32)
+        np.cumsum(counts, out=offsets[1:])
+        is_entry = np.ones(offsets[-1], np.bool_)
+        is_entry[offsets[:-1]] = False
         ids = np.empty(offsets[-1], np.int32)
-        weights = np.empty(offsets[-1], np.float32)
-        own = np.where(entries.counts > 0, 1.0 - how.lam, 1.0)
+        ids[offsets[:-1]] = batch.input_ids.view(-1).numpy()
+        ids[is_entry] = entries.ids
+        own = np.where((entries.counts > 0) | (entries.tail > 0), 1 - lam, np.float32(1))
         if how.tail == "original":
-            own = own + how.lam * entries.tail
-        ids[offsets[:-1]] = input_ids
-        weights[offsets[:-1]] = 1.0
+            own = own + lam * entries.tail
+        weights = np.ones(offsets[-1], np.float32)
         weights[offsets[slot]] = own
-        where = np.repeat(offsets[slot] + 1, entries.counts) + entries.place
-        ids[where] = entries.ids
-        weights[where] = np.float32(how.lam) * entries.probs
+        weights[is_entry] = entries.probs * np.repeat(lam, entries.counts)
         mean = None
         if how.tail == "mean":
-            mean = np.zeros(len(input_ids), np.float32)
-            mean[slot] = np.float32(how.lam) * entries.tail
+            mean = np.zeros(mask.size, np.float32)
+            mean[slot] = lam * entries.tail
         return SoftBag(
             ids=torch.from_numpy(ids),
             weights=torch.from_numpy(weights),
-            offsets=torch.from_numpy(offsets.astype(np.int32)),
+            offsets=torch.from_numpy(offsets),
             mean_weight=None if mean is None else torch.from_numpy(mean),
-            shape=shape,
+            shape=(mask.shape[0], mask.shape[1]),
         )
+
+    def _draws(self, block: TokenBlock, lengths: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
+        """[N, draws] a number for each draw of each token."""
+        place = np.arange(len(block.input_ids)) - np.repeat(block.row_offsets[:-1], lengths)
+        window = 0 if block.window is None else np.repeat(block.window, lengths)[:, None]
+        row = np.repeat(block.row, lengths)
+        return uniform(f"draw/{self.seed}/{self.epoch}", row[:, None], window, place[:, None], np.arange(draws))
 
 
 def _labels(label: NDArray[Any] | None) -> torch.Tensor | None:

@@ -10,8 +10,8 @@ from textsmooth.schemas.errors import TeacherError
 from textsmooth.schemas.smoothing import TAILS, Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.collate import SmoothedCollator, SoftBag
-from textsmooth.stages.distill import forward
-from textsmooth.stages.smooth import SoftEmbedding, soft_embedding
+from textsmooth.stages.forward import forward
+from textsmooth.stages.smooth import SoftEmbedding, smooth_inputs, soft_embedding
 
 
 def _one_hot(block):
@@ -28,11 +28,18 @@ def _one_hot(block):
     return dataclasses.replace(block, soft=soft)
 
 
+NO_DROPOUT = {
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "distilbert": {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0, "initializer_range": 0.2},
+    "roberta": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+}
+
+
 def _student(kit, family):
     from transformers import AutoModelForSequenceClassification
 
     torch.manual_seed(1)
-    return AutoModelForSequenceClassification.from_config(kit.config(family)).eval()
+    return AutoModelForSequenceClassification.from_config(kit.config(family, **NO_DROPOUT[family])).eval()
 
 
 @pytest.mark.parametrize("tail", TAILS)
@@ -114,3 +121,32 @@ def test_a_bag_moves_between_devices(kit):
     moved = bag.to(torch.device("meta"))
     assert isinstance(moved, SoftBag)
     assert {t.device.type for t in (moved.ids, moved.weights, moved.offsets, moved.mean_weight)} == {"meta"}
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_a_model_with_the_hook_trains_on_soft_ids_and_is_evaluated_on_plain_ones(kit, family):
+    student = _student(kit, family)
+    block = kit.random_rows(16, 6).block
+    batch = SmoothedCollator(pad_id=kit.PAD, smoothing=Smoothing())(block)
+    soft = SoftEmbedding(student.get_input_embeddings(), vocab_size=kit.VOCAB)
+    plain, smoothed = forward(student, batch, None), forward(student, batch, soft)
+    inputs = batch.to_dict()
+    if family != "bert":
+        del inputs["token_type_ids"]
+    handle = smooth_inputs(student, vocab_size=kit.VOCAB)
+    torch.testing.assert_close(student(**inputs).logits, plain, atol=0, rtol=0)  # eval mode
+    student.train()
+    result = student(**inputs)
+    torch.testing.assert_close(result.logits, smoothed)
+    assert (smoothed - plain).abs().max() > 1e-3
+    result.loss.backward()
+    assert student.get_input_embeddings().weight.grad.abs().sum() > 0
+    without = {name: value for name, value in inputs.items() if not name.startswith("soft_")}
+    torch.testing.assert_close(student(**without).logits, plain)
+    handle.remove()  # transformers drops arguments that it does not know
+    torch.testing.assert_close(student(**inputs).logits, plain)
+
+
+def test_a_model_whose_embeddings_do_more_than_look_up_gets_no_hook(kit):
+    with pytest.raises(TeacherError, match="embeds 60 ids, the soft ids go up to 61"):
+        smooth_inputs(_student(kit, "bert"), vocab_size=kit.VOCAB + 1)
