@@ -84,7 +84,7 @@ def _positions(model_config: dict[str, Any]) -> int:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     limit = model_config.get("max_position_embeddings")
-    with _quiet(), warnings.catch_warnings():
+    with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             config = CONFIG_MAPPING[model_config["model_type"]].from_dict(dict(model_config))
@@ -101,7 +101,7 @@ def _positions(model_config: dict[str, Any]) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bars and load reports: what they say is checked and said in our own words."""
     from transformers.utils import logging as hf
 
@@ -129,7 +129,7 @@ def load_checked(auto_class: Any, folder: Path, *, allow_new: tuple[str, ...] = 
 
     allow_new: prefixes of weights that may be missing. Raises TeacherError in one line.
     """
-    with _quiet():
+    with quiet():
         try:
             model, info = auto_class.from_pretrained(
                 str(folder),

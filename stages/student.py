@@ -1,4 +1,4 @@
-"""Students: made from some of a teacher's layers, loaded for a task, saved whole or not at all."""
+"""Students: made from some of a teacher's layers, loaded with the head that an objective needs, saved whole or not at all."""
 
 import contextlib
 import errno
@@ -9,11 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from textsmooth.schemas.errors import ConflictError, StorageError, TeacherError, UsageError
+from textsmooth.schemas.errors import ConflictError, StorageError, TeacherError, UsageError, first_line
 from textsmooth.schemas.manifest import Manifest
+from textsmooth.stages.model import load_checked, quiet
 from textsmooth.stages.storage import TEMP_PREFIX
-from textsmooth.stages.teacher import load_checked
 from textsmooth.stages.tokenize import load_tokenizer, vocab_digest
+
+# Which class of transformers has the head for labels of a kind, and for masked tokens.
+HEADS = {
+    "class": "AutoModelForSequenceClassification",
+    "value": "AutoModelForSequenceClassification",
+    "span": "AutoModelForQuestionAnswering",
+    "mlm": "AutoModelForMaskedLM",
+}
 
 
 @contextlib.contextmanager
@@ -84,11 +92,23 @@ def _stack(model: Any) -> tuple[str, Any]:
     """Name and modules of the list of layers of a BERT-like encoder. TeacherError if there is none."""
     from torch.nn import ModuleList
 
-    count = getattr(model.config, "num_hidden_layers", None)
+    family, count = model.config.model_type, getattr(model.config, "num_hidden_layers", None)
+    if hasattr(model.config, "num_hidden_groups"):  # ALBERT
+        raise TeacherError(f"the layers of {family} share their weights, none of them can be taken: make a student of it with --fresh")
     for name, module in model.base_model.named_modules():
         if isinstance(module, ModuleList) and len(module) == count:
             return name, module
-    raise TeacherError(f"a {model.config.model_type} model has no plain stack of layers to choose from; take a BERT-like teacher")
+    raise TeacherError(
+        f"{family} has no plain stack of layers to choose from: make a student of it with --fresh, or take a BERT-like teacher"
+    )
+
+
+def _shell(auto_class: Any, config: Any) -> Any:
+    """The model of a configuration, without memory for its weights."""
+    import torch
+
+    with quiet(), torch.device("meta"):
+        return auto_class.from_config(config)
 
 
 def make_student(teacher: Path, layers: tuple[int, ...], out: Path, *, overwrite: bool = False) -> Path:
@@ -114,14 +134,28 @@ def make_student(teacher: Path, layers: tuple[int, ...], out: Path, *, overwrite
     if len(set(layers)) < len(layers):
         raise UsageError(f"layers {','.join(map(str, layers))}: a layer comes twice")
     model.base_model.set_submodule(name, torch.nn.ModuleList(stack[layer] for layer in layers))
-    kinds = getattr(model.config, "layer_types", None)
-    if kinds is not None:  # one for each layer
-        model.config.layer_types = [kinds[layer] for layer in layers]
+    for setting in ("layer_types", "attention_window"):  # one for each layer
+        if isinstance(values := getattr(model.config, setting, None), list) and len(values) == len(stack):
+            setattr(model.config, setting, [values[layer] for layer in layers])
     model.config.num_hidden_layers = len(layers)
+    _check_places(model, layers)
     with new_model_folder(Path(out), overwrite=overwrite, room=weight_bytes(model)) as folder:
         save_model(model, folder)
         tokenizer.save_pretrained(str(folder))
     return Path(out)
+
+
+def _check_places(model: Any, layers: tuple[int, ...]) -> None:
+    """UsageError if a layer lacks weights that its new place needs: ModernBERT's first layer has no norm in front."""
+    from transformers import AutoModelForMaskedLM
+
+    there = model.state_dict()
+    missing = sorted(name for name in _shell(AutoModelForMaskedLM, model.config).state_dict() if name not in there)
+    if missing:
+        raise UsageError(
+            f"layers {','.join(map(str, layers))}: the student would lack {missing[0]}, the first layer of {model.config.model_type} "
+            "is made otherwise; put layer 0 first, or leave it out"
+        )
 
 
 def weight_bytes(model: Any) -> int:
@@ -155,31 +189,81 @@ def check_token_map(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def load_student(folder: Path, *, label_names: tuple[str, ...], label_kind: str) -> Any:
-    """A sequence classifier from a local folder of safetensors, in float32; a head that does not fit the labels is made anew.
+def load_student(
+    folder: Path, *, head: str | None = None, label_names: tuple[str, ...] = (), label_kind: str | None = None, dropout: float | None = None
+) -> Any:
+    """A model from a local folder of safetensors, in float32, with the head that an objective needs; one that does not fit is made anew.
 
-    label_kind: `class` (one logit per name) or `value` (one logit). A new head is drawn from torch's generator: seed it first.
-    TeacherError if anything but the head would be new.
+    head, or label_kind: `class` (one logit per name), `value` (one logit), `span` (start and end of an answer) or `mlm`. dropout: in
+    place of every dropout of the configuration. A new head is drawn from torch's generator: seed it first. A classifier's own head stays
+    if it has as many classes; if these have the same names in another order, it is put in that of label_names. TeacherError if anything
+    but the head would be new, or the family has no such head.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    import transformers
+    from transformers import AutoConfig
 
+    kind = head or label_kind
+    assert kind in HEADS, kind
+    auto_class = getattr(transformers, HEADS[kind])
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        base = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)].base_model_prefix
+        saved = _saved_names(config)
+        _set_labels(config, kind, label_names)
+        for name, value in config.to_dict().items():
+            if dropout is not None and "dropout" in name and isinstance(value, float | int) and not isinstance(value, bool):
+                setattr(config, name, dropout)
+        new = _head_weights(_shell(auto_class, config))
     except Exception as error:
-        raise TeacherError(f"cannot use the model in {folder} as a student: {(str(error).splitlines() or ['?'])[0]}") from error
-    names = label_names if label_kind == "class" else ("value",)
-    return load_checked(
-        AutoModelForSequenceClassification,
-        folder,
-        allow_new=("classifier", "pre_classifier", "score", "pooler", f"{base}.pooler"),
-        dtype=torch.float32,
-        id2label=dict(enumerate(names)),
-        label2id={name: i for i, name in enumerate(names)},
-        problem_type="single_label_classification" if label_kind == "class" else "regression",
-    )
+        raise TeacherError(f"cannot use the model in {folder} as a student: {first_line(error)}") from error
+    student = load_checked(auto_class, folder, allow_new=new, dtype=torch.float32, config=config)
+    if kind == "class":
+        _reorder(student, saved, label_names, folder)
+    return student
+
+
+def _saved_names(config: Any) -> tuple[str, ...]:
+    """What the classes of a saved classifier are called; none for any other model."""
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        return ()
+    return tuple(str(config.id2label[i]) for i in range(config.num_labels))
+
+
+def _set_labels(config: Any, kind: str, names: tuple[str, ...]) -> None:
+    if kind == "mlm":
+        return
+    names = {"class": names, "value": ("value",), "span": ("start", "end")}[kind]
+    config.num_labels = len(names)
+    config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    if kind != "span":
+        config.problem_type = "single_label_classification" if kind == "class" else "regression"
+
+
+def _head_weights(shell: Any) -> tuple[str, ...]:
+    """The weights that a head adds to its encoder, and the encoder's pooler, which a masked LM does without."""
+    base = f"{shell.base_model_prefix}."
+    return tuple(name for name in shell.state_dict() if not name.startswith(base) or name.startswith(f"{base}pooler."))
+
+
+def _reorder(student: Any, saved: tuple[str, ...], names: tuple[str, ...], folder: Path) -> None:
+    """Put the outputs of a saved classifier in the order of the dataset's classes, where they have the same names."""
+    import torch
+
+    mine, theirs = ([name.casefold() for name in some] for some in (saved, names))
+    if mine == theirs or sorted(mine) != sorted(theirs) or len(set(mine)) < len(mine):
+        return
+    base = f"{student.base_model_prefix}."
+    last = [m for name, m in student.named_modules() if isinstance(m, torch.nn.Linear) and not name.startswith(base)]
+    last = [m for m in last if m.out_features == len(names)]
+    if len(last) != 1:
+        raise UsageError(
+            f"the student in {folder} has the dataset's classes in another order ({', '.join(saved)}; {', '.join(names)}), and its outputs "
+            "cannot be told: give a student without a classifier"
+        )
+    order = [mine.index(name) for name in theirs]
+    with torch.no_grad():
+        for values in last[0].parameters():
+            values.copy_(values[order].clone())
 
 
 def positions(student: Any) -> int | None:
@@ -187,7 +271,7 @@ def positions(student: Any) -> int | None:
     from torch.nn import Embedding
 
     for name, module in student.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, Embedding):
+        if name.rpartition(".")[2] == "position_embeddings" and isinstance(module, Embedding):
             # RoBERTa and its kin count positions from padding_idx + 1
             return int(module.num_embeddings) - (0 if module.padding_idx is None else module.padding_idx + 1)
     limit = getattr(student.config, "max_position_embeddings", None)

@@ -2,13 +2,22 @@
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from helpers_families import make
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from textsmooth.schemas.errors import ConflictError, StorageError, TeacherError, UsageError
+from textsmooth.schemas.smoothing import Smoothing
+from textsmooth.stages.collate import SmoothedCollator
+from textsmooth.stages.forward import forward
+from textsmooth.stages.fresh import fresh_student
+from textsmooth.stages.objectives import objective_for
+from textsmooth.stages.smooth import SoftEmbedding
 from textsmooth.stages.stream import SmoothedDataset
 from textsmooth.stages.student import check_token_map, load_student, make_student, model_folder, new_model_folder, positions
 
@@ -50,6 +59,68 @@ def test_layers_of_several_kinds_keep_their_kind(kit, tmp_path):
     assert student.config.layer_types == [config.layer_types[3], config.layer_types[1]]
     assert len(set(student.config.layer_types)) == 2
     assert (made / "model.safetensors").stat().st_mode == (made / "config.json").stat().st_mode
+
+
+def test_a_layer_that_cannot_stand_in_another_place_is_refused(kit, tmp_path):
+    """ModernBERT's first layer has no norm of its own in front."""
+    make("modernbert", tmp_path / "t")
+    kit.make_tokenizer().save_pretrained(tmp_path / "t")
+    with pytest.raises(UsageError, match=r"layers 1,0: the student would lack model.layers.1.attn_norm.weight, .*; put layer 0 first"):
+        make_student(tmp_path / "t", (1, 0), tmp_path / "s")
+    make_student(tmp_path / "t", (0, 1), tmp_path / "s")
+
+
+def test_layers_that_share_weights_are_told_apart_from_a_stack(kit, tmp_path):
+    make("albert", tmp_path / "t")
+    kit.make_tokenizer().save_pretrained(tmp_path / "t")
+    with pytest.raises(TeacherError, match=r"the layers of albert share their weights, none of them can be taken: .* --fresh"):
+        make_student(tmp_path / "t", (0,), tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "distilbert", "electra", "albert", "mpnet", "deberta-v2", "modernbert", "xlm-roberta"]
+)
+def test_a_fresh_student_is_of_the_family_in_other_sizes(kit, tmp_path, family):
+    old = make(family, tmp_path / "t")
+    kit.make_tokenizer().save_pretrained(tmp_path / "t")
+    sizes = {"num_layers": 3, "hidden_size": 32, "num_heads": 4}
+    made = fresh_student(tmp_path / "t", tmp_path / "s", **sizes)
+    student = AutoModelForMaskedLM.from_pretrained(made)
+    config = student.config
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (3, 32, 4)
+    assert config.vocab_size == old.vocab_size and config.model_type == old.model_type
+    inner = "hidden_dim" if family == "distilbert" else "intermediate_size"
+    assert getattr(config, inner) == getattr(old, inner) * 32 // 24
+    again = fresh_student(tmp_path / "t", tmp_path / "again", **sizes, intermediate_size=40)
+    assert getattr(AutoConfig.from_pretrained(again), inner) == 40
+    same, other = (fresh_student(tmp_path / "t", tmp_path / f"seed{seed}", **sizes, seed=seed) for seed in (0, 1))
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (made, same, other)]
+    assert weights[0] == weights[1] != weights[2]
+    assert AutoTokenizer.from_pretrained(made).get_vocab() == kit.make_tokenizer().get_vocab()
+    load_student(made, head="class", label_names=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"num_heads": 3}, "hidden-size 32 is no multiple of num-heads 3"),
+        ({"num_layers": 0}, "num-layers must be a whole number of at least 1, not 0"),
+        ({"intermediate_size": -1}, "intermediate-size must be"),
+    ],
+)
+def test_impossible_sizes_are_refused(teacher, tmp_path, sizes, said):
+    with pytest.raises(UsageError, match=said):
+        fresh_student(teacher, tmp_path / "s", **{"num_layers": 1, "hidden_size": 32, "num_heads": 2, **sizes})
+    with pytest.raises(UsageError, match="is the teacher itself"):
+        fresh_student(teacher, teacher, num_layers=1, hidden_size=32, num_heads=2, overwrite=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_family_whose_sizes_are_not_set_like_this_is_named(kit, tmp_path):
+    make("funnel", tmp_path / "t")
+    kit.make_tokenizer().save_pretrained(tmp_path / "t")
+    with pytest.raises(TeacherError, match=r"cannot make a fresh student of the family of .*; take --layers instead"):
+        fresh_student(tmp_path / "t", tmp_path / "s", num_layers=3, hidden_size=32, num_heads=2)
 
 
 def test_layers_may_be_in_another_order(teacher, tmp_path):
@@ -148,6 +219,75 @@ def test_a_student_gets_a_head_for_the_labels(teacher, tmp_path):
     torch.testing.assert_close(kept.classifier.weight, first.classifier.weight, atol=0, rtol=0)
     assert load_student(tmp_path / "c", label_names=("a", "b"), label_kind="class").classifier.weight.shape == (2, 16)
     assert load_student(tmp_path / "c", label_names=(), label_kind="value").config.problem_type == "regression"
+    assert load_student(tmp_path / "c", head="span").qa_outputs.weight.shape == (2, 16)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_a_classifiers_outputs_follow_the_datasets_classes(kit, tmp_path, family):
+    """It had learned them in another order: what it says of a text stays the same."""
+    kit.save_masked_lm(tmp_path / "t", family)
+    saved = load_student(tmp_path / "t", label_names=("entailment", "neutral", "contradiction"), label_kind="class").eval()
+    saved.save_pretrained(tmp_path / "c")
+    again = load_student(tmp_path / "c", label_names=("Contradiction", "entailment", "neutral"), label_kind="class").eval()
+    assert again.config.id2label == {0: "Contradiction", 1: "entailment", 2: "neutral"}
+    ids = torch.tensor([[2, 7, 9, 3]])
+    torch.testing.assert_close(again(ids).logits, saved(ids).logits[:, [2, 0, 1]])
+
+
+NAMED = ["bert", "roberta", "distilbert", "electra", "albert", "mpnet", "deberta-v2", "modernbert", "camembert", "xlm-roberta"]
+
+
+@pytest.mark.parametrize("family", NAMED)
+def test_every_family_is_a_student_with_every_head(kit, tmp_path, family):
+    """From a masked LM, and from an encoder without any head; its loss on smoothed input moves its embeddings."""
+    make(family, tmp_path / "masked", pad_token_id=kit.PAD)
+    AutoModel.from_pretrained(tmp_path / "masked").save_pretrained(tmp_path / "bare")
+    block = kit.random_rows(1, 6).block
+    spans = replace(block, label=None, spans=np.ones((6, 2), np.int32))
+    torch.manual_seed(0)
+    for source in ("masked", "bare"):
+        for head in ("class", "value", "span", "mlm"):
+            student = load_student(tmp_path / source, head=head, label_names=("even", "odd"), dropout=0.0)
+            plain, mixed = (
+                SmoothedCollator(pad_id=kit.PAD, smoothing=Smoothing(lam=lam))(spans if head == "span" else block) for lam in (0.0, 0.5)
+            )
+            if head == "mlm":
+                assert forward(student, plain, None).shape[2] >= kit.VOCAB
+                continue
+            soft = SoftEmbedding(student.get_input_embeddings(), vocab_size=kit.VOCAB)
+            own = plain.attention_mask.bool() if head == "span" else slice(None)  # logits of pads mean nothing
+            torch.testing.assert_close(forward(student, plain, soft)[own], forward(student, plain, None)[own], rtol=1e-4, atol=1e-4)
+            if head == "value":
+                mixed = replace(mixed, labels=mixed.labels.float())
+            objective_for("task", head).loss(student, mixed, soft).backward()
+            assert student.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+def test_an_encoder_that_lacks_weights_is_no_student_whatever_the_head(kit, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    kit.save_masked_lm(tmp_path / "t")
+    file = tmp_path / "t" / "model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if "layer.1.output.dense" not in k}, file, {"format": "pt"})
+    for head in ("class", "span", "mlm"):
+        with pytest.raises(TeacherError, match=r"lacks weights that .* needs \(bert.encoder.layer.1.output.dense"):
+            load_student(tmp_path / "t", head=head, label_names=("a", "b"))
+
+
+def test_a_family_without_the_head_is_named(tmp_path):
+    AutoConfig.for_model("t5").save_pretrained(tmp_path / "t5")
+    with pytest.raises(TeacherError, match=r"cannot use the model in .*t5 as a student: .*") as caught:
+        load_student(tmp_path / "t5", head="mlm")
+    assert "\n" not in str(caught.value)
+
+
+def test_dropout_is_that_of_the_run_or_of_the_folder(kit, tmp_path):
+    for family in ("bert", "distilbert"):
+        kit.save_masked_lm(tmp_path / family, family)
+        for dropout in (None, 0.0, 0.3):
+            student = load_student(tmp_path / family, head="class", label_names=("a", "b"), dropout=dropout)
+            found = {m.p for m in student.modules() if isinstance(m, torch.nn.Dropout)}
+            assert 0.1 in found if dropout is None else found == {dropout}
 
 
 def test_weights_that_are_missing_or_pickled_are_refused(kit, teacher, tmp_path):
