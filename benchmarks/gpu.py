@@ -305,8 +305,8 @@ def training(bench: Bench) -> None:
             yield time.perf_counter() - began
 
     arms: dict[str, Callable[[Any], object]] = {
-        "plain": lambda rows: list(on_plain.updates(collate(dataset.batch(rows)).to(torch.device(bench.device)))),
-        "smoothed": lambda rows: list(on_smoothed.updates(smoothed(dataset.batch(rows)).to(torch.device(bench.device)))),
+        "plain": lambda rows: on_plain.update([collate(dataset.batch(rows)).to(torch.device(bench.device))], "plain"),
+        "smoothed": lambda rows: on_smoothed.update([smoothed(dataset.batch(rows)).to(torch.device(bench.device))], "smoothed"),
         "in the loop": lambda rows: loop.step(collate(dataset.batch(rows)).to(torch.device(bench.device))),
     }
     found = {name: list(times(step))[2:] for name, step in arms.items()}

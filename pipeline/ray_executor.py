@@ -146,7 +146,7 @@ class RayExecutor(Executor):
             "namespace": "textsmooth",
         }
         try:
-            with _quiet():
+            with quiet():
                 if address:
                     _reach(address)
                     ray.init(address=address, **shared)
@@ -333,7 +333,7 @@ class _Said(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """While Ray starts, its C++ core says nothing on stderr, and nothing but what is fatal later; its log folder has it all."""
     told = "RAY_BACKEND_LOG_LEVEL" in os.environ
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

@@ -1,367 +1,288 @@
 """A training run: a smoothed dataset and a student in, a trained student out. Neither needs the teacher any more."""
 
-import hashlib
-import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from textsmooth.pipeline.train_log import LOG, TrainLog
 from textsmooth.pipeline.train_progress import TrainProgress
-from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER, Manifest
-from textsmooth.schemas.tasks import TASKS
+from textsmooth.pipeline.train_result import RECORD, TrainResult, finished_before, record, versions
+from textsmooth.pipeline.train_setup import TRAIN_SPLIT, Setup, out_folder, prepare
+from textsmooth.pipeline.train_stop import Stop
+from textsmooth.schemas.errors import ConflictError, TextsmoothError, UsageError
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.schemas.version import VERSION
-from textsmooth.stages.collate import Batch, SmoothedCollator
-from textsmooth.stages.device import device_name, pick_device
-from textsmooth.stages.distill import PASSES, Distiller, task_objective
-from textsmooth.stages.evaluate import MAIN_METRIC, labelled, metrics, predict
-from textsmooth.stages.folder import Folder, is_uri
-from textsmooth.stages.smooth import SoftEmbedding
-from textsmooth.stages.storage import pretty_json
+from textsmooth.stages import checkpoint
+from textsmooth.stages.checkpoint import TrainState
+from textsmooth.stages.collate import Batch
+from textsmooth.stages.device import pick_device
+from textsmooth.stages.distill import TrainingError, Update
+from textsmooth.stages.evaluate import higher_is_better
+from textsmooth.stages.storage import pretty_json, remove
 from textsmooth.stages.stream import SmoothedDataset
-from textsmooth.stages.student import (
-    check_out,
-    check_token_map,
-    load_student,
-    model_folder,
-    new_model_folder,
-    positions,
-    save_model,
-    weight_bytes,
-)
-
-TRAIN_SPLIT = "train"
-# What a tokenizer consists of; whatever else a dataset may bring there is not copied into a model's folder.
-TOKENIZER_FILES = {
-    f"{TOKENIZER_FOLDER}/{name}"
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
-}
-MOST_CLASSES = 10_000
-RECORD = "train.json"  # what was done, beside the saved student
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What a training run made."""
-
-    out: Path
-    inputs: str
-    metric: str  # name of the main metric
-    metrics: dict[str, float | None]  # of the last evaluation; empty without an evaluation split
-    eval_split: str | None
-    steps: int  # optimizer updates
-    rows: int  # trained on
-    unlabelled_rows: int  # left out
-    tokens: int  # through the student while training, padding not counted
-    train_s: float  # of updates and their batches, evaluation and saving not counted
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self.tokens / max(self.train_s, 1e-9)
-
-    def summary(self) -> str:
-        """A few lines for people: the score, the speed, where it is, what to do next."""
-        left_out = f", {self.unlabelled_rows:,} unlabelled rows left out" if self.unlabelled_rows else ""
-        score = "not evaluated: the dataset has no labelled validation split"
-        if self.eval_split is not None:
-            first = {self.metric: self.metrics.get(self.metric), **self.metrics}  # the one that counts
-            shown = "  ".join(f"{k} {'undefined' if v is None else f'{v:.4f}'}" for k, v in first.items())
-            score = f"{shown}  (on {self.eval_split}, plain input)"
-        return "\n".join(
-            [
-                f"score    {score}",
-                f"trained  {self.steps:,} updates on {self.rows:,} rows, {self.inputs} input{left_out}",
-                f"speed    {self.tokens_per_s:,.0f} tokens/s, {self.train_s:.1f} s",
-                f"saved    {self.out}  (details in {RECORD})",
-                f'next     transformers.pipeline("text-classification", model="{self.out}")',
-            ]
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """The labelled rows of a split."""
-
-    dataset: SmoothedDataset
-    usable: NDArray[np.bool_]  # [R] of the whole split: has a label, and is among --max-rows
-    labels: NDArray[Any]  # [R]
-    limit: int  # rows considered
-
-    @property
-    def count(self) -> int:
-        return int(self.usable.sum())
-
-    @property
-    def unlabelled(self) -> int:
-        return self.limit - self.count
-
-    def check_length(self, limit: int | None) -> None:
-        longest = int(self.dataset.lengths.max())
-        if limit is not None and longest > limit:
-            raise UsageError(
-                f"the longest row of {self.dataset.name} has {longest} tokens, the student has {limit} positions; "
-                f"choose another student, or generate with --max-length {limit}"
-            )
-
-
-@dataclass(kw_only=True)
-class _Score:
-    """What became of the run so far."""
-
-    tokens: int = 0
-    train_s: float = 0.0
-    evaluate_s: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
+from textsmooth.stages.student import check_out, new_model_folder, save_model, weight_bytes
+from textsmooth.stages.world import World
 
 
 def train(options: TrainOptions, progress: TrainProgress | None = None) -> TrainResult:
     """Train a student on a smoothed dataset and save it in a folder that transformers opens.
 
     Everything that can be wrong is checked before the first update. Raises UsageError, DatasetError, TeacherError (the student does
-    not fit), ConflictError (the output folder), StorageError, or TrainingError (the loss is not a number). Seeds torch's generator
-    and sets its threads; equal options, threads and libraries give equal weights on a CPU.
+    not fit), ConflictError (the output folder, an unfinished run), StorageError, MachineError (memory), TrainingError (the loss is not
+    a number), or Stopped (a signal; resumable). Seeds torch's generator and sets its threads; equal options, threads and libraries
+    give equal weights on a CPU, however often the run was interrupted and resumed.
     """
-    progress = progress or TrainProgress()
+    progress = progress or TrainProgress(mode=options.progress)
+    world = World.from_environment()
+    if options.num_workers > 1:
+        if world.size > 1:
+            raise UsageError("--num-workers starts processes by Ray Train, and torchrun has started some already: leave one of them away")
+        from textsmooth.pipeline.train_ray import train_on_ray
+
+        return train_on_ray(options, progress)
+    return train_here(options, progress, world)
+
+
+def train_here(options: TrainOptions, progress: TrainProgress, world: World, stop_file: Path | None = None) -> TrainResult:
+    """As `train`, in this process: one of `world`. stop_file: its being there is a request to stop."""
     started = time.perf_counter()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    device = torch.device(pick_device(options.device))
-    rows = _open(options.dataset, TRAIN_SPLIT, options.max_rows)
-    manifest = rows.dataset.manifest
-    evaluation = _open_evaluation(options, manifest)
-    label_kind, names = _labels(rows, evaluation)
-    _check_smoothing(options, manifest)
-    tokenizer_files = _tokenizer_files(rows.dataset.folder, manifest)
-    folder = model_folder(options.student, "student")
-    out = _out(options, folder)
-    check_token_map(folder, manifest)
-    torch.manual_seed(options.seed)
-    student = load_student(folder, label_names=names, label_kind=label_kind).to(device)
-    for part in filter(None, (rows, evaluation)):
-        part.check_length(positions(student))
-    distiller = Distiller(
-        student,
-        task_objective(label_kind),
-        soft=_soft(options, student, manifest),
-        inputs=options.inputs,
-        lr=options.lr,
-        weight_decay=options.weight_decay,
-        warmup=options.warmup,
-        steps=_steps(options, rows.count),
-        dtype=options.dtype,
-    )
-    score = _Score()
-    with new_model_folder(out, overwrite=options.overwrite, room=weight_bytes(student)) as new:
-        with progress.run(distiller.steps):
-            if rows.unlabelled:
-                progress.say(f"{rows.unlabelled:,} of {rows.limit:,} training rows have no label and are left out")
-            _run(options, distiller, rows, evaluation, label_kind, score, progress)
-        save_model(student, new)
-        for name, data in tokenizer_files.items():
-            (new / name).write_bytes(data)
-        result = TrainResult(
-            out=out,
-            inputs=options.inputs,
-            metric=_metric(manifest, label_kind),
-            metrics=score.history[-1]["metrics"],
-            eval_split=None if evaluation is None else evaluation.dataset.name,
-            steps=distiller.done,
-            rows=rows.count,
-            unlabelled_rows=rows.unlabelled,
-            tokens=score.tokens,
-            train_s=score.train_s,
+    device = torch.device(pick_device(world.device(options.device)))
+    dataset = SmoothedDataset(options.dataset, TRAIN_SPLIT)
+    out = out_folder(options)
+    run = run_folder(out)
+    with world, Stop(stop_file) as stop:
+        world.join(device)
+        done = world.share(finished_before(out, options, dataset.manifest) if world.first and options.resume else None)
+        if done is not None:
+            if world.first:
+                remove(run)
+            return TrainResult.from_json(done, out)
+        if world.first:
+            check_out(out, overwrite=options.overwrite)
+            _check_no_other_run(run, options)
+        setup = prepare(options, dataset, world, device)
+        state = _begin(setup, run)
+        with progress.run(), _log(setup, run, progress, state) as log:
+            trained = _Run(setup, state, run, log, stop)
+            try:
+                trained.go()
+            except TextsmoothError as error:
+                raise _with_way_on(error, run, world) from error
+            found = trained.result(out)
+            log.told("finished", step=found.steps, saved_step=found.saved_step, metric=found.metric, metrics=found.metrics)
+        seconds = {"train": state.train_s, "evaluate": state.evaluate_s, "all": time.perf_counter() - started}
+        if world.first:
+            _save(setup, state, found, run, out, seconds)
+    return found
+
+
+def run_folder(out: Path) -> Path:
+    """Where the checkpoints and the log of a run lie until its student is saved."""
+    return out.with_name(f"{out.name}.run")
+
+
+class _Run:
+    """The updates of a run, from where `state` stands to the last."""
+
+    def __init__(self, setup: Setup, state: TrainState, run: Path, log: TrainLog, stop: Stop) -> None:
+        self.setup, self.state, self.run, self.log, self.stop = setup, state, run, log, stop
+        self.options, self.distiller, self.world = setup.options, setup.distiller, setup.world
+        self._clock = time.perf_counter()
+        self._saved = -1  # the update of the last checkpoint
+
+    def go(self) -> None:
+        """Epoch after epoch until the updates are done, or no evaluation gets better any more."""
+        state, distiller = self.state, self.distiller
+        while distiller.done < distiller.steps and not state.ended:
+            for parts in self.setup.batches(state.stream):
+                before, asked = distiller.done, False
+                for form in distiller.passes[: distiller.steps - distiller.done]:
+                    update = distiller.update(parts, form, stop=self.stop.asked)
+                    self._note(update)
+                    asked = asked or update.asked_to_stop
+                epoch_over, over = self._move_on(parts[-1]), distiller.done == distiller.steps
+                if over or _due(self.options.eval_every, before, state.update, otherwise=epoch_over):
+                    self._evaluate()
+                if asked or _due(self.options.checkpoint_every, before, state.update, otherwise=False):
+                    self._save()
+                if over or state.ended:
+                    return
+                if asked:
+                    raise self.stop.stopped(state.update, distiller.steps, self.run)
+
+    def _note(self, update: Update) -> None:
+        state, now = self.state, time.perf_counter()
+        state.update = update.number
+        state.rows += update.rows
+        state.tokens += update.tokens
+        state.train_s += now - self._clock
+        self._clock = now
+        total, count = state.losses.get(update.form, (0.0, 0))
+        state.losses[update.form] = [total + update.loss, count + 1]
+        self.log.update(
+            step=update.number,
+            epoch=state.epoch + 1,
+            form=update.form,
+            loss=update.loss,
+            lr=update.lr,
+            grad_norm=update.grad_norm,
+            rows=update.rows,
+            tokens=update.tokens,
+            seconds=round(state.train_s, 6),
         )
-        seconds = {"train": score.train_s, "evaluate": score.evaluate_s, "all": time.perf_counter() - started}
-        record = _record(options, manifest, result, score, seconds, device)
-        (new / RECORD).write_bytes(pretty_json(record))
-    return result
 
+    def _move_on(self, batch: Batch) -> bool:
+        """Note that a global batch is consumed; whether it was the epoch's last."""
+        state, epoch = self.state, self.state.epoch
+        state.stream = self.setup.stream.state_after(batch)
+        state.epoch = state.stream["epoch"]
+        return state.epoch > epoch
 
-def _run(
-    options: TrainOptions,
-    distiller: Distiller,
-    rows: _Rows,
-    evaluation: _Rows | None,
-    label_kind: str,
-    score: _Score,
-    progress: TrainProgress,
-) -> None:
-    """Epoch after epoch until the updates are done, evaluating after each."""
-    epoch = 0
-    while distiller.done < distiller.steps:
-        losses: dict[str, list[float]] = {form: [] for form in distiller.passes}
+    def _evaluate(self) -> None:
+        """Score the student, tell, decide whether it is the best yet, save a checkpoint if one is due."""
+        setup, state, options = self.setup, self.state, self.options
         start = time.perf_counter()
-        for batch in _batches(options, rows, epoch, distiller.device):
-            tokens = batch.tokens
-            for update in distiller.updates(batch):
-                score.tokens += tokens
-                losses[update.form].append(update.loss)
-                progress.update(update.loss, update.lr, tokens)
-            if distiller.done == distiller.steps:
-                break
-        score.train_s += time.perf_counter() - start
-        epoch += 1
-        start = time.perf_counter()
-        found = {} if evaluation is None else _evaluate(options, distiller, evaluation, label_kind)
-        score.evaluate_s += time.perf_counter() - start
-        means = {form: float(np.mean(values)) for form, values in losses.items() if values}
-        score.history.append({"epoch": epoch, "steps": distiller.done, "train_loss": means, "metrics": found})
-        progress.epoch(epoch, distiller.done, means, found)
+        found = setup.evaluation(setup.student) if setup.evaluation is not None and self.world.first else {}
+        found = self.world.share(found)
+        now = time.perf_counter()
+        state.evaluate_s += now - start
+        means = {form: total / count for form, (total, count) in state.losses.items()}
+        epoch = state.epoch + (state.stream["step"] > 0)  # that is being read, or has just been; from 1
+        entry = {"epoch": epoch, "steps": state.update, "train_loss": means, "metrics": found}
+        state.losses = {}
+        state.history.append(entry)
+        self.log.evaluation(step=state.update, epoch=epoch, train_loss=means, metrics=found, seconds=round(now - start, 6))
+        better = options.patience is not None and self._is_better(found)
+        if options.patience is not None:
+            state.waited = 0 if better else state.waited + 1
+            state.ended = state.waited >= options.patience
+        if options.checkpoint_every is None or better:
+            self._save()
+        self._clock = time.perf_counter()
+
+    def _is_better(self, found: dict[str, float | None]) -> bool:
+        state, score = self.state, found.get(self.setup.metric)
+        if score is None:
+            return False
+        sign = 1 if higher_is_better(self.setup.metric) else -1
+        if state.best_score is not None and sign * score <= sign * state.best_score:
+            return False
+        state.best_score, state.best_update = score, state.update
+        return True
+
+    def _save(self) -> None:
+        if self.world.first and self._saved != self.state.update:
+            checkpoint.save(self.run, self.setup.student, self.distiller.optimizer, self.state)
+            self._saved = self.state.update
+        self._clock = time.perf_counter()
+
+    def result(self, out: Path) -> TrainResult:
+        """What came out; with --patience, of the best state, which the student then is in."""
+        state, setup = self.state, self.setup
+        chosen = state.history[-1]
+        if state.best_update is not None and state.best_update != state.update:
+            if self.world.first:
+                checkpoint.restore(self.run / checkpoint.name_of(state.best_update), setup.student)
+            chosen = next(entry for entry in state.history if entry["steps"] == state.best_update)
+        return TrainResult(
+            out=out,
+            inputs=self.options.reads,
+            objective=self.options.objective,
+            kind=setup.label_kind,
+            metric=setup.metric,
+            metrics=chosen["metrics"],
+            eval_split=setup.eval_split,
+            steps=state.update,
+            saved_step=chosen["steps"],
+            rows=setup.count,
+            unlabelled_rows=setup.considered - setup.count,
+            tokens=state.tokens,
+            train_s=state.train_s,
+        )
 
 
-def _batches(options: TrainOptions, rows: _Rows, epoch: int, device: torch.device) -> Iterator[Batch]:
-    """The batches of an epoch; the order depends on the dataset, the seed and the epoch alone."""
-    dataset = rows.dataset
-    order = dataset.order(seed=options.seed, epoch=epoch, rows=options.max_rows)
-    indices = order.take(0, len(order))
-    indices = indices[rows.usable[indices]]
-    collate = SmoothedCollator(
-        pad_id=_pad_id(dataset.manifest),
-        smoothing=None if options.inputs == "plain" else options.smoothing,
-        temperatures=dataset.temperatures,
-    )
-    for start in range(0, len(indices), options.batch_size):
-        yield collate(dataset.batch(indices[start : start + options.batch_size])).to(device)
+def _due(every: int | None, before: int, now: int, *, otherwise: bool) -> bool:
+    """Whether a multiple of `every` updates was reached."""
+    return otherwise if every is None else before // every < now // every
 
 
-def _evaluate(options: TrainOptions, distiller: Distiller, rows: _Rows, label_kind: str) -> dict[str, float | None]:
-    chosen = np.flatnonzero(rows.usable)
-    pad_id = _pad_id(rows.dataset.manifest)
-    logits = predict(distiller.student, rows.dataset, chosen, pad_id=pad_id, dtype=options.dtype)
-    return metrics(logits, rows.labels[chosen], label_kind)
-
-
-def _metric(manifest: Manifest, label_kind: str) -> str:
-    """The score that counts: the task's, where the corpus is a known one."""
-    task = TASKS.get(manifest.corpus.get("task") or "")
-    return task.metrics[0] if task else MAIN_METRIC[label_kind]
-
-
-def _pad_id(manifest: Manifest) -> int:
-    return manifest.special_ids.get("pad") or 0
-
-
-def _steps(options: TrainOptions, rows: int) -> int:
-    """Updates of the run: those of the epochs, or as many as were asked for."""
-    batches = -(-rows // options.batch_size)
-    return options.max_steps or options.epochs * batches * len(PASSES[options.inputs])
-
-
-def _labelled(dataset: SmoothedDataset, max_rows: int | None) -> _Rows | None:
-    """The labelled rows among the first max_rows; None if there are none, or no label column."""
-    labels = dataset.labels
-    if labels is None:
-        return None
-    limit = len(dataset) if max_rows is None else min(max_rows, len(dataset))
-    usable = labelled(labels)
-    usable[limit:] = False
-    return _Rows(dataset=dataset, usable=usable, labels=labels, limit=limit) if usable.any() else None
-
-
-def _open(folder: str, split: str, max_rows: int | None) -> _Rows:
-    """A split with labels. DatasetError if it has no label column, or not one labelled row."""
-    dataset = SmoothedDataset(folder, split)
-    rows = _labelled(dataset, max_rows)
-    if dataset.manifest.corpus["label_kind"] == "span":
-        raise DatasetError(f"the dataset in {folder} has answers in contexts, and only labels of rows can be trained on as yet")
-    if rows is None and dataset.labels is None:
-        raise DatasetError(f"the dataset in {folder} has no labels, the task needs them; generate it with --label-column")
-    if rows is None:
-        raise DatasetError(f"no row of split {split!r} in {folder} has a label; choose another split or dataset")
-    return rows
-
-
-def _open_evaluation(options: TrainOptions, manifest: Manifest) -> _Rows | None:
-    """The split asked for, or the first labelled validation split; None if there is none."""
-    if options.eval_split is not None:
-        return _open(options.dataset, options.eval_split, None)
-    splits = (split for split in manifest.splits if split.startswith(("validation", "dev")))
-    found = (_labelled(SmoothedDataset(options.dataset, split), None) for split in splits)
-    return next((rows for rows in found if rows is not None), None)
-
-
-def _labels(rows: _Rows, evaluation: _Rows | None) -> tuple[str, tuple[str, ...]]:
-    """Label kind, and names of the classes (LABEL_0 … where the corpus has none). DatasetError if a label is no class."""
-    corpus = rows.dataset.manifest.corpus
-    kind = str(corpus["label_kind"])
-    if kind == "value":
-        return kind, ()
-    highest = max(int(part.labels.max()) for part in (rows, evaluation) if part is not None)
-    if corpus["label_names"] is None and highest >= MOST_CLASSES:
-        raise DatasetError(f"label {highest} is taken for a class, and {MOST_CLASSES:,} are the most; generate with another --label-column")
-    names = tuple(corpus["label_names"] or (f"LABEL_{i}" for i in range(max(highest + 1, 2))))
-    if highest >= len(names):
-        raise DatasetError(f"label {highest} is none of the {len(names)} classes {', '.join(names)}; generate the dataset again")
-    return kind, names
-
-
-def _check_smoothing(options: TrainOptions, manifest: Manifest) -> None:
-    """UsageError if more is asked for than the dataset stores."""
-    if options.inputs == "plain":
+def _check_no_other_run(run: Path, options: TrainOptions) -> None:
+    """ConflictError if an unfinished run lies there and nothing was said about it."""
+    if not run.is_dir() or options.resume or options.overwrite:
         return
-    stored = manifest.config
-    if options.topk is not None and options.topk > stored["topk"]:
-        raise UsageError(f"topk {options.topk}: the dataset stores {stored['topk']} entries per token; choose at most as many")
-    if stored["mass"] < options.mass < 1.0:
-        raise UsageError(f"mass {options.mass:g}: the dataset stores entries up to a mass of {stored['mass']:g}; choose at most that")
-    options.smoothing.partition_column(tuple(t for t in stored["temperatures"] if t != 1.0))
+    there = checkpoint.checkpoints(run)
+    how_far = f"after {checkpoint.read_state(there[-1]).update:,} updates" if there else "before its first checkpoint"
+    raise ConflictError(f"{run} has a run that stopped {how_far}: go on with --resume, or begin again with --overwrite")
 
 
-def _soft(options: TrainOptions, student: Any, manifest: Manifest) -> SoftEmbedding | None:
-    if options.inputs == "plain":
-        return None
-    return SoftEmbedding(student.get_input_embeddings(), vocab_size=int(manifest.teacher["vocab_size"]))
+def _begin(setup: Setup, run: Path) -> TrainState:
+    """The state to go on from: of the last checkpoint with --resume, else of the very beginning. All processes get the first one's."""
+    options, distiller = setup.options, setup.distiller
+    fresh = TrainState(options=options.fixed(), dataset=setup.manifest.dataset, student=setup.student_digest, versions=versions())
+    found = None
+    if setup.world.first:
+        there = checkpoint.checkpoints(run) if options.resume else []
+        state = checkpoint.read_state(there[-1]) if there else None
+        differs = None if state is None else differences(state, fresh)
+        if differs and not options.overwrite:
+            raise ConflictError(f"cannot resume {run}: {differs}; give what it began with, or begin again with --overwrite")
+        if state is None or differs:
+            remove(run)
+        else:
+            found = state.to_json()
+    found = setup.world.share(found)
+    if found is None:
+        return fresh
+    state = TrainState.from_json(found, str(run))
+    checkpoint.restore(run / checkpoint.name_of(state.update), setup.student, distiller.optimizer)
+    distiller.done = state.update
+    return state
 
 
-def _tokenizer_files(folder: Folder, manifest: Manifest) -> dict[str, bytes]:
-    """The files of the dataset's tokenizer by name, checked against the manifest. DatasetError if one is missing or altered."""
-    entries = [entry for entry in manifest.files if entry.path in TOKENIZER_FILES]
-    if not entries:
-        raise DatasetError(f"{folder} has no {TOKENIZER_FOLDER}/ in its manifest; generate the dataset again")
-    found = folder.read_all([entry.path for entry in entries])
-    for entry in entries:
-        if hashlib.sha256(found.get(entry.path, b"")).hexdigest() != entry.sha256:
-            raise DatasetError(f"{entry.path} in {folder} is missing or was altered; {AGAIN}")
-    return {PurePosixPath(name).name: data for name, data in found.items()}
+def differences(then: TrainState, now: TrainState) -> str | None:
+    """What a run began with and what it is to go on with, where they are not the same."""
+    found = []
+    for name in {**then.options, **now.options}:
+        before, after = then.options.get(name), now.options.get(name)
+        if before != after:
+            found.append(f"{name} was {before!r}, now {after!r}")
+    for what, a, b in (("dataset", then.dataset, now.dataset), ("student", then.student, now.student)):
+        if a != b:
+            found.append(f"the {what} was {a[:12]}, now {b[:12]}")
+    return "; ".join(found) or None
 
 
-def _out(options: TrainOptions, student: Path) -> Path:
-    """Where to save. UsageError if that is the dataset, the student, or a folder they lie in or that lies in the dataset."""
-    elsewhere = is_uri(options.dataset)
-    called = PurePosixPath(options.dataset).name if elsewhere else Path(options.dataset).resolve().name
-    out = Path(options.out or Path("students") / f"{called}-{options.inputs}").expanduser()
-    place = out.resolve()
-    dataset = {} if elsewhere else {"dataset": Path(options.dataset).resolve()}
-    for name, kept in {**dataset, "student": student.resolve()}.items():
-        if place == kept or place in kept.parents or (name == "dataset" and kept in place.parents):
-            raise UsageError(f"--out {out} would touch the {name} {kept}; choose another folder")
-    check_out(out, overwrite=options.overwrite)
-    return out
+def _log(setup: Setup, run: Path, progress: TrainProgress, state: TrainState) -> TrainLog:
+    log = TrainLog(run if setup.world.first else None, log_dir=setup.options.log_dir, progress=progress, update=state.update)
+    if state.versions != (now := versions()):
+        then = ", ".join(f"{name} {version}" for name, version in state.versions.items() if now.get(name) != version)
+        progress.say(f"this run began with {then}: the rest may differ from what it would have been in the last digits")
+        state.versions = now
+    left_out = setup.considered - setup.count
+    shared = {"steps": setup.distiller.steps, "rows": setup.count, "unlabelled_rows": left_out}
+    log.told("resumed" if state.update else "started", step=state.update, **shared)
+    return log
 
 
-def _record(
-    options: TrainOptions, manifest: Manifest, result: TrainResult, score: _Score, seconds: dict[str, float], device: torch.device
-) -> dict[str, Any]:
-    """The content of train.json."""
-    import transformers
+def _with_way_on(error: TextsmoothError, run: Path, world: World) -> TextsmoothError:
+    """The error of a run that cannot go on, saying what is left of it; nothing is if there is no checkpoint."""
+    there = checkpoint.checkpoints(run)
+    if not there and world.first:
+        remove(run)
+    if isinstance(error, TrainingError):
+        kept = f"the state after update {checkpoint.read_state(there[-1]).update:,} is in {run}" if there else "nothing was saved"
+        return TrainingError(f"{error}; {kept}")
+    return error
 
-    facts = {k: v for k, v in asdict(result).items() if k not in ("out", "train_s")}
-    return {
-        **facts,
-        "tokens_per_s": result.tokens_per_s,
-        "seconds": seconds,
-        "history": score.history,
-        "options": options.to_json(),
-        "dataset": {"digest": manifest.dataset, "corpus": manifest.corpus["name"], "teacher": manifest.teacher["name"]},
-        "device": device_name(str(device)),
-        "threads": torch.get_num_threads(),
-        "cpus": os.cpu_count(),
-        "versions": {"textsmooth": VERSION, "torch": torch.__version__, "transformers": transformers.__version__},
-    }
+
+def _save(setup: Setup, state: TrainState, found: TrainResult, run: Path, out: Path, seconds: dict[str, float]) -> None:
+    """Put the student in its place, whole or not at all, with what was done; then the run's folder goes."""
+    with new_model_folder(out, overwrite=setup.options.overwrite, room=weight_bytes(setup.student)) as new:
+        save_model(setup.student, new)
+        for name, data in setup.tokenizer_files.items():
+            (new / name).write_bytes(data)
+        (new / RECORD).write_bytes(pretty_json(record(setup, state, found, seconds)))
+        (new / LOG).write_bytes((run / LOG).read_bytes())
+    remove(run)

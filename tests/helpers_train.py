@@ -1,11 +1,14 @@
 """What the tests of training share: small synthetic smoothed datasets, a tokenizer, and tiny random models."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
+from helpers_gen import Process
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -130,12 +133,16 @@ def write_dataset(
     label_kind: str | None = "class",
     label_names: tuple[str, ...] | None = ("even", "odd"),
     words: int = VOCAB,
+    context: str = "unmasked",
+    task_teacher: bool = False,
+    statistics: dict[str, Any] | None = None,
 ) -> Path:
-    """A finished smoothed dataset: each block of each split is a shard."""
+    """A finished smoothed dataset: each block of each split is a shard. task_teacher: with logits of one that knows the labels."""
     tokenizer = make_tokenizer(words)
     tokenizer.save_pretrained(folder / "tokenizer")
     files = [p for p in sorted(folder.glob("tokenizer/*")) if p.is_file()]
-    generation = GenerationConfig(topk=TOPK, mass=0.98, temperatures=(1.0, *TEMPERATURES), max_length=40)
+    generation = GenerationConfig(topk=TOPK, mass=0.98, temperatures=(1.0, *TEMPERATURES), max_length=40, context=context)
+    width = {"class": 2, "value": 1}[label_kind or "class"] if task_teacher else None
     shards = []
     for split, blocks in splits.items():
         for number, block in enumerate(blocks):
@@ -144,7 +151,7 @@ def write_dataset(
                 topk=TOPK,
                 mass=0.98,
                 temperatures=TEMPERATURES,
-                context="unmasked",
+                context=context,
                 vocab_size=VOCAB,
                 teacher="t",
                 tokenizer="k",
@@ -152,8 +159,8 @@ def write_dataset(
                 split=split,
                 unit=f"{number}",
             )
-            schema = shard_schema(meta, token_types=True, label_kind=label_kind)
-            data = shard_bytes(encode(block, schema, {}))
+            schema = shard_schema(meta, token_types=True, label_kind=label_kind, logits=width)
+            data = shard_bytes(encode(block, schema, {} if width is None else {"teacher_logits": knowing(block, width)}))
             path = folder / split / f"{number:05d}.arrow"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(memoryview(data))
@@ -179,7 +186,10 @@ def write_dataset(
         special_ids=special_ids(tokenizer),
         shards=tuple(shards),
         files=tuple(FileEntry(path=str(p.relative_to(folder)), bytes=p.stat().st_size, sha256=file_sha256(p)) for p in files),
-        statistics={},
+        statistics=statistics or {},
+        task_teacher={"name": "knows", "kind": label_kind or "class", "width": width, "names": None, "order": None}
+        if task_teacher
+        else None,
         versions={},
         created="2026-01-01T00:00:00Z",
     )
@@ -187,8 +197,47 @@ def write_dataset(
     return folder
 
 
+def knowing(block: TokenBlock, width: int) -> pa.Array:
+    """Logits of a task teacher that knows what a label hangs on."""
+    first = block.input_ids[block.row_offsets[:-1] + 1].astype(np.float32)
+    logits = np.stack([3 - 6 * (first % 2), 6 * (first % 2) - 3], 1) if width == 2 else (first % 2 + first / 100)[:, None]
+    return pa.FixedSizeListArray.from_arrays(pa.array(logits.astype(np.float32).ravel()), width)
+
+
 def small_dataset(folder: Path, **changes: Any) -> Path:
     """Two training shards of unequal size (300 rows), one validation shard (60 rows)."""
     kind = changes.get("label_kind", "class")
     blocks = [random_rows(seed, rows, first_row=first, label_kind=kind).block for seed, rows, first in ((1, 270, 0), (2, 30, 270))]
     return write_dataset(folder, {"train": blocks, "validation": [random_rows(3, 60, label_kind=kind).block]}, **changes)
+
+
+# In a process of the zygote (helpers_gen), whose command then is `textsmooth-train`: dies by SIGKILL at the CALL-th call of a function.
+KILL = """
+import importlib
+def die_at(module, owner, name, call, signals=(9,)):
+    place = importlib.import_module(module)
+    place = getattr(place, owner) if owner else place
+    real, calls = getattr(place, name), []
+    def counted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            for number in signals:
+                os.kill(os.getpid(), number)
+        return real(*args, **kwargs)
+    setattr(place, name, counted)
+"""
+
+
+def train_process(ask: Any, folder: Path, *args: object, patch: str = "", env: dict[str, str] | None = None) -> Process:
+    """`textsmooth-train` in a process of its own; patch: code that is run there before, die_at() of KILL is known to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = (
+        f"os.environ.update({env or {}!r})\nfrom textsmooth.pipeline import cli_train\nreal_run = cli.run\n"
+        "cli.run = lambda command, name, args: real_run(cli_train.train, 'textsmooth-train', args)\n"
+    )
+    return Process(ask, [str(arg) for arg in args], folder, f"{command}{KILL}{patch}")
+
+
+def events(log: Path, event: str = "update") -> list[dict[str, Any]]:
+    """The lines of a log.jsonl of a kind."""
+    return [found for line in log.read_text().splitlines() if (found := json.loads(line))["event"] == event]

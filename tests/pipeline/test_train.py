@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -12,15 +14,17 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 from safetensors.torch import load_file
+from tensorboardX.proto import event_pb2
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from textsmooth.pipeline import train as run_module
-from textsmooth.pipeline.cli_train import student as student_command
+from textsmooth.pipeline import train_setup
+from textsmooth.pipeline.cli_student import student as student_command
+from textsmooth.pipeline.cli_train import GROUPS
 from textsmooth.pipeline.cli_train import train as train_command
 from textsmooth.pipeline.train import train
 from textsmooth.pipeline.train_progress import TrainProgress
 from textsmooth.schemas.canonical import file_sha256
-from textsmooth.schemas.errors import ConflictError, DatasetError, TeacherError, TextsmoothError, UsageError
+from textsmooth.schemas.errors import ConflictError, DatasetError, MachineError, TeacherError, TextsmoothError, UsageError
 from textsmooth.schemas.manifest import FileEntry
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.evaluate import metrics, predict
@@ -38,11 +42,11 @@ def options(smoothed, student, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("inputs", ["plain", "smoothed", "both"])
+@pytest.mark.parametrize("inputs", ["plain", "smoothed", "both", "mixed"])
 def test_a_student_learns_and_is_saved_whole(kit, options, smoothed, tmp_path, monkeypatch, inputs):
     students = []
-    load = run_module.load_student
-    monkeypatch.setattr(run_module, "load_student", lambda *a, **k: students.append(load(*a, **k)) or students[-1])
+    load = train_setup.load_student
+    monkeypatch.setattr(train_setup, "load_student", lambda *a, **k: students.append(load(*a, **k)) or students[-1])
     result = train(options(inputs=inputs, epochs=8 if inputs == "both" else 16))
     assert result.steps == 160  # equal updates: 10 batches, once or twice in each epoch
     assert result.metrics["accuracy"] > 0.9
@@ -62,6 +66,7 @@ def test_a_student_learns_and_is_saved_whole(kit, options, smoothed, tmp_path, m
     assert record["metrics"] == result.metrics and record["options"]["inputs"] == inputs
     assert record["dataset"]["digest"] == validation.manifest.dataset
     assert [entry["epoch"] for entry in record["history"]] == list(range(1, len(record["history"]) + 1))
+    assert len(kit.events(out / "log.jsonl")) == 160
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -118,10 +123,100 @@ def test_a_bar_on_a_terminal(options):
     assert "epoch 1  10 updates" in console.export_text()
 
 
+def test_json_lines_are_those_of_the_log(options, capsys):
+    made = train(options(epochs=2, inputs="both", progress="json"))
+    shown = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith('{"event"')]
+    assert shown == [json.loads(line) for line in (made.out / "log.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in shown] == ["started", *["update"] * 20, "evaluation", *["update"] * 20, "evaluation", "finished"]
+    assert [event["step"] for event in shown if event["event"] == "update"] == list(range(1, 41))
+    assert sum(event["rows"] for event in shown if event["event"] == "update") == 2 * 2 * 300
+    assert shown[-1]["metrics"] == made.metrics
+
+
+def test_tensorboard_events(options, kit, tmp_path):
+    made = train(options(epochs=1, log_dir=str(tmp_path / "board")))
+    (file,) = (tmp_path / "board").glob("events.out.tfevents.*")
+    data = file.read_bytes()
+    found = {}
+    while data:  # length, its checksum, event, its checksum
+        size = int.from_bytes(data[:8], "little")
+        event = event_pb2.Event.FromString(data[12 : 12 + size])
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, value.simple_value))
+        data = data[16 + size :]
+    losses = [event["loss"] for event in kit.events(made.out / "log.jsonl")]
+    assert [step for step, _ in found["train/loss"]] == list(range(1, 11))
+    np.testing.assert_allclose([loss for _, loss in found["train/loss"]], losses, rtol=1e-6)
+    assert found["evaluation/accuracy"] == [(10, pytest.approx(made.metrics["accuracy"]))]
+    assert {"train/lr", "train/grad_norm"} < set(found)
+
+
+def test_tensorboard_names_its_extra(options, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UsageError, match=r"--log-dir needs tensorboardX: pip install \"textsmooth\[tensorboard\]\""):
+        train(options(log_dir=str(tmp_path / "board")))
+    assert not list(tmp_path.iterdir())
+
+
+def _losses(kit, made):
+    return [event["loss"] for event in kit.events(made.out / "log.jsonl")]
+
+
+def test_parts_and_loader_workers_change_nothing(kit, options, tmp_path):
+    whole = train(options(out=str(tmp_path / "whole"), dropout=0.0, batch_tokens=250))
+    parts = train(options(out=str(tmp_path / "parts"), dropout=0.0, batch_tokens=250, accumulate=3, loader_workers=2))
+    np.testing.assert_allclose(_losses(kit, parts), _losses(kit, whole), atol=1e-5)
+    assert (parts.steps, parts.tokens) == (whole.steps, whole.tokens)
+
+
+def test_evaluations_come_as_often_as_asked(kit, options):
+    made = train(options(epochs=2, eval_every=8))
+    assert [event["step"] for event in kit.events(made.out / "log.jsonl", "evaluation")] == [8, 16, 20]
+    assert made.saved_step == made.steps == 20
+
+
+def test_rows_per_class(kit, options, smoothed):
+    labels = SmoothedDataset(smoothed, "train").labels
+    assert train(options(rows_per_class=20, max_steps=2)).rows == 40
+    few = train(options(rows_per_class=20, max_rows=10, max_steps=2, overwrite=True))
+    assert few.rows == 10 and min(np.bincount(labels[:10])) < 20
+    with pytest.raises(UsageError, match="--rows-per-class needs labels that are classes"):
+        folder = kit.small_dataset(few.out.parent / "values", label_kind="value", label_names=None)
+        train(options(dataset=str(folder), rows_per_class=5, overwrite=True))
+
+
+def test_patience_needs_something_to_evaluate_on(kit, options, tmp_path):
+    folder = kit.write_dataset(tmp_path / "d", {"train": [kit.random_rows(1, 9).block]})
+    with pytest.raises(UsageError, match="--patience needs a split to evaluate on"):
+        train(options(dataset=str(folder), patience=1))
+
+
+def test_no_lengths_or_labels_are_read_where_the_manifest_says_enough(kit, options, tmp_path, monkeypatch):
+    folder = kit.small_dataset(tmp_path / "d", statistics={"unlabelled_rows": 0})
+    read = []
+    for name in ("labels", "lengths"):
+        real = getattr(SmoothedDataset, name).func
+        monkeypatch.setattr(
+            SmoothedDataset, name, property(lambda self, real=real, name=name: read.append((name, self.name)) or real(self))
+        )
+    train(options(dataset=str(folder), max_steps=3))
+    assert not [found for found in read if found[1] == "train"]
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"temperature": 3.0}, UsageError, r"temperature 3 is not stored in this dataset, it has 0\.5, 1, 2"),
+        (
+            {"student": "nowhere", "objective": "kd"},
+            UsageError,
+            "has no teacher_logits for --objective kd; generate it with --task-teacher",
+        ),
+        (
+            {"objective": "mlm"},
+            UsageError,
+            "has soft ids of unmasked text, --objective mlm needs masked; generate it with --context masked",
+        ),
+        ({"rows_per_class": 5, "eval_split": "test"}, UsageError, "no split 'test' in this dataset"),
         ({"topk": 9}, UsageError, "topk 9: the dataset stores 8"),
         ({"mass": 0.99}, UsageError, r"mass 0\.99: the dataset stores entries up to a mass of 0\.98"),
         ({"eval_split": "dev"}, UsageError, "no split 'dev' in this dataset; it has train, validation"),
@@ -140,7 +235,22 @@ def test_wrong_input_is_told_in_one_line(options, tmp_path, changes, error, said
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"inputs": "mixed"}, "inputs 'mixed' is not one of plain, smoothed, both"),
+        ({"inputs": "none"}, "inputs 'none' is not one of plain, smoothed, both, mixed"),
+        ({"objective": "labels"}, "objective 'labels' is not one of task, kd, task\\+kd, mlm"),
+        ({"schedule": "step"}, "schedule 'step' is not one of linear, cosine, constant"),
+        ({"progress": "loud"}, "progress 'loud' is not one of auto, rich, json, none"),
+        ({"batch_size": 8, "batch_tokens": 100}, "batch-size and batch-tokens exclude each other"),
+        ({"batch_tokens": 0}, "batch-tokens must be a whole number of at least 1, not 0"),
+        ({"accumulate": 0}, "accumulate must be"),
+        ({"num_workers": 0}, "num-workers must be"),
+        ({"loader_workers": -1}, "loader-workers must be at least 0, not -1"),
+        ({"max_grad_norm": 0.0}, "max-grad-norm must be a finite number above 0, or none, not 0"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, not 1"),
+        ({"kd_weight": 1.5, "objective": "mlm"}, "kd-weight is the teacher's share of the loss, from 0 to 1, not 1.5"),
+        ({"kd_weight": 0.5}, "kd-weight is a choice for --objective task\\+kd and mlm, task has none"),
+        ({"kd_temperature": 0.0}, "kd-temperature must be a finite number above 0"),
+        ({"objective": "mlm", "inputs": "both"}, "--objective mlm reads masked text: leave --inputs both away"),
+        ({"lam": "beta:0"}, "lam beta:A needs a finite A above 0"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1"),
         ({"lr": float("nan")}, "lr must be a finite number above 0"),
         ({"warmup": 1.0}, "warmup is a share"),
@@ -186,6 +296,23 @@ def test_a_lost_tokenizer_is_noticed_before_training(options, smoothed, tmp_path
         train(options(dataset=str(folder)))
 
 
+def test_what_a_loader_worker_says_is_one_line(kit, options, tmp_path):
+    folder = kit.small_dataset(tmp_path / "d", statistics={"unlabelled_rows": 0})
+    shard = sorted((folder / "train").iterdir())[0]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DatasetError, match=r"^shard train/00000\.arrow in .* was altered") as caught:
+        train(options(dataset=str(folder), loader_workers=1))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loader_worker_that_dies_is_told(options, monkeypatch):
+    monkeypatch.setattr(SmoothedDataset, "batch", lambda self, indices: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(MachineError, match=r"a loader worker died \(DataLoader worker .* --resume goes on"):
+        train(options(loader_workers=1))
+
+
 def test_output_folders_are_safe(options, smoothed, student, tmp_path):
     train(options(max_steps=1))
     with pytest.raises(ConflictError, match="--overwrite"):
@@ -221,6 +348,7 @@ def test_the_commands(kit, smoothed, tmp_path):
 
 def test_every_option_has_help_and_a_field():
     fields = {field.name for field in dataclasses.fields(TrainOptions)}
+    assert {name for names in GROUPS.values() for name in names} == fields - {"dataset", "student", "out"}
     assert {parameter.name for parameter in train_command.params} == {*fields, "debug"}
     for command in (train_command, student_command):
         assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")

@@ -1,0 +1,109 @@
+"""What a training run made: for people, for programs, and as train.json beside the saved student."""
+
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.manifest import Manifest
+from textsmooth.schemas.train import TrainOptions
+from textsmooth.schemas.version import VERSION
+from textsmooth.stages.storage import read_json
+
+if TYPE_CHECKING:
+    from textsmooth.pipeline.train_setup import Setup
+    from textsmooth.stages.checkpoint import TrainState
+
+RECORD = "train.json"  # what was done, beside the saved student
+_PIPELINES = {"class": "text-classification", "value": "text-classification", "span": "question-answering", "mlm": "fill-mask"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a training run made."""
+
+    out: Path
+    inputs: str  # plain, smoothed, both, mixed; masked for the objective mlm
+    objective: str
+    kind: str  # of the labels: class, value, span; mlm where masked tokens were learned
+    metric: str  # name of the main metric
+    metrics: dict[str, float | None]  # of the state that is saved; empty without an evaluation split
+    eval_split: str | None
+    steps: int  # optimizer updates
+    saved_step: int  # after which of them the student was as it is saved
+    rows: int  # trained on
+    unlabelled_rows: int  # left out
+    tokens: int  # through the student while training, padding not counted
+    train_s: float  # of updates and their batches, evaluation and saving not counted
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], out: Path) -> Self:
+        """Of the content of train.json."""
+        names = {f.name for f in fields(cls)} - {"out", "train_s"}
+        return cls(out=out, train_s=value["seconds"]["train"], **{name: value[name] for name in names})
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / max(self.train_s, 1e-9)
+
+    def summary(self) -> str:
+        """A few lines for people: the score, the speed, where it is, what to do next."""
+        left_out = f", {self.unlabelled_rows:,} unlabelled rows left out" if self.unlabelled_rows else ""
+        score = "not evaluated: the dataset has no labelled validation split; choose one with --eval-split"
+        if self.metrics:
+            first = {self.metric: self.metrics[self.metric], **self.metrics} if self.metric in self.metrics else self.metrics
+            shown = "  ".join(f"{k} {'undefined' if v is None else f'{v:.4f}'}" for k, v in first.items())
+            best = f", best of update {self.saved_step:,}" if self.saved_step < self.steps else ""
+            score = f"{shown}  (on {self.eval_split}, plain input{best})"
+        return "\n".join(
+            [
+                f"score    {score}",
+                f"trained  {self.steps:,} updates on {self.rows:,} rows, {self.inputs} input{left_out}",
+                f"speed    {self.tokens_per_s:,.0f} tokens/s, {self.train_s:.1f} s",
+                f"saved    {self.out}  (details in {RECORD})",
+                f'next     transformers.pipeline("{_PIPELINES[self.kind]}", model="{self.out}")',
+            ]
+        )
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the numbers."""
+    import torch
+    import transformers
+
+    return {"textsmooth": VERSION, "torch": str(torch.__version__), "transformers": transformers.__version__}
+
+
+def record(setup: "Setup", state: "TrainState", found: TrainResult, seconds: dict[str, float]) -> dict[str, Any]:
+    """The content of train.json."""
+    import torch
+
+    from textsmooth.stages.device import device_name
+
+    manifest = setup.manifest
+    return {
+        **{name: value for name, value in asdict(found).items() if name not in ("out", "train_s")},
+        "tokens_per_s": found.tokens_per_s,
+        "seconds": seconds,
+        "history": state.history,
+        "options": setup.options.to_json(),
+        "dataset": {"digest": manifest.dataset, "corpus": manifest.corpus["name"], "teacher": manifest.teacher["name"]},
+        "student": setup.student_digest,
+        "device": device_name(str(setup.distiller.device)),
+        "processes": setup.world.size,
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "versions": versions(),
+    }
+
+
+def finished_before(out: Path, options: TrainOptions, manifest: Manifest) -> dict[str, Any] | None:
+    """The content of train.json in `out`, if it was this dataset and these options that made it."""
+    try:
+        found = read_json(out / RECORD)
+        then = TrainOptions(**found["options"]).fixed()
+        same = then == options.fixed() and found["dataset"]["digest"] == manifest.dataset
+        return found if same and (out / "config.json").is_file() else None
+    except (OSError, DatasetError, KeyError, TypeError, ValueError):
+        return None
