@@ -19,9 +19,10 @@ from textsmooth.schemas.errors import TextsmoothError
 from textsmooth.schemas.version import VERSION
 
 COMMANDS = {
+    "compare": "textsmooth.pipeline.cli_compare:compare",
     "gen": "textsmooth.pipeline.cli_gen:gen",
     "inspect": "textsmooth.pipeline.cli_inspect:inspect",
-    "student": "textsmooth.pipeline.cli_train:student",
+    "student": "textsmooth.pipeline.cli_student:student",
     "train": "textsmooth.pipeline.cli_train:train",
 }
 
@@ -136,6 +137,9 @@ def told(call: Callable[[], Any], path: str, *, after: str, debug: bool) -> int:
 def _resume(name: str, args: list[str]) -> str:
     """What running the same command again will do."""
     generates = name == "textsmooth-gen" or (name == "textsmooth" and args[:1] == ["gen"])
+    if name == "textsmooth-train" or (name == "textsmooth" and args[:1] == ["train"]):
+        return "the same command with --resume goes on from the last checkpoint"
+    generates = generates or (name == "textsmooth" and args[:1] == ["compare"])
     return "the same command goes on from here" if generates and "--dry-run" not in args else "nothing was written"
 
 
