@@ -76,6 +76,7 @@ def textsmooth() -> None:
     textsmooth inspect smoothed/demo-demo-k32                           look at it
     textsmooth student --from demo --layers 0,2 --out students/start    a student from the teacher's layers
     textsmooth train smoothed/demo-demo-k32 --student students/start --out students/trained
+    textsmooth compare smoothed/demo-demo-k32 --student students/start --arms plain,smoothed    does it help?
     """
 
 

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -261,7 +262,9 @@ def _log(setup: Setup, run: Path, progress: TrainProgress, state: TrainState) ->
         progress.say(f"this run began with {then}: the rest may differ from what it would have been in the last digits")
         state.versions = now
     left_out = setup.considered - setup.count
-    shared = {"steps": setup.distiller.steps, "rows": setup.count, "unlabelled_rows": left_out}
+    shared: dict[str, Any] = {"steps": setup.distiller.steps, "rows": setup.count, "unlabelled_rows": left_out}
+    if setup.note is not None:
+        shared["note"] = setup.note
     log.told("resumed" if state.update else "started", step=state.update, **shared)
     return log
 

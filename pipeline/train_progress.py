@@ -63,6 +63,8 @@ class TrainProgress:
             self._bar.update(self._bar.task_ids[0], total=event["steps"], completed=event["step"])
         if event["event"] == "resumed":
             self.say(f"going on after update {event['step']:,} of {event['steps']:,}")
+        if "note" in event:
+            self.say(event["note"])
         if event["unlabelled_rows"]:
             rows = event["rows"] + event["unlabelled_rows"]
             self.say(f"{event['unlabelled_rows']:,} of {rows:,} training rows have no label and are left out")

@@ -58,6 +58,7 @@ class Setup:
     distiller: Distiller
     stream: SmoothedStream
     tokenizer_files: dict[str, bytes]
+    note: str | None  # what the user should know of the input
 
     @property
     def manifest(self) -> Manifest:
@@ -138,6 +139,7 @@ def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, devic
         distiller=distiller,
         stream=stream,
         tokenizer_files=tokenizer_files,
+        note=getattr(stream.collate, "note", None),
     )
 
 

@@ -55,6 +55,17 @@ def test_every_command_of_the_readme_runs_in_order(tmp_path: Path) -> None:
         run([sys.executable, "-c", code], tmp_path)
 
 
+@pytest.mark.docs
+def test_every_command_and_every_loop_of_the_page_on_training_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    said = {shlex.join(words): run(words, tmp_path) for words in commands(page)}
+    assert {words.split()[1] for words in said if words.startswith("textsmooth ")} == {"student", "train", "compare"}
+    loops = [run([sys.executable, "-c", code], tmp_path) for code in blocks(page, "python")]
+    assert len(loops) == 2 and "eval_loss" in loops[1]
+    assert (tmp_path / "students" / "smoothed" / "train.json").is_file()
+    assert (tmp_path / "comparisons" / "demo" / "compare.png").is_file()
+
+
 def test_the_readme_names_only_make_targets_that_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = [words[1] for words in commands(README) if words[0] == "make"]

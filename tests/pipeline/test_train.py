@@ -70,6 +70,16 @@ def test_a_student_learns_and_is_saved_whole(kit, options, smoothed, tmp_path, m
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_temperature_that_is_not_stored_is_told(options, tmp_path, capsys):
+    """Stored are 0.5, 1 and 2."""
+    made = train(options(max_steps=2, temperature=1.9, progress="auto"))
+    (started,) = [json.loads(line) for line in (made.out / "log.jsonl").read_text().splitlines() if "started" in line]
+    assert started["note"].startswith("temperature 1.9 is not stored (it has 0.5, 1, 2): interpolated, probabilities off by at most 0.0")
+    assert started["note"] in capsys.readouterr().err
+    exact = train(options(max_steps=2, temperature=2.0, overwrite=True))
+    assert "note" not in (exact.out / "log.jsonl").read_text()
+
+
 def test_equal_seeds_give_equal_weights(options, tmp_path):
     def weights(name, **changes):
         train(options(out=str(tmp_path / name), inputs="both", epochs=1, tail="mean", temperature=2.0, **changes))
