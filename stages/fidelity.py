@@ -1,7 +1,7 @@
 """What is lost when only some entries of a distribution are kept: measured against the full softmax, in float64.
 
     p   the teacher's distribution over the vocabulary
-    q   the kept entries scaled to sum 1: what a student reads by default (--tail renormalize)
+    q   the kept entries scaled to sum 1: what a student reads with --tail renormalize
     q'  the kept entries as they are, what is outside spread evenly over the rest of the vocabulary
 
 With m the mass of the kept entries: total variation between p and q is 1 - m, KL(q || p) is -log m, and KL(p || q) is infinite,

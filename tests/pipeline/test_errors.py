@@ -21,7 +21,7 @@ HEAD = """# Errors
 Every wrong input costs one line on stderr and nothing on disk. Exit code 2: something named on the command line cannot be; 1: something
 inside a file, a model or a folder is not as it has to be. `--debug` adds the traceback. The table is made from the tests
 (tests/pipeline/test_errors.py), which run each row with a teacher of {tokens} tokens and {positions} positions; what stands in front of
-each line, `textsmooth-gen: `, is left out.
+each line, `textsmooth-gen: `, is left out. Training has a table of its own: [errors-training.md](errors-training.md).
 """
 
 
