@@ -22,8 +22,8 @@ DOC = Path(__file__).resolve().parents[2] / "docs/errors-training.md"
 HEAD = """# Errors of training
 
 As in [errors.md](errors.md): one line on stderr, nothing on disk, exit code 2 for what cannot be named so, 1 for what is not as it has
-to be. The table is made from the tests (tests/pipeline/test_errors_train.py), which run each row; `textsmooth train: ` in front of the line is
-left out. `DATASET` stores k = 8, mass 0.98 and temperatures 0.5, 1 and 2, and `STUDENT` takes 40 tokens.
+to be. The table is made from the tests (tests/pipeline/test_errors_train.py), which run each row; `textsmooth train: ` in front of the
+line is left out. `DATASET` stores k = 8, mass 0.98 and temperatures 0.5, 1 and 2, and `STUDENT` takes 40 tokens.
 """
 
 
