@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Self
 
 from textsmooth.schemas.canonical import digest, lean
@@ -119,6 +120,12 @@ class Manifest:
         return manifest
 
 
+@cache
+def _fields(kind: type) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind))
+
+
 def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     """Without the fields that a later version of the format may have added."""
-    return {name: values[name] for name in values if name in {field.name for field in fields(kind)}}
+    names = _fields(kind)
+    return values if names.issuperset(values) else {name: value for name, value in values.items() if name in names}
