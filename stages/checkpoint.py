@@ -5,12 +5,12 @@
       step-00000500/              put in place whole, by renaming
         model.safetensors         the student's parameters and buffers
         optimizer.safetensors     AdamW: exp_avg, exp_avg_sq and step of each parameter
-        state.json                TrainState: where in the data, what came out so far, under which options
+        state.json                TrainState: where in the data, what came out so far; sha256 of the others, and of itself
 
 No generator has a state (stages/distill.py), so none is stored. Safetensors and JSON only: nothing in a checkpoint is ever run.
 """
 
-import os
+import json
 import re
 import secrets
 import shutil
@@ -20,8 +20,9 @@ from typing import Any, Self
 
 import torch
 
-from textsmooth.schemas.errors import DatasetError, StorageError
-from textsmooth.stages.storage import TEMP_PREFIX, pretty_json, read_json, remove
+from textsmooth.schemas.canonical import digest, file_sha256
+from textsmooth.schemas.errors import DatasetError, StorageError, first_line
+from textsmooth.stages.storage import TEMP_PREFIX, pretty_json, remove, sync
 
 STATE, MODEL, OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
 KEPT = 2  # the last ones, and the best
@@ -72,6 +73,12 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in run.glob("step-*") if _NAME.fullmatch(path.name)) if run.is_dir() else []
 
 
+def sweep(run: Path) -> None:
+    """Remove checkpoints that a kill left half written."""
+    for temp in run.glob(f"{TEMP_PREFIX}*") if run.is_dir() else ():
+        remove(temp)
+
+
 def save(run: Path, student: torch.nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> Path:
     """Write a checkpoint, whole or not at all, durable when the call returns; older ones than KEPT go, but for the best.
 
@@ -85,18 +92,22 @@ def save(run: Path, student: torch.nn.Module, optimizer: torch.optim.Optimizer, 
         temp.mkdir(parents=True)
         save_file(_weights(student), temp / MODEL)
         save_file(_moments(student, optimizer), temp / OPTIMIZER)
-        (temp / STATE).write_bytes(pretty_json(state.to_json()))
+        files = {name: file_sha256(temp / name) for name in (MODEL, OPTIMIZER)}
+        value = {"state": state.to_json(), "files": files}
+        (temp / STATE).write_bytes(pretty_json({**value, "digest": digest(value)}))
         for path in (*temp.iterdir(), temp):
-            _sync(path)
+            sync(path)
         if place.is_dir():  # of the same update, made before the run was resumed
             remove(place)
         temp.rename(place)
-        _sync(run)
+        sync(run)
     except Exception as error:
         shutil.rmtree(temp, ignore_errors=True)
         if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
             raise
-        raise StorageError(f"cannot write the checkpoint {place}: {error}; make room and go on with --resume") from error
+        raise StorageError(
+            f"cannot write the checkpoint {place}: {error}; make room; the run goes on from the one before (train: --resume)"
+        ) from error
     kept = {name_of(update) for update in (state.update, state.best_update) if update is not None}
     for old in checkpoints(run)[:-KEPT]:
         if old.name not in kept:
@@ -106,10 +117,19 @@ def save(run: Path, student: torch.nn.Module, optimizer: torch.optim.Optimizer, 
 
 def read_state(checkpoint: Path) -> TrainState:
     """Where the run was. DatasetError if the checkpoint is damaged."""
+    return TrainState.from_json(_whole(checkpoint)["state"], str(checkpoint / STATE))
+
+
+def _whole(checkpoint: Path) -> dict[str, Any]:
+    """The content of state.json, as it was written."""
     try:
-        return TrainState.from_json(read_json(checkpoint / STATE), str(checkpoint / STATE))
-    except OSError as error:
-        raise _damaged(checkpoint, error) from error
+        value: dict[str, Any] = json.loads((checkpoint / STATE).read_bytes())
+        told = value.pop("digest")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(checkpoint, f"{STATE}: {first_line(error)}") from None
+    if digest(value) != told:
+        raise _damaged(checkpoint, f"{STATE} was altered")
+    return value
 
 
 def restore(checkpoint: Path, student: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -153,20 +173,15 @@ def _read(checkpoint: Path, file: str) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    told = _whole(checkpoint)["files"][file]
     try:
+        if file_sha256(checkpoint / file) != told:
+            raise _damaged(checkpoint, f"{file} was altered")
         found: dict[str, torch.Tensor] = load_file(checkpoint / file)
     except (OSError, SafetensorError) as error:
-        raise _damaged(checkpoint, error) from error
+        raise _damaged(checkpoint, first_line(error)) from error
     return found
 
 
-def _damaged(checkpoint: Path, error: BaseException) -> DatasetError:
-    return DatasetError(f"the checkpoint {checkpoint} is damaged ({error}); remove it, and --resume takes the one before")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _damaged(checkpoint: Path, what: str) -> DatasetError:
+    return DatasetError(f"the checkpoint {checkpoint} is damaged ({what}); remove it, and --resume takes the one before")

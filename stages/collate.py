@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.stages.codec import TokenBlock
 from textsmooth.stages.soften import beta, cut, draw, only, uniform
@@ -124,8 +125,10 @@ def pad_tokens(values: NDArray[Any], mask: NDArray[np.bool_], fill: int = 0) -> 
 
 
 def plain_batch(block: TokenBlock, mask: NDArray[np.bool_], pad_id: int) -> Batch:
-    """The rows of a block with all but their soft ids."""
+    """The rows of a block with all but their soft ids. DatasetError for an answer outside its row."""
     types, logits = block.token_type_ids, block.teacher_logits
+    if block.spans is not None and len(beyond := np.flatnonzero((block.spans >= mask.sum(1, keepdims=True)).any(1))):
+        raise DatasetError(f"row {block.row[beyond[0]]} has an answer beyond its last token; make the dataset again with --overwrite")
     if logits is not None:
         teacher_logits = torch.from_numpy(np.array(logits)) if block.spans is None else pad_tokens(logits, mask)
     return Batch(

@@ -38,8 +38,9 @@ def _told(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -68,7 +69,7 @@ def _place(path: Path, data: bytes | memoryview, place: Callable[[Path], object]
             try:
                 with _temp(path, data) as temp:
                     place(temp)
-                    _sync_folder(path.parent)
+                    sync(path.parent)
                 return
             except FileNotFoundError:
                 if not left:
@@ -128,7 +129,7 @@ def link(source: Path, path: Path, *, sha256: str) -> bool | None:
             return None
         finally:
             temp.unlink(missing_ok=True)  # also if `path` was this file already: then it was not renamed
-        _sync_folder(path.parent)
+        sync(path.parent)
     return True
 
 

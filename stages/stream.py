@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from textsmooth.schemas.canonical import file_sha256
-from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.errors import DatasetError, first_line
 from textsmooth.schemas.manifest import Manifest, ShardEntry
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
 from textsmooth.stages import cache
@@ -262,11 +263,24 @@ class SmoothedDataset:
                 raise self._damaged(shard, f"has {reader.rows} rows, the manifest says {shard.samples}")
             if any(reader.record_batch(i).num_rows != ROWS_PER_RECORD_BATCH for i in range(len(reader) - 1)):
                 raise self._damaged(shard, "is not laid out as the format says")
+            for number in range(len(reader)):
+                self._check(reader.record_batch(number), shard)
             self._seen.add(index)
         self._readers[index] = reader
         if len(self._readers) > OPEN_SHARDS:
             self._readers.popitem(last=False)
         return reader
+
+    def _check(self, batch: pa.RecordBatch, shard: ShardEntry) -> None:
+        """DatasetError for lists or ids that point anywhere: a stranger's digests may fit all the same."""
+        try:
+            batch.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise self._damaged(shard, f"is damaged inside ({first_line(error)})") from None
+        block, vocab_size = decode(batch, np.int32), int(self.manifest.teacher["vocab_size"])
+        highest = max((int(ids.max()) for ids in (block.input_ids, block.soft.ids) if len(ids)), default=0)
+        if highest >= vocab_size:
+            raise self._damaged(shard, f"has token id {highest:,} in a vocabulary of {vocab_size:,}")
 
     def _block(self, place: int) -> TokenBlock:
         """A record batch of a shard, as views of the file; the least recently used are forgotten past OPEN_BLOCKS."""

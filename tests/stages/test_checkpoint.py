@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.errors import DatasetError, StorageError
 from textsmooth.stages import checkpoint
 from textsmooth.stages.checkpoint import TrainState, checkpoints, read_state, restore, save
@@ -65,7 +66,7 @@ def test_the_last_two_and_the_best_are_kept(kit: ModuleType, tmp_path: Path) -> 
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000020", "step-00000025"]
 
 
-@pytest.mark.parametrize("name", ["_sync", "_weights", "_moments", "pretty_json"])
+@pytest.mark.parametrize("name", ["sync", "_weights", "_moments", "pretty_json"])
 def test_what_fails_leaves_what_was_there(kit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     student = model(kit)
     adam = optimizer(student)
@@ -77,7 +78,8 @@ def test_what_fails_leaves_what_was_there(kit: ModuleType, tmp_path: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, name, full)
         with pytest.raises(
-            StorageError, match=r"cannot write the checkpoint .*step-00000002: .*No space left.*; make room and go on with --resume"
+            StorageError,
+            match=r"cannot write the checkpoint .*step-00000002: .*No space left.*; make room; the run goes on",
         ):
             save(tmp_path, student, adam, state(2))
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
@@ -97,6 +99,11 @@ def test_a_damaged_file_is_told_in_one_line(kit: ModuleType, tmp_path: Path, fil
             read_state(place)
             restore(place, student, adam)
         assert "\n" not in str(caught.value)
+    for at in random.Random(1).sample(range(len(whole)), 20):
+        (place / file).write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(DatasetError, match="step-00000001 is damaged"):
+            read_state(place)
+            restore(place, student, adam)
     (place / file).unlink()
     with pytest.raises(DatasetError, match="step-00000001 is damaged"):
         read_state(place)
@@ -106,7 +113,8 @@ def test_a_damaged_file_is_told_in_one_line(kit: ModuleType, tmp_path: Path, fil
 def test_a_state_of_another_version_is_refused(kit: ModuleType, tmp_path: Path) -> None:
     place = save(tmp_path, model(kit), optimizer(model(kit)), state())
     found = json.loads((place / "state.json").read_text())
-    (place / "state.json").write_text(json.dumps({**found, "more": 1}))
+    value = {"state": {**found["state"], "more": 1}, "files": found["files"]}
+    (place / "state.json").write_text(json.dumps({**value, "digest": digest(value)}))
     with pytest.raises(DatasetError, match="is no state of this version of textsmooth"):
         read_state(place)
 

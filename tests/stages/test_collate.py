@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from textsmooth.schemas.errors import UsageError
+from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.smoothing import TAILS, Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.codec import TokenBlock
@@ -156,6 +156,9 @@ def test_what_span_tasks_and_task_teachers_add_is_carried_along(kit):
     spans = np.array([[1, 2], [0, 0], [1, 1], [2, 3]], np.int32)
     batch = SmoothedCollator(pad_id=kit.PAD)(dataclasses.replace(block, spans=spans, teacher_logits=tokens))
     assert batch.spans.dtype == torch.int64 and batch.spans.tolist() == spans.tolist()
+    beyond = dataclasses.replace(block, spans=np.where(spans == 3, 40, spans))
+    with pytest.raises(DatasetError, match=f"row {block.row[3]} has an answer beyond its last token"):
+        SmoothedCollator(pad_id=kit.PAD)(beyond)
     assert batch.teacher_logits.shape == (*batch.input_ids.shape, 2)
     mask = batch.attention_mask.bool()
     np.testing.assert_array_equal(batch.teacher_logits[mask], tokens)

@@ -109,6 +109,29 @@ def test_an_unknown_split_names_those_there_are(smoothed):
         SmoothedDataset(smoothed, "dev")
 
 
+def test_lists_that_point_anywhere_are_refused(kit, tmp_path, monkeypatch):
+    """Their digests fit: the dataset is a stranger's. Read as they are, they end the process."""
+    real = kit.shard_bytes
+
+    def forged(batch):
+        data, offsets = bytes(memoryview(real(batch))), batch.column("input_ids").offsets.to_numpy()
+        assert data.count(offsets.tobytes()) >= 1
+        return pa.py_buffer(data.replace(offsets.tobytes(), np.append(offsets[:-1], offsets[-1] + 100_000).astype(np.int32).tobytes()))
+
+    monkeypatch.setattr(kit, "shard_bytes", forged)
+    dataset = SmoothedDataset(kit.write_dataset(tmp_path / "d", {"train": [kit.random_rows(1, 20).block]}), "train")
+    with pytest.raises(DatasetError, match=r"shard train/00000\.arrow in .* is damaged inside"):
+        dataset.batch(np.arange(20))
+
+
+def test_ids_outside_the_vocabulary_are_refused(kit, tmp_path):
+    block = kit.random_rows(1, 20).block
+    block.soft.ids[7] = kit.VOCAB
+    dataset = SmoothedDataset(kit.write_dataset(tmp_path / "d", {"train": [block]}), "train")
+    with pytest.raises(DatasetError, match="has token id 60 in a vocabulary of 60"):
+        dataset.batch(np.arange(20))
+
+
 def test_a_folder_without_manifest_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"manifest\.json"):
         SmoothedDataset(tmp_path, "train")
