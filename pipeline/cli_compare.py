@@ -22,7 +22,7 @@ from textsmooth.schemas.train import TrainOptions
 @click.option("--seeds", default=5, show_default=True, help="Runs of each arm.")
 @click.option("--out", metavar="FOLDER", help="Where runs, table and picture are kept.  [default: comparisons/<dataset>]")
 @click.option("--keep-students", is_flag=True, help="Keep the student of every run.")
-@training_options("inputs", "objective", "seed", "log_dir")
+@training_options("inputs", "objective", "kd_weight", "seed", "log_dir")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def compare(arms: str, seeds: int, out: str | None, keep_students: bool, debug: bool, **options: Any) -> None:
     """Train a student in several ways on the smoothed DATASET, at equal updates, and say which differences can be told from chance.

@@ -2,9 +2,8 @@
 
 import json
 import math
-import shutil
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.folder import read_manifest
 from textsmooth.stages.model import teacher_digest
-from textsmooth.stages.storage import pretty_json, put, remove_empty
+from textsmooth.stages.storage import pretty_json, put, remove, remove_empty
 
 RESULTS = "results.jsonl"  # a line for each finished run
 STUDENTS = "students"
@@ -59,8 +58,8 @@ class ArmScore:
 
     @property
     def spread(self) -> float:
-        """Standard deviation over seeds; NaN with one seed."""
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else math.nan
+        """Standard deviation over seeds; NaN with one seed, or an undefined score."""
+        return _stdev(self.scores)
 
     def to_json(self) -> dict[str, Any]:
         gain = self.against and {"gain": _number(self.against.mean), "interval": [_number(self.against.low), _number(self.against.high)]}
@@ -96,17 +95,25 @@ class Comparison:
     def summary(self) -> str:
         """The table, and in words what it does and does not say."""
         told = [f"{a.arm} {'above' if a.against.mean > 0 else 'below'}" for a in self.arms[1:] if a.against and a.against.tells]
-        same = [a.arm for a in self.arms[1:] if a.against and not a.against.tells]
+        undefined = [a.arm for a in self.arms if math.isnan(a.mean)]
+        same = [a.arm for a in self.arms[1:] if a.against and not a.against.tells and a.arm not in undefined]
         first = self.arms[0].arm
         lines = [self.table(), "", f"{self.metric} on {self.eval_split}, {self.steps:,} updates for every arm"]
         if told:
             lines.append(f"told apart from {first}: {', '.join(told)}")
         if same:
             lines.append(f"not told apart from {first}: {', '.join(same)}")
+        if undefined:
+            lines.append(f"undefined in at least one run: {self.metric} of {', '.join(undefined)}")
         lines.append(f"saved    {self.out}  ({SUMMARY}{f', {PICTURE}' if self.picture else ''}; runs in {RESULTS})")
         if self.picture is None:
             lines.append(f'note     no {PICTURE}: pip install "textsmooth[plot]" and run this again, the runs are kept')
         return "\n".join(lines)
+
+
+def _stdev(values: Sequence[float]) -> float:
+    """Of a sample; NaN if there is one value, or one is NaN."""
+    return math.nan if len(values) < 2 or any(map(math.isnan, values)) else statistics.stdev(values)
 
 
 def paired(scores: tuple[float, ...], first: tuple[float, ...]) -> Against:
@@ -117,7 +124,7 @@ def paired(scores: tuple[float, ...], first: tuple[float, ...]) -> Against:
         return Against(mean=mean, low=math.nan, high=math.nan)
     from scipy.stats import t
 
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(gains) - 1)) * statistics.stdev(gains) / math.sqrt(len(gains))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(gains) - 1)) * _stdev(gains) / math.sqrt(len(gains))
     return Against(mean=mean, low=mean - half, high=mean + half)
 
 
@@ -132,7 +139,9 @@ def compare(options: CompareOptions, say: Callable[[str], None] = lambda line: N
     if options.common.eval_split is None and not any(split.startswith(("validation", "dev")) for split in manifest.splits):
         raise _nothing_to_compare_on(options.common)
     # of every arm, so that what one cannot have is told before the first run
-    steps, *_ = (planned_steps(replace(arm.options(options.common), inputs="plain")) for arm in options.arms)
+    for arm in options.arms:
+        planned_steps(arm.options(options.common))
+    steps = planned_steps(replace(options.arms[0].options(options.common), inputs="plain"))
     common = replace(options.common, max_steps=steps)
     identities = {"dataset": manifest.dataset, "student": teacher_digest(student_folder(common.student))}
     settings = json.loads(json.dumps({**replace(options, common=common).settings(), **identities}))
@@ -140,9 +149,11 @@ def compare(options: CompareOptions, say: Callable[[str], None] = lambda line: N
     todo = [(arm, seed) for seed in range(options.seeds) for arm in options.arms if (arm.name, seed) not in done]
     for number, (arm, seed) in enumerate(todo, 1):
         say(f"run {number} of {len(todo)}: {arm.name}, seed {seed}")
-        line = _run(arm, seed, common, out, settings, keep=options.keep_students, progress=progress)
+        line = _run(arm, seed, common, out, settings, progress)
         done[arm.name, seed] = line
         _append(out / RESULTS, line)
+        if not options.keep_students:
+            remove(_student(out, arm, seed))
     if not options.keep_students:
         remove_empty(out / STUDENTS)
     return _conclude(options, done, out, steps)
@@ -156,10 +167,12 @@ def _nothing_to_compare_on(common: TrainOptions) -> DatasetError:
     return DatasetError(f"the dataset {common.dataset} has no labelled validation split to compare on; give --eval-split")
 
 
-def _run(
-    arm: Arm, seed: int, common: TrainOptions, out: Path, settings: dict[str, Any], *, keep: bool, progress: TrainProgress | None
-) -> dict[str, Any]:
-    student = out / STUDENTS / f"{arm.name.replace(':', '-').replace('=', '')}-{seed}"
+def _student(out: Path, arm: Arm, seed: int) -> Path:
+    return out / STUDENTS / f"{arm.name.replace(':', '-').replace('=', '')}-{seed}"
+
+
+def _run(arm: Arm, seed: int, common: TrainOptions, out: Path, settings: dict[str, Any], progress: TrainProgress | None) -> dict[str, Any]:
+    student = _student(out, arm, seed)
     try:
         made = train(replace(arm.options(common), seed=seed, out=str(student), resume=True, overwrite=True), progress)
     except Stopped as stopped:
@@ -167,8 +180,6 @@ def _run(
         raise Stopped(stopped.exit_code - 128, way_on) from None
     if made.eval_split is None:
         raise _nothing_to_compare_on(common)
-    if not keep:
-        shutil.rmtree(student)
     return {
         "arm": arm.name, "seed": seed, "metric": made.metric, "score": made.metrics.get(made.metric), "metrics": made.metrics,
         "eval_split": made.eval_split, "steps": made.steps, "tokens": made.tokens, "tokens_per_s": made.tokens_per_s,

@@ -1,5 +1,6 @@
 """What a user may set of a comparison of training arms, checked when it is put together."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,9 +8,19 @@ from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import INPUTS, TrainOptions
 
 OBJECTIVE_PARTS = ("task", "kd", "mlm")
+
+
+def _rate(text: str) -> float | str:
+    """A number, or the name of a distribution."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 # What an arm may set: how a student learns, not what it learns from or for how long.
 SETTINGS = {
-    "lam": str, "temperature": float, "topk": int, "mass": float, "tail": str, "draws": int, "kd_weight": float, "kd_temperature": float,
+    "lam": _rate, "temperature": float, "topk": int, "mass": float, "tail": str, "draws": int, "kd_weight": float, "kd_temperature": float,
     "lr": float, "weight_decay": float, "warmup": float, "schedule": str, "dropout": float,
 }  # fmt: skip
 
@@ -29,7 +40,7 @@ class Arm:
     @classmethod
     def parse(cls, text: str) -> "Arm":
         """UsageError if it is none."""
-        head, *settings = text.strip().split(":")
+        head, *settings = re.split(r":(?=[\w-]*=)", text.strip())  # not the colon of beta:0.4
         parts = head.split("+")
         unknown = [part for part in parts if part not in (*INPUTS, *OBJECTIVE_PARTS)]
         if unknown or len(set(parts)) < len(parts):
@@ -79,8 +90,12 @@ class CompareOptions:
             raise UsageError(f"arms {', '.join(names)}: one comes twice")
         if len({arm.objective == "mlm" for arm in self.arms}) > 1:
             raise UsageError("mlm arms are scored on masked words, the others on the task: compare them apart")
+        seen: dict[str, str] = {}
         for arm in self.arms:
-            arm.options(self.common)  # its own checks
+            does = str(arm.options(self.common))  # which checks
+            if does in seen:
+                raise UsageError(f"arms {seen[does]} and {arm.name} are the same training; leave one away")
+            seen[does] = arm.name
 
     def settings(self) -> dict[str, Any]:
         """What the score of an arm hangs on beside the arm, as JSON: a comparison goes on only with the same."""

@@ -69,7 +69,7 @@ class Smoothing:
         known = ", ".join(f"{t:g}" for t in sorted({1.0, *stored}))
         return UsageError(
             f"temperature {self.temperature:g} is not stored in this dataset, it has {known}{why}; "
-            f"choose one of these, or generate with --temperatures {self.temperature:g}"
+            f"choose one of these, or generate with --temperatures {self.temperature:g}{' (--tail renormalize needs none)' if why else ''}"
         )
 
     def partition_column(self, stored: tuple[float, ...]) -> int | None:

@@ -56,6 +56,8 @@ def test_a_paired_difference_is_that_of_students_t() -> None:
     assert found.mean == pytest.approx(float(np.mean(other - first)))
     alone = paired((0.5,), (0.4,))
     assert alone.mean == pytest.approx(0.1) and math.isnan(alone.low) and not alone.tells
+    undefined = paired((0.5, math.nan, 0.6), (0.4, 0.4, 0.4))
+    assert math.isnan(undefined.mean) and math.isnan(undefined.low) and not undefined.tells
     assert paired((2.0, 2.1), (1.0, 1.1)).tells and not paired((2.0, 0.0), (1.0, 1.1)).tells
 
 
@@ -107,12 +109,32 @@ def test_a_run_is_the_same_in_a_comparison_and_alone(options: Callable[..., Comp
     ).read_bytes()
 
 
+def test_a_score_that_is_undefined_ends_no_comparison(
+    options: Callable[..., CompareOptions], kit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student that says the same of every row has no correlation."""
+    real = module.train
+
+    def constant(asked: TrainOptions, progress: Any = None) -> Any:
+        made = real(asked, progress)
+        return replace(made, metrics={**made.metrics, "pearson": None}) if asked.inputs == "smoothed" and asked.seed == 1 else made
+
+    monkeypatch.setattr(module, "train", constant)
+    values = kit.small_dataset(tmp_path / "v", label_kind="value", label_names=None)
+    for _ in range(2):
+        found = compare(options("plain", "smoothed", "mixed", dataset=str(values)))
+        assert "undefined in at least one run: pearson of smoothed" in found.summary()
+        assert json.loads((tmp_path / "out" / "compare.json").read_text())["arms"][1]["scores"][1] is None
+
+
 def test_what_cannot_be_is_told_before_the_first_run(options: Callable[..., CompareOptions], kit: ModuleType, tmp_path: Path) -> None:
     bare = kit.write_dataset(tmp_path / "bare", {"train": [kit.random_rows(1, 40).block]})
     with pytest.raises(UsageError, match="no teacher_logits for --objective kd"):
         compare(options("plain", "kd", dataset=str(bare), eval_split="train"))
     with pytest.raises(DatasetError, match="no labelled validation split to compare on; give --eval-split"):
         compare(options("plain", "smoothed", dataset=str(bare)))
+    with pytest.raises(UsageError, match="topk 30: the dataset stores 8"):
+        compare(options("plain", "smoothed:topk=30"))
     with pytest.raises(UsageError, match="no student at"):
         compare(options("plain", "smoothed", student=str(tmp_path / "none")))
     assert not (tmp_path / "out").exists()

@@ -20,6 +20,7 @@ COMMON = TrainOptions(dataset="d", student="s")
         ("kd+smoothed", "smoothed", "kd", {}),
         ("mixed+kd+task", "mixed", "task+kd", {}),
         ("mlm:kd-weight=0", "plain", "mlm", {"kd_weight": 0.0}),
+        ("smoothed:lam=beta:0.4:topk=3", "smoothed", "task", {"lam": "beta:0.4", "topk": 3}),
         ("smoothed:lam=uniform:temperature=2:topk=8", "smoothed", "task", {"lam": "uniform", "temperature": 2.0, "topk": 8}),
     ],
 )
@@ -41,7 +42,8 @@ def test_an_arm_is_read(text: str, inputs: str, objective: str, settings: dict[s
         ("mlm+kd", "mlm goes with nothing else"),
         ("smoothed:epochs=3", "cannot set 'epochs'"),
         ("smoothed:topk=two", "topk=two in an arm is no int"),
-        ("smoothed:lam", "lam= in an arm|lam must be|lam ''"),
+        ("smoothed:lam", "'smoothed:lam' is none of"),
+        ("smoothed:lam=", "lam must be"),
     ],
 )
 def test_what_is_no_arm_is_told(text: str, told: str) -> None:
@@ -55,6 +57,7 @@ def test_what_is_no_arm_is_told(text: str, told: str) -> None:
         (("plain",), 3, "at least two arms"),
         (("plain", "plain"), 3, "one comes twice"),
         (("plain", "mlm"), 3, "compare them apart"),
+        (("smoothed", "smoothed:lam=0.5"), 3, "arms smoothed and smoothed:lam=0.5 are the same training"),
         (("plain", "smoothed"), 0, "seeds must be"),
         (("plain", "smoothed:lam=2"), 3, "lam must be"),
     ],
