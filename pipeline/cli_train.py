@@ -73,7 +73,11 @@ class _Option(NamedTuple):
 
 
 _OPTIONS = (
-    _Option("inputs", click.Choice(INPUTS), "both: an update on plain, then one on smoothed per batch; mixed: half of the rows smoothed."),
+    _Option(
+        "inputs",
+        click.Choice(INPUTS),
+        "both: an update on plain, then one on smoothed per batch; mixed: a coin for each row.",
+    ),
     _Option("lam", Rate(), "Smoothing rate: (1 - lam) of the token, lam of its soft ids. A number, or by row: uniform, beta:A."),
     _Option("temperature", float, "Of the soft ids: 1, or one of --temperatures of the dataset; others are interpolated."),
     _Option("topk", int, "Entries used of each token.  [default: all stored]"),

@@ -9,7 +9,7 @@ import torch
 from textsmooth.pipeline.train_log import LOG, TrainLog
 from textsmooth.pipeline.train_progress import TrainProgress
 from textsmooth.pipeline.train_result import RECORD, TrainResult, finished_before, record, versions
-from textsmooth.pipeline.train_setup import TRAIN_SPLIT, Setup, out_folder, prepare
+from textsmooth.pipeline.train_setup import TRAIN_SPLIT, Setup, out_folder, prepare, student_folder
 from textsmooth.pipeline.train_stop import Stop
 from textsmooth.schemas.errors import ConflictError, TextsmoothError, UsageError
 from textsmooth.schemas.train import TrainOptions
@@ -19,6 +19,7 @@ from textsmooth.stages.collate import Batch
 from textsmooth.stages.device import pick_device
 from textsmooth.stages.distill import TrainingError, Update
 from textsmooth.stages.evaluate import higher_is_better
+from textsmooth.stages.model import teacher_digest
 from textsmooth.stages.storage import pretty_json, remove
 from textsmooth.stages.stream import SmoothedDataset
 from textsmooth.stages.student import check_out, new_model_folder, save_model, weight_bytes
@@ -55,7 +56,7 @@ def train_here(options: TrainOptions, progress: TrainProgress, world: World, sto
     run = run_folder(out)
     with world, Stop(stop_file) as stop:
         world.join(device)
-        done = world.share(finished_before(out, options, dataset.manifest) if world.first and options.resume else None)
+        done = world.share(_finished(out, options, dataset) if world.first and options.resume else None)
         if done is not None:
             if world.first:
                 remove(run)
@@ -73,10 +74,14 @@ def train_here(options: TrainOptions, progress: TrainProgress, world: World, sto
                 raise _with_way_on(error, run, world) from error
             found = trained.result(out)
             log.told("finished", step=found.steps, saved_step=found.saved_step, metric=found.metric, metrics=found.metrics)
-        seconds = {"train": state.train_s, "evaluate": state.evaluate_s, "all": time.perf_counter() - started}
+        seconds = {"train": state.train_s, "evaluate": state.evaluate_s, "this_process": time.perf_counter() - started}
         if world.first:
             _save(setup, state, found, run, out, seconds)
     return found
+
+
+def _finished(out: Path, options: TrainOptions, dataset: SmoothedDataset) -> dict[str, Any] | None:
+    return finished_before(out, options, dataset.manifest, teacher_digest(student_folder(options.student)))
 
 
 def run_folder(out: Path) -> Path:
@@ -224,6 +229,7 @@ def _begin(setup: Setup, run: Path) -> TrainState:
     fresh = TrainState(options=options.fixed(), dataset=setup.manifest.dataset, student=setup.student_digest, versions=versions())
     found = None
     if setup.world.first:
+        checkpoint.sweep(run)
         there = checkpoint.checkpoints(run) if options.resume else []
         state = checkpoint.read_state(there[-1]) if there else None
         differs = None if state is None else differences(state, fresh)

@@ -15,6 +15,7 @@ from typing import Any
 
 from textsmooth.pipeline.train_progress import TrainProgress
 from textsmooth.schemas.errors import UsageError
+from textsmooth.stages.storage import put
 
 LOG = "log.jsonl"
 _CURVES = ("loss", "lr", "grad_norm")
@@ -47,9 +48,7 @@ class TrainLog(AbstractContextManager["TrainLog"]):
         if log_dir is not None:
             writer = board_writer()
             self._board = writer(log_dir, purge_step=update + 1 if update else None)
-        run.mkdir(parents=True, exist_ok=True)
-        kept = events_until(run / LOG, update)
-        (run / LOG).write_text("".join(f"{line}\n" for line in kept))
+        put(run / LOG, "".join(f"{line}\n" for line in events_until(run / LOG, update)).encode())
         self._file = (run / LOG).open("a", buffering=1)
 
     def __exit__(self, *args: object) -> None:

@@ -55,11 +55,12 @@ class TrainResult:
             first = {self.metric: self.metrics[self.metric], **self.metrics} if self.metric in self.metrics else self.metrics
             shown = "  ".join(f"{k} {'undefined' if v is None else f'{v:.4f}'}" for k, v in first.items())
             best = f", best of update {self.saved_step:,}" if self.saved_step < self.steps else ""
-            score = f"{shown}  (on {self.eval_split}, plain input{best})"
+            read = "masked" if self.kind == "mlm" else "plain"
+            score = f"{shown}  (on {self.eval_split}, {read} input{best})"
         return "\n".join(
             [
                 f"score    {score}",
-                f"trained  {self.steps:,} updates on {self.rows:,} rows, {self.inputs} input{left_out}",
+                f"trained  {self.steps:,} updates, {self.inputs} input, from {self.rows:,} rows{left_out}",
                 f"speed    {self.tokens_per_s:,.0f} tokens/s, {self.train_s:.1f} s",
                 f"saved    {self.out}  (details in {RECORD})",
                 f'next     transformers.pipeline("{_PIPELINES[self.kind]}", model="{self.out}")',
@@ -98,12 +99,12 @@ def record(setup: "Setup", state: "TrainState", found: TrainResult, seconds: dic
     }
 
 
-def finished_before(out: Path, options: TrainOptions, manifest: Manifest) -> dict[str, Any] | None:
-    """The content of train.json in `out`, if it was this dataset and these options that made it."""
+def finished_before(out: Path, options: TrainOptions, manifest: Manifest, student: str) -> dict[str, Any] | None:
+    """The content of train.json in `out`, if it was this dataset, this student and these options that made it."""
     try:
         found = read_json(out / RECORD)
         then = TrainOptions(**found["options"]).fixed()
-        same = then == options.fixed() and found["dataset"]["digest"] == manifest.dataset
+        same = then == options.fixed() and (found["dataset"]["digest"], found["student"]) == (manifest.dataset, student)
         return found if same and (out / "config.json").is_file() else None
     except (OSError, DatasetError, KeyError, TypeError, ValueError):
         return None

@@ -154,6 +154,7 @@ def planned_steps(options: TrainOptions) -> int:
     """The updates that a run would make. UsageError, DatasetError if the dataset has not what it needs."""
     dataset = SmoothedDataset(options.dataset, TRAIN_SPLIT)
     rows, _ = _rows(options, dataset, _kind(options, dataset.manifest))
+    _check_stored(options, dataset.manifest)
     return _steps(options, _stream(options, dataset, rows, World()))
 
 

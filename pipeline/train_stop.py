@@ -31,6 +31,7 @@ class Stop(AbstractContextManager["Stop"]):
     def __init__(self, file: Path | None = None) -> None:
         self.file = file
         self.signal: int | None = None
+        self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -55,6 +56,10 @@ class Stop(AbstractContextManager["Stop"]):
         return Stopped(number, f"{how} after update {update:,} of {steps:,}, saved in {run}; the same command with --resume goes on")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a loader worker, forked: the process that trains decides
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
         if self.signal is not None:
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated
         self.signal = number

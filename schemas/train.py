@@ -13,7 +13,7 @@ SCHEDULES = ("linear", "cosine", "constant")
 TRAIN_DTYPES = ("float32", "bfloat16")
 PROGRESS_MODES = ("auto", "rich", "json", "none")
 KD_WEIGHTS = {"task": 0.0, "kd": 1.0, "task+kd": 0.5, "mlm": 1.0}
-# A run may be resumed with others of these: they move where and how it is computed, and the result by no more than rounding.
+# A run may be resumed with others of these: where and how it is computed. Without dropout that moves the result by rounding.
 MAY_CHANGE = (
     "dataset",  # its digest is compared, not its place
     "student",  # the same

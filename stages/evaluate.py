@@ -17,6 +17,7 @@ from textsmooth.schemas.tasks import TASKS
 from textsmooth.stages.answers import Answer, answer_of, exact_match, token_f1
 from textsmooth.stages.codec import TokenBlock, decode
 from textsmooth.stages.collate import MaskedTargets, SmoothedCollator
+from textsmooth.stages.distill import TrainingError
 from textsmooth.stages.forward import autocast, forward, masked_logits
 from textsmooth.stages.gather import gather
 from textsmooth.stages.masking import MaskedCollator
@@ -140,6 +141,7 @@ class Evaluation:
             rows = collate(gather([block] * len(part), chosen[part].tolist())).to(device)
             with torch.inference_mode(), autocast(device, self.dtype):
                 logits = forward(student, rows, None).float().cpu().numpy()
+            _check_finite(logits, self.dataset)
             for i, row in zip(part, logits, strict=True):
                 found[i] = row[: lengths[i]]
         return found
@@ -160,6 +162,7 @@ class Evaluation:
                     sums += [len(logits), *_masked_sums(logits, batch.masked)]
         if not sums[0]:
             raise DatasetError(f"split {self.dataset.name!r} has no token to mask; choose another split or dataset")
+        _check_finite(sums, self.dataset)
         nll, accuracy, kl = (sums[1:] / sums[0]).tolist()
         return {"nll": nll, "perplexity": math.exp(nll) if nll < 700 else None, "accuracy": accuracy, "kl": kl}
 
@@ -188,14 +191,21 @@ def predict(
     sorted_logits = np.concatenate(parts)
     logits = np.empty_like(sorted_logits)
     logits[by_length] = sorted_logits
+    _check_finite(logits, dataset)
     return logits
+
+
+def _check_finite(values: Any, dataset: SmoothedDataset) -> None:
+    """TrainingError if the student has diverged."""
+    if not np.isfinite(values).all():
+        raise TrainingError(f"what the student says on {dataset.name} is not a number; lower --lr")
 
 
 def metrics(logits: NDArray[np.float32], labels: NDArray[Any], label_kind: str) -> dict[str, float | None]:
     """Scores of logits [R, C] against labels [R]; None where a score is undefined.
 
     class: accuracy, f1 (of class 1 if there are two, else macro), matthews, loss (mean cross-entropy).
-    value: pearson, spearman, loss (mean squared error); the logits are [R, 1].
+    value: pearson, spearman, loss (mean squared error); the logits are [R, 1]. DatasetError for a label that is no class.
     """
     scores = _class_scores(logits, labels) if label_kind == "class" else _value_scores(logits[:, 0], labels)
     return {name: value if math.isfinite(value) else None for name, value in scores.items()}
@@ -206,6 +216,8 @@ def _class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dic
 
     predicted = logits.argmax(1)
     classes = np.arange(logits.shape[1])
+    if labels.max() >= len(classes):
+        raise DatasetError(f"label {labels.max()} is none of the {len(classes)} classes; generate the dataset again")
     average = "binary" if len(classes) == 2 else "macro"
     probs = torch.from_numpy(logits).double().softmax(1).numpy()
     one_class = len(np.unique(np.concatenate([predicted, labels]))) == 1  # scikit-learn warns, and says 0

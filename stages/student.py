@@ -12,7 +12,7 @@ from typing import Any
 from textsmooth.schemas.errors import ConflictError, StorageError, TeacherError, UsageError, first_line
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.stages.model import load_checked, quiet
-from textsmooth.stages.storage import TEMP_PREFIX
+from textsmooth.stages.storage import TEMP_PREFIX, sync
 from textsmooth.stages.tokenize import load_tokenizer, vocab_digest
 
 # Which class of transformers has the head for labels of a kind, and for masked tokens.
@@ -27,6 +27,8 @@ HEADS = {
 @contextlib.contextmanager
 def new_model_folder(out: Path, *, overwrite: bool, room: int = 0) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its place when the block ends well; otherwise it goes, and `out` stays as it was.
+
+    Durable when the block is left. A kill -9 between the two renames of --overwrite leaves the old model in that folder, as `old`.
 
     ConflictError if `out` holds something and overwrite is false, or if what it holds is no model folder (never deleted).
     room: bytes that will be needed. StorageError if there is less, or nothing can be written there.
@@ -47,6 +49,8 @@ def new_model_folder(out: Path, *, overwrite: bool, room: int = 0) -> Iterator[P
         new = temp / "new"
         new.mkdir()
         yield new
+        for path in (*(p for p in new.rglob("*") if p.is_file()), new):
+            sync(path)  # whatever was kept until now may go once this block is left
         if out.is_dir():
             out.rename(temp / "old")
         try:
@@ -55,6 +59,7 @@ def new_model_folder(out: Path, *, overwrite: bool, room: int = 0) -> Iterator[P
             if (temp / "old").is_dir() and not out.exists():
                 (temp / "old").rename(out)
             raise
+        sync(out.parent)
     except SafetensorError as error:
         raise StorageError(f"cannot write {out}: {error}; choose another --out") from error
     except OSError as error:

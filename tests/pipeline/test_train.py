@@ -27,6 +27,7 @@ from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import ConflictError, DatasetError, MachineError, TeacherError, TextsmoothError, UsageError
 from textsmooth.schemas.manifest import FileEntry
 from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages.distill import TrainingError
 from textsmooth.stages.evaluate import metrics, predict
 from textsmooth.stages.folder import read_manifest
 from textsmooth.stages.storage import pretty_json
@@ -68,6 +69,13 @@ def test_a_student_learns_and_is_saved_whole(kit, options, smoothed, tmp_path, m
     assert [entry["epoch"] for entry in record["history"]] == list(range(1, len(record["history"]) + 1))
     assert len(kit.events(out / "log.jsonl")) == 160
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["class", "value"])
+def test_a_student_that_diverges_before_an_evaluation_is_told(kit, options, tmp_path, kind):
+    folder = kit.small_dataset(tmp_path / "d", label_kind=kind, label_names=("even", "odd") if kind == "class" else None)
+    with pytest.raises(TrainingError, match="what the student says on validation is not a number; lower --lr; nothing was saved"):
+        train(options(dataset=str(folder), max_steps=1, lr=1e30, warmup=0.0))
 
 
 def test_a_temperature_that_is_not_stored_is_told(options, tmp_path, capsys):
@@ -351,7 +359,7 @@ def test_the_commands(kit, smoothed, tmp_path):
     shutil.rmtree(teacher)
     args = (smoothed, "--student", tmp_path / "student", "--out", tmp_path / "out", "--max-steps", 5, "--threads", 1)
     done = _invoke(train_command, *args, "--inputs", "both", "--lam", 0.3, "--topk", 4, "--tail", "original")
-    assert "5 updates on 300 rows, both input" in done.output and "accuracy" in done.output
+    assert "5 updates, both input, from 300 rows" in done.output and "accuracy" in done.output
     with pytest.raises(UsageError, match="layers '0;2' is no list"):
         _invoke(student_command, "--from", teacher, "--layers", "0;2", "--out", tmp_path / "x")
 

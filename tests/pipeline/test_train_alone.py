@@ -57,6 +57,7 @@ def test_nothing_outside_dataset_student_and_out_is_opened(gen: Callable[..., Ra
     allowed += [Path(place) for place in ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib")]
     opened = [Path(path) for path in json.loads((tmp_path / "opened.json").read_text())]
     temporary = [path for path in opened if path.name.startswith(".tmp-") or any(part.startswith(".tmp-out-") for part in path.parts)]
+    opened = [path for path in opened if path != tmp_path]  # its names are put on the disk, with that of `out`
     strange = [path for path in opened if not any(path.is_relative_to(place) for place in allowed) and path not in temporary]
     assert strange == []
     shards = [path for path in opened if path.is_relative_to(tmp_path / "dataset") and path.suffix == ".arrow"]

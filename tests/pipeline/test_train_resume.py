@@ -75,8 +75,8 @@ def test_killed_twice_in_a_row_at_any_update_the_student_is_the_same_to_the_bit(
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        ("textsmooth.stages.checkpoint", "_sync", 6),  # in the midst of the second checkpoint
-        ("textsmooth.stages.checkpoint", "_sync", 10),  # it is in place, the folder not synced
+        ("textsmooth.stages.checkpoint", "sync", 6),  # in the midst of the second checkpoint
+        ("textsmooth.stages.checkpoint", "sync", 10),  # it is in place, the folder not synced
         ("textsmooth.pipeline.train", "save_model", 1),  # trained, not saved
         ("textsmooth.pipeline.train", "remove", 2),  # saved, the run's folder still there
     ],
@@ -85,7 +85,7 @@ def test_killed_while_it_saves(command: Callable[..., Any], whole: Path, tmp_pat
     assert command(patch=f"die_at({module!r}, None, {name!r}, {call})").wait().code == -signal.SIGKILL
     ended = command("--resume").wait()
     assert ended.code == 0, ended.err
-    assert "40 updates on 300 rows" in ended.out
+    assert "trained  40 updates" in ended.out
     assert same(tmp_path / "out", whole)
     assert not (tmp_path / "out.run").exists()
 
@@ -179,6 +179,33 @@ def test_resume_begins_where_there_is_nothing_and_ends_where_all_is_done(options
     assert (first.out / "train.json").stat().st_mtime_ns == before
     with pytest.raises(ConflictError, match="is not empty"):
         train(options(resume=True, seed=3))
+
+
+def test_a_finished_run_of_another_student_is_not_taken_for_this_one(
+    kit: ModuleType, options: Callable[..., TrainOptions], whole: Path, tmp_path: Path
+) -> None:
+    first = train(options(max_steps=2))
+    another = kit.save_masked_lm(tmp_path / "another", seed=5, num_hidden_layers=2)
+    with pytest.raises(ConflictError, match="is not empty"):
+        train(options(max_steps=2, resume=True, student=str(another)))
+    assert train(options(max_steps=2, resume=True)) == first
+
+
+def test_what_a_kill_left_half_written_goes(options: Callable[..., TrainOptions], unfinished: Path, whole: Path) -> None:
+    torn = unfinished / ".tmp-0123456789abcdef"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
+    seen = []
+
+    def looked(*args: Any, **kwargs: Any) -> Any:
+        seen.append(torn.exists())
+        return real(*args, **kwargs)
+
+    real = checkpoint.restore
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "restore", looked)
+        assert same(train(options(resume=True)).out, whole)
+    assert seen == [False]
 
 
 def test_a_damaged_checkpoint_is_named(options: Callable[..., TrainOptions], unfinished: Path, whole: Path) -> None:
