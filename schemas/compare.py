@@ -1,6 +1,7 @@
 """What a user may set of a comparison of training arms, checked when it is put together."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ def _rate(text: str) -> float | str:
 
 
 # What an arm may set: how a student learns, not what it learns from or for how long.
-SETTINGS = {
+SETTINGS: dict[str, Callable[[str], Any]] = {
     "lam": _rate, "temperature": float, "topk": int, "mass": float, "tail": str, "draws": int, "kd_weight": float, "kd_temperature": float,
     "lr": float, "weight_decay": float, "warmup": float, "schedule": str, "dropout": float,
 }  # fmt: skip
@@ -67,7 +68,7 @@ def _setting(text: str) -> tuple[str, Any]:
     try:
         return name, SETTINGS[name](value)
     except ValueError:
-        raise UsageError(f"{name}={value} in an arm is no {SETTINGS[name].__name__}") from None
+        raise UsageError(f"{name}={value} in an arm is no {'whole number' if SETTINGS[name] is int else 'number'}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ def test_an_arm_is_read(text: str, inputs: str, objective: str, settings: dict[s
         ("mlm+smoothed", "mlm goes with nothing else"),
         ("mlm+kd", "mlm goes with nothing else"),
         ("smoothed:epochs=3", "cannot set 'epochs'"),
-        ("smoothed:topk=two", "topk=two in an arm is no int"),
+        ("smoothed:topk=two", "topk=two in an arm is no whole number"),
         ("smoothed:lam", "'smoothed:lam' is none of"),
         ("smoothed:lam=", "lam must be"),
     ],
