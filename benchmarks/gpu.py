@@ -274,7 +274,7 @@ def memory(bench: Bench) -> None:
 def training(bench: Bench) -> None:
     from train_step import InTheLoop, distiller
 
-    from textsmooth.pipeline.generate import generate
+    from textsmooth.pipeline.generation import generate
     from textsmooth.schemas.smoothing import Smoothing
     from textsmooth.stages.collate import SmoothedCollator
     from textsmooth.stages.stream import SmoothedDataset

@@ -117,7 +117,7 @@ def executor(name: str, options: Any) -> Any:
 
 
 def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    from textsmooth.pipeline.generate import generate
+    from textsmooth.pipeline.generation import generate
     from textsmooth.pipeline.progress import Progress
     from textsmooth.schemas.config import GenerateOptions
 

@@ -22,7 +22,7 @@ from textsmooth.schemas.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from textsmooth.pipeline.generate import Generated
+    from textsmooth.pipeline.generation import Generated
     from textsmooth.schemas.manifest import Manifest
 
 
@@ -132,7 +132,7 @@ def generate_one(asked: GenerateOptions, params: dict[str, Any]) -> str:
 
         click.echo(preview_text(preview(asked, shown), asked.price_per_hour))
         return "previewed"
-    from textsmooth.pipeline.generate import generate
+    from textsmooth.pipeline.generation import generate
 
     made = generate(asked, shown)
     click.echo(summary_text(made))

@@ -145,7 +145,7 @@ def train(debug: bool, **options: Any) -> None:
     Killed or interrupted, the same command with --resume goes on from the last checkpoint.
     """
     checked = TrainOptions(**options)
-    from textsmooth.pipeline.train import train as run
+    from textsmooth.pipeline.training import train as run
 
     made = run(checked)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, one tells

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from textsmooth.pipeline.train import train
 from textsmooth.pipeline.train_progress import TrainProgress
 from textsmooth.pipeline.train_setup import planned_steps, student_folder
 from textsmooth.pipeline.train_stop import Stopped
+from textsmooth.pipeline.training import train
 from textsmooth.schemas.compare import Arm, CompareOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError
 from textsmooth.schemas.train import TrainOptions

@@ -18,7 +18,7 @@ from torch import Tensor
 from textsmooth.pipeline.bad_rows import bad_text, taken
 from textsmooth.pipeline.commit import finished_units
 from textsmooth.pipeline.executors import executor
-from textsmooth.pipeline.generate import resolve
+from textsmooth.pipeline.generation import resolve
 from textsmooth.pipeline.plan import row_columns, typed_rows
 from textsmooth.pipeline.previous import Gone, reusable
 from textsmooth.pipeline.progress import Progress

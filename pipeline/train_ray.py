@@ -28,12 +28,12 @@ except ImportError as _missing:
 
 from textsmooth.pipeline import drain
 from textsmooth.pipeline.ray_executor import quiet
-from textsmooth.pipeline.train import run_folder, train_here
 from textsmooth.pipeline.train_log import LOG
 from textsmooth.pipeline.train_progress import TrainProgress
 from textsmooth.pipeline.train_result import RECORD, TrainResult
 from textsmooth.pipeline.train_setup import out_folder
 from textsmooth.pipeline.train_stop import Stop
+from textsmooth.pipeline.training import run_folder, train_here
 from textsmooth.schemas.errors import TextsmoothError, WorkerError
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.device import default_threads

@@ -9,7 +9,7 @@ import datasets
 import pytest
 from helpers_gen import Ran, make_model, wrong
 
-from textsmooth.pipeline.generate import generate
+from textsmooth.pipeline.generation import generate
 from textsmooth.pipeline.plan import DECIDES_BYTES, cut, differences
 from textsmooth.pipeline.request import draft
 from textsmooth.pipeline.unit import UnitWorker

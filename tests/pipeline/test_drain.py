@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers_gen import Process, Ran, rows, shards_of, until, write_jsonl
 
-from textsmooth.pipeline import drain, generate
+from textsmooth.pipeline import drain, generation
 from textsmooth.pipeline import unit as units
 
 SIZES = ("--topk", 3, "--rows-per-shard", 150, "--context", "masked:8", "--threads", 1)
@@ -113,7 +113,7 @@ def test_before_a_unit_runs_it_ends_at_once(phase: str, gen: Callable[..., Ran],
         time.sleep(5)
 
     if phase == "planning":
-        monkeypatch.setattr(generate, "cut", killed)
+        monkeypatch.setattr(generation, "cut", killed)
     else:
         monkeypatch.setattr(units, "Teacher", killed)
     start = time.monotonic()

@@ -55,14 +55,14 @@ UNFINISHED = ("--topk", 3, "--rows-per-shard", 16)
 @pytest.fixture
 def unfinished(gen: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """A run stopped before its end: every unit done, nothing committed."""
-    from textsmooth.pipeline import generate
+    from textsmooth.pipeline import generation
 
     def start(corpus: Path, out: Path) -> Path:
         def stop(*args: Any, **kwargs: Any) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(generate, "commit", stop)
+            patch.setattr(generation, "commit", stop)
             assert gen("--corpus", corpus, "--out", out, *UNFINISHED).code == 130
         assert not (out / "manifest.json").exists()
         assert len(list((out / "receipts").iterdir())) == 3
@@ -307,18 +307,18 @@ def test_an_empty_folder_will_do(reviews: Path, gen: Callable[..., Ran], tmp_pat
 def test_a_corpus_edited_after_planning_is_noticed_by_the_unit(
     gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textsmooth.pipeline import generate
+    from textsmooth.pipeline import generation
 
     lines = rows(20, 4)
     corpus = write_jsonl(tmp_path / "c.jsonl", lines)
-    real = generate.cut
+    real = generation.cut
 
     def cut(*args: Any, **named: Any) -> Any:
         plan = real(*args, **named)
         write_jsonl(corpus, [*lines[:-1], {**lines[-1], "text": "another"}])
         return plan
 
-    monkeypatch.setattr(generate, "cut", cut)
+    monkeypatch.setattr(generation, "cut", cut)
     ran = gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 3, "--rows-per-shard", 5)
     assert ran.code == 1
     assert "changed since the run was planned" in ran.err

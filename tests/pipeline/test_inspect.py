@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from helpers_gen import Ran, rows, write_jsonl
 
-from textsmooth.pipeline import cli, generate
+from textsmooth.pipeline import cli, generation
 from textsmooth.pipeline.cli_inspect import inspect as inspect_command
 from textsmooth.pipeline.inspect import read_row
 
@@ -78,9 +78,9 @@ def test_rows_without_tokens_are_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[int] = []
-    real = generate.Progress.batch
+    real = generation.Progress.batch
     monkeypatch.setattr(
-        generate.Progress, "batch", lambda self, tokens, padded, rows: told.append(rows) or real(self, tokens, padded, rows)
+        generation.Progress, "batch", lambda self, tokens, padded, rows: told.append(rows) or real(self, tokens, padded, rows)
     )
     corpus = write_jsonl(tmp_path / "c.jsonl", [{"text": text, "label": n} for n, text in enumerate(texts)])
     ran = gen("--corpus", corpus, "--teacher", bare, "--out", tmp_path / "out", "--topk", 2, *extra)

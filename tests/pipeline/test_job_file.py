@@ -11,7 +11,7 @@ import click
 import pytest
 from helpers_gen import REPOSITORY, Ran, rows, shards_of, write_jsonl, wrong
 
-from textsmooth.pipeline import cli_gen, cli_job, generate, progress
+from textsmooth.pipeline import cli_gen, cli_job, generation, progress
 from textsmooth.pipeline.job_file import NOT_IN_A_FILE, Entry, check, read_job
 from textsmooth.schemas.config import GenerateOptions
 
@@ -235,7 +235,7 @@ def test_interrupted_it_stops_at_once(gen: Callable[..., Ran], desk: Path, monke
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate, "_run", interrupted)
+    monkeypatch.setattr(generation, "_run", interrupted)
     (desk / "job.yaml").write_text("corpora:\n- {corpus: good.jsonl, out: a}\n- {corpus: good.jsonl, out: b}\n")
     ran = gen("--config", "job.yaml", "--topk", 3)
     assert ran.code == 130
@@ -247,13 +247,13 @@ def test_interrupted_it_stops_at_once(gen: Callable[..., Ran], desk: Path, monke
 def test_an_unknown_error_is_shown_whole_and_the_others_are_done(
     gen: Callable[..., Ran], desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = generate._run
+    real = generation._run
 
     def broken(todo: Any, *args: Any) -> None:
-        monkeypatch.setattr(generate, "_run", real)
+        monkeypatch.setattr(generation, "_run", real)
         raise RuntimeError("odd")
 
-    monkeypatch.setattr(generate, "_run", broken)
+    monkeypatch.setattr(generation, "_run", broken)
     (desk / "job.yaml").write_text("topk: 3\ncorpora:\n- {corpus: good.jsonl, out: a}\n- {corpus: good.jsonl, out: b}\n")
     ran = gen("--config", "job.yaml")
     assert ran.code == 1 and "Traceback" in ran.err and "RuntimeError: odd" in ran.err

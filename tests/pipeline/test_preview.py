@@ -19,7 +19,7 @@ from scipy.special import log_softmax, rel_entr
 from textsmooth.pipeline import preview as previews
 from textsmooth.pipeline.cli_preview import preview_text, three
 from textsmooth.pipeline.executors import Inline
-from textsmooth.pipeline.generate import generate, resolve
+from textsmooth.pipeline.generation import generate, resolve
 from textsmooth.pipeline.preview import ROWS, draw, preview, rows_of
 from textsmooth.pipeline.progress import Progress
 from textsmooth.schemas.config import GenerateOptions

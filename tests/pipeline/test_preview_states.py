@@ -9,10 +9,10 @@ import pytest
 from helpers_gen import Ran, files_of, tree, wrong
 from safetensors.torch import load_file, save_file
 
-from textsmooth.pipeline import generate as generating
+from textsmooth.pipeline import generation
 from textsmooth.pipeline import preview as previews
 from textsmooth.pipeline.cli_preview import three
-from textsmooth.pipeline.generate import generate
+from textsmooth.pipeline.generation import generate
 from textsmooth.pipeline.preview import preview
 from textsmooth.schemas.config import GenerateOptions
 
@@ -80,7 +80,7 @@ def test_what_is_left_of_a_run_that_was_begun(reviews: Path, teacher: Path, tmp_
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(generating, "commit", stop)
+        patch.setattr(generation, "commit", stop)
         generate(options(reviews, teacher, out))
     next(out.glob("train/00002-*")).unlink()
     before = files_of(out)

@@ -17,9 +17,9 @@ from helpers_gen import REPOSITORY, Process, Ran, files_of, rows, shards_of, unt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textsmooth.pipeline import generate as generating
+from textsmooth.pipeline import generation
 from textsmooth.pipeline import previous as previously
-from textsmooth.pipeline.generate import Generated, generate
+from textsmooth.pipeline.generation import Generated, generate
 from textsmooth.pipeline.preview import preview
 from textsmooth.pipeline.previous import KINDS, changes
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig
@@ -505,7 +505,7 @@ def test_stopped_anywhere_and_run_again(
         if at == "run":
             patch.setattr("textsmooth.pipeline.unit.UnitWorker.score", stop)
         elif at == "commit":
-            patch.setattr(generating, "commit", stop)
+            patch.setattr(generation, "commit", stop)
         else:
             patch.setattr(previously, "publish", some)
         make(*asked)

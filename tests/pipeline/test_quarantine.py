@@ -17,7 +17,7 @@ import torch
 from helpers_gen import VOCAB, Ran, files_of, make_model, make_tokenizer, rows, shards_of, write_jsonl
 
 from textsmooth.pipeline.bad_rows import tell_apart
-from textsmooth.pipeline.generate import generate
+from textsmooth.pipeline.generation import generate
 from textsmooth.pipeline.inspect import read_row
 from textsmooth.pipeline.unit import UnitWorker
 from textsmooth.schemas.config import GenerateOptions

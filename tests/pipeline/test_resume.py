@@ -279,12 +279,12 @@ def test_two_drivers_that_guess_another_dtype_agree_on_the_first_plan(
     corpus: Path, gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`auto` is measured, so two machines may differ: the plan that is published counts for both."""
-    from textsmooth.pipeline import generate
+    from textsmooth.pipeline import generation
     from textsmooth.stages import device
 
     out = tmp_path / "out"
     args = ("--corpus", corpus, "--out", out, "--dtype", "auto", *SIZES)
-    real = generate.cut
+    real = generation.cut
     ran: list[Ran] = []
 
     def cut(*given: Any, **named: Any) -> Plan:
@@ -296,7 +296,7 @@ def test_two_drivers_that_guess_another_dtype_agree_on_the_first_plan(
         return plan
 
     monkeypatch.setattr(device, "pick_dtype", lambda kind: "bfloat16")
-    monkeypatch.setattr(generate, "cut", cut)
+    monkeypatch.setattr(generation, "cut", cut)
     late = gen(*args)
     assert (ran[0].code, late.code) == (0, 0), late.err
     assert json.loads((out / "plan.json").read_bytes())["config"]["dtype"] == "float32"

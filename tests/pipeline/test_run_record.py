@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers_gen import REPOSITORY, Ran, files_of
 
-from textsmooth.pipeline import executors, generate, progress, run_record
+from textsmooth.pipeline import executors, generation, progress, run_record
 from textsmooth.pipeline import unit as units
 from textsmooth.pipeline.drain import Terminated
 from textsmooth.schemas.config import GenerateOptions
@@ -118,7 +118,7 @@ class Quarantined(executors.Inline):
 
 def test_failed_units_are_counted_and_told(desk: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = GenerateOptions(corpus="good.jsonl", teacher=str(teacher), out="out", topk=3, rows_per_shard=2, dtype="float32", threads=1)
-    generate.generate(asked, progress.Progress("json"), executor=Quarantined())  # storage has all receipts: the truth
+    generation.generate(asked, progress.Progress("json"), executor=Quarantined())  # storage has all receipts: the truth
     found = record(desk / "out")
     assert (found["units"]["run"], found["units"]["failed"]) == (2, 1)
     events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
@@ -162,7 +162,7 @@ def test_shares_and_costs_are_per_worker(gen: Callable[..., Ran], desk: Path, te
         num_workers = 2  # type: ignore[assignment]
 
     common = {"teacher": str(teacher), "topk": 3, "rows_per_shard": 2, "dtype": "float32", "threads": 1, "price_per_hour": 3.0}
-    made = generate.generate(GenerateOptions(corpus="good.jsonl", out="two", **common), executor=Two())
+    made = generation.generate(GenerateOptions(corpus="good.jsonl", out="two", **common), executor=Two())
     found = record(desk / "two")
     assert (found["workers"], found["retries"]) == (2, 5)
     assert found["tokens_per_s_per_worker"] == pytest.approx(found["tokens_per_s"] / 2)

@@ -14,7 +14,7 @@ from helpers_gen import rows, shards_of, write_jsonl
 
 from textsmooth.pipeline import commit
 from textsmooth.pipeline.executors import Inline
-from textsmooth.pipeline.generate import Generated, generate
+from textsmooth.pipeline.generation import Generated, generate
 from textsmooth.pipeline.receipts import receipt_name
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.plan import Plan

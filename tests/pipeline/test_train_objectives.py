@@ -11,7 +11,7 @@ import pytest
 from helpers_gen import Ran, write_jsonl
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering
 
-from textsmooth.pipeline.train import train
+from textsmooth.pipeline.training import train
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.student import make_student

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from textsmooth.pipeline.train import train
 from textsmooth.pipeline.train_stop import Stopped
+from textsmooth.pipeline.training import train
 from textsmooth.schemas.errors import ConflictError, TextsmoothError
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages import checkpoint
@@ -77,8 +77,8 @@ def test_killed_twice_in_a_row_at_any_update_the_student_is_the_same_to_the_bit(
     [
         ("textsmooth.stages.checkpoint", "sync", 6),  # in the midst of the second checkpoint
         ("textsmooth.stages.checkpoint", "sync", 10),  # it is in place, the folder not synced
-        ("textsmooth.pipeline.train", "save_model", 1),  # trained, not saved
-        ("textsmooth.pipeline.train", "remove", 2),  # saved, the run's folder still there
+        ("textsmooth.pipeline.training", "save_model", 1),  # trained, not saved
+        ("textsmooth.pipeline.training", "remove", 2),  # saved, the run's folder still there
     ],
 )
 def test_killed_while_it_saves(command: Callable[..., Any], whole: Path, tmp_path: Path, module: str, name: str, call: int) -> None:

@@ -21,8 +21,8 @@ from textsmooth.pipeline import train_setup
 from textsmooth.pipeline.cli_student import student as student_command
 from textsmooth.pipeline.cli_train import GROUPS
 from textsmooth.pipeline.cli_train import train as train_command
-from textsmooth.pipeline.train import train
 from textsmooth.pipeline.train_progress import TrainProgress
+from textsmooth.pipeline.training import train
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import ConflictError, DatasetError, MachineError, TeacherError, TextsmoothError, UsageError
 from textsmooth.schemas.manifest import FileEntry
