@@ -1,0 +1,152 @@
+"""The commands as functions: the same names and defaults, nothing printed, exceptions instead of exits.
+
+What goes wrong raises a TextsmoothError (schemas/errors.py) whose text is the line that the command would print. `textsmooth COMMAND
+--help` explains every option; it has the same name here, with _ for -. `progress` is "none" unless asked for.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textsmooth.schemas.config import GenerateOptions
+from textsmooth.schemas.train import TrainOptions
+
+if TYPE_CHECKING:
+    from textsmooth.pipeline.generation import Generated
+    from textsmooth.pipeline.train_result import TrainResult
+
+
+def generate(
+    corpus: str | Path,
+    *,
+    corpus_revision: str | None = None,
+    streaming: str = "auto",
+    out: str | Path | None = None,
+    splits: str | Sequence[str] = (),
+    text_columns: str | Sequence[str] = (),
+    label_column: str | None = None,
+    keep_columns: str | Sequence[str] = (),
+    limit: int | None = None,
+    teacher: str | Path | None = None,
+    teacher_revision: str | None = None,
+    task_teacher: str | Path | None = None,
+    task_teacher_revision: str | None = None,
+    topk: int = 32,
+    mass: float = 1.0,
+    temperatures: float | Sequence[float] = (1.0,),
+    context: str = "unmasked",
+    specials: str = "plain",
+    codec: str = "plain",
+    max_length: int | None = None,
+    long: str | None = None,
+    stride: int | None = None,
+    max_batch_tokens: int | None = None,
+    rows_per_shard: int = 2048,
+    dtype: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    executor: str = "auto",
+    num_workers: str | None = None,
+    initial_workers: int | None = None,
+    gpus_per_worker: float | None = None,
+    cpus_per_worker: float | None = None,
+    ray_address: str | None = None,
+    ship_code: bool = False,
+    unit_timeout_s: float | None = None,
+    skip_bad_rows: bool = False,
+    from_previous: str | Path | None = None,
+    price_per_hour: float | None = None,
+    progress: str = "none",
+) -> "Generated":
+    """Make a smoothed dataset, or finish it if it was begun: `textsmooth gen`.
+
+    corpus: as of --corpus: `demo`, `glue/sst2`, a name on the Hub, a folder, a file. splits, text_columns, keep_columns, temperatures: one
+    or several. Raises UsageError, CorpusError, TeacherError, ConflictError, StorageError, QuarantineError (rows that cannot be smoothed).
+    """
+    from textsmooth.pipeline.generation import generate as run
+    from textsmooth.pipeline.progress import Progress
+
+    asked = {name: value for name, value in locals().items() if name in GenerateOptions.__dataclass_fields__}
+    for name in ("splits", "text_columns", "keep_columns", "temperatures"):
+        asked[name] = _several(asked[name])
+    return run(GenerateOptions(**_places(asked)), Progress(progress))
+
+
+def train(
+    dataset: str | Path,
+    *,
+    student: str | Path,
+    out: str | Path | None = None,
+    inputs: str = "smoothed",
+    lam: float | str = 0.5,
+    temperature: float = 1.0,
+    topk: int | None = None,
+    mass: float = 1.0,
+    tail: str = TrainOptions.tail,
+    draws: int | None = None,
+    objective: str = "task",
+    kd_weight: float | None = None,
+    kd_temperature: float = 2.0,
+    epochs: int = 3,
+    max_steps: int | None = None,
+    max_rows: int | None = None,
+    rows_per_class: int | None = None,
+    batch_size: int | None = None,
+    batch_tokens: int | None = None,
+    accumulate: int = 1,
+    lr: float = 5e-05,
+    warmup: float = 0.1,
+    schedule: str = "linear",
+    weight_decay: float = 0.01,
+    max_grad_norm: float | None = 1.0,
+    dropout: float | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    eval_split: str | None = None,
+    eval_every: int | None = None,
+    patience: int | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    log_dir: str | Path | None = None,
+    progress: str = "none",
+    loader_workers: int = 0,
+    num_workers: int = 1,
+    threads: int | None = None,
+    device: str | None = None,
+) -> "TrainResult":
+    """Train a student on a smoothed dataset and save it in a folder that transformers opens: `textsmooth train`.
+
+    Raises UsageError, DatasetError, TeacherError (the student does not fit), ConflictError, StorageError, MachineError (memory),
+    TrainingError (the loss is not a number) or Stopped (a signal; resumable). Seeds torch's generator and sets its threads.
+    """
+    from textsmooth.pipeline.training import train as run
+
+    asked = {name: value for name, value in locals().items() if name in TrainOptions.__dataclass_fields__}
+    return run(TrainOptions(**_places(asked)))
+
+
+def make_student(
+    teacher: str | Path, layers: Sequence[int], out: str | Path, *, revision: str | None = None, overwrite: bool = False
+) -> Path:
+    """A student of some of a teacher's encoder layers, counted from 0, its embeddings and head: `textsmooth student`; its folder.
+
+    teacher: `demo`, a folder, or a name on the Hub. Raises UsageError, TeacherError, ConflictError or StorageError.
+    """
+    from textsmooth.pipeline.sources import find_model
+    from textsmooth.stages.student import make_student as make
+    from textsmooth.stages.student import model_folder
+
+    found = find_model(str(teacher), revision, option="--from")
+    return make(model_folder(str(found.folder), "teacher"), tuple(layers), Path(out), overwrite=overwrite)
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """A tuple; one text or number is one of them."""
+    return (value,) if isinstance(value, str | int | float) else tuple(value)
+
+
+def _places(asked: dict[str, Any]) -> dict[str, Any]:
+    """With paths as the texts that options are."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asked.items()}

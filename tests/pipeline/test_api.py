@@ -1,0 +1,59 @@
+"""The commands as functions: the same names and defaults, nothing printed, exceptions instead of exits."""
+
+import inspect
+import subprocess
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from textsmooth.pipeline import generate, make_student, train
+from textsmooth.schemas.config import GenerateOptions
+from textsmooth.schemas.errors import ConflictError, UsageError
+from textsmooth.schemas.smoothing import Smoothing
+from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages import SmoothedCollator, SmoothedDataset, SoftEmbedding
+
+
+@pytest.mark.parametrize(("function", "options"), [(generate, GenerateOptions), (train, TrainOptions)])
+def test_functions_have_the_options_of_the_commands_and_their_defaults(function: Any, options: Any) -> None:
+    empty = inspect.Parameter.empty
+    promised = {f.name: empty if f.default is MISSING else f.default for f in fields(options)} | {"progress": "none"}
+    assert {name: p.default for name, p in inspect.signature(function).parameters.items()} == promised
+
+
+def test_from_a_corpus_to_a_student_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = generate("demo", limit=40, topk=4, temperatures=[1, 2], out=tmp_path / "data", splits="train")
+    student = make_student("demo", [0], tmp_path / "student")
+    trained = train(tmp_path / "data", student=student, out=tmp_path / "trained", max_steps=2)
+    assert capfd.readouterr() == ("", "")
+    assert [*made.manifest.splits] == ["train"]
+    assert (trained.steps, trained.rows) == (2, 40)
+
+    dataset = SmoothedDataset(tmp_path / "data", "train")
+    batch = SmoothedCollator.for_dataset(dataset, smoothing=Smoothing(lam=0.5))(dataset.batch(np.arange(2)))
+    vocab_size = dataset.manifest.teacher["vocab_size"]
+    soft = SoftEmbedding(torch.nn.Embedding(vocab_size, 3), vocab_size=vocab_size)
+    assert batch.soft is not None
+    assert soft(batch.soft).shape == (*batch.input_ids.shape, 3)
+
+
+def test_what_goes_wrong_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="topk"):
+        generate("demo", topk=0)
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(ConflictError, match="holds no run"):
+        generate("demo", limit=4, out=tmp_path)
+    with pytest.raises(UsageError, match="no smoothed dataset"):
+        train(tmp_path / "nowhere", student=tmp_path)
+
+
+def test_a_name_is_imported_when_it_is_used() -> None:
+    code = "import sys, textsmooth.pipeline, textsmooth.stages; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'pyarrow')))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(ImportError):
+        from textsmooth.pipeline import nothing  # type: ignore[attr-defined] # noqa: F401
