@@ -197,8 +197,10 @@ def summary_text(made: "Generated") -> str:
         f"Next: textsmooth inspect {made.out}",
     ]
     labelled = statistics["unlabelled_rows"] < statistics["rows"] and "train" in manifest.splits
-    if manifest.corpus["label_kind"] in ("class", "value") and labelled:
-        lines.append(f"      textsmooth train {made.out} --student STUDENT --out OUT")
+    masked = manifest.config["context"] != "unmasked"
+    if (manifest.corpus["label_kind"] is not None and labelled) or (masked and "train" in manifest.splits):
+        objective = " --objective mlm" if masked else ""
+        lines.append(f"      textsmooth train {made.out} --student STUDENT --out OUT{objective}")
         lines.append("      textsmooth student --help   tells how a STUDENT is made")
     return "\n".join(lines)
 

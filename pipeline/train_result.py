@@ -1,11 +1,11 @@
 """What a training run made: for people, for programs, and as train.json beside the saved student."""
 
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.errors import ConflictError, DatasetError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.schemas.version import VERSION
@@ -36,12 +36,13 @@ class TrainResult:
     unlabelled_rows: int  # left out
     tokens: int  # through the student while training, padding not counted
     train_s: float  # of updates and their batches, evaluation and saving not counted
+    before: bool = field(default=False, compare=False)  # it was finished when it was asked for: nothing was done
 
     @classmethod
-    def from_json(cls, value: dict[str, Any], out: Path) -> Self:
+    def from_json(cls, value: dict[str, Any], out: Path, *, before: bool = False) -> Self:
         """Of the content of train.json."""
-        names = {f.name for f in fields(cls)} - {"out", "train_s"}
-        return cls(out=out, train_s=value["seconds"]["train"], **{name: value[name] for name in names})
+        names = {f.name for f in fields(cls)} - {"out", "train_s", "before"}
+        return cls(out=out, train_s=value["seconds"]["train"], before=before, **{name: value[name] for name in names})
 
     @property
     def tokens_per_s(self) -> float:
@@ -59,6 +60,7 @@ class TrainResult:
             score = f"{shown}  (on {self.eval_split}, {read} input{best})"
         return "\n".join(
             [
+                *([f"nothing to do: {self.out} was trained just so"] if self.before else []),
                 f"score    {score}",
                 f"trained  {self.steps:,} updates, {self.inputs} input, from {self.rows:,} rows{left_out}",
                 f"speed    {self.tokens_per_s:,.0f} tokens/s, {self.train_s:.1f} s",
@@ -84,7 +86,7 @@ def record(setup: "Setup", state: "TrainState", found: TrainResult, seconds: dic
 
     manifest = setup.manifest
     return {
-        **{name: value for name, value in asdict(found).items() if name not in ("out", "train_s")},
+        **{name: value for name, value in asdict(found).items() if name not in ("out", "train_s", "before")},
         "tokens_per_s": found.tokens_per_s,
         "seconds": seconds,
         "history": state.history,
@@ -100,11 +102,25 @@ def record(setup: "Setup", state: "TrainState", found: TrainResult, seconds: dic
 
 
 def finished_before(out: Path, options: TrainOptions, manifest: Manifest, student: str) -> dict[str, Any] | None:
-    """The content of train.json in `out`, if it was this dataset, this student and these options that made it."""
+    """The content of train.json in `out`, if it was this dataset, this student and these options that made it.
+
+    ConflictError, naming what differs, if others made it and it is not to be replaced.
+    """
     try:
         found = read_json(out / RECORD)
-        then = TrainOptions(**found["options"]).fixed()
-        same = then == options.fixed() and (found["dataset"]["digest"], found["student"]) == (manifest.dataset, student)
-        return found if same and (out / "config.json").is_file() else None
+        then = TrainOptions(**found["options"]).fixed() | {"dataset": found["dataset"]["digest"], "student": found["student"]}
+        saved = (out / "config.json").is_file()
     except (OSError, DatasetError, KeyError, TypeError, ValueError):
         return None
+    now = options.fixed() | {"dataset": manifest.dataset, "student": student}
+    other = [f"{name} {_short(then.get(name))}, now {_short(now[name])}" for name in now if now[name] != then.get(name)]
+    if saved and other and not options.overwrite:
+        raise ConflictError(
+            f"{out} holds a student that was trained with {'; '.join(other[:3])}; choose another --out, or replace it with --overwrite"
+        )
+    return found if saved and not other else None
+
+
+def _short(value: Any) -> str:
+    """A digest by its beginning."""
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

@@ -60,7 +60,7 @@ def train_here(options: TrainOptions, progress: TrainProgress, world: World, sto
         if done is not None:
             if world.first:
                 remove(run)
-            return TrainResult.from_json(done, out)
+            return TrainResult.from_json(done, out, before=True)
         if world.first:
             check_out(out, overwrite=options.overwrite)
             _check_no_other_run(run, options)

@@ -26,6 +26,9 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
 }  # fmt: skip
 
 
+OF_SMOOTHED = ("lam", "temperature", "topk", "mass", "tail", "draws")  # settings that plain input does not see
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """One way to train, written PARTS[:name=value[:name=value …]]: `plain`, `kd+smoothed`, `smoothed:lam=0.25`.
@@ -53,7 +56,13 @@ class Arm:
             raise UsageError(f"arm {text!r} has two forms of input; choose one of {', '.join(INPUTS)}")
         if "mlm" in parts and (inputs or objective != "mlm"):
             raise UsageError(f"arm {text!r}: mlm goes with nothing else, its input is masked")
-        return cls(name=text.strip(), inputs=(inputs or ["plain"])[0], objective=objective, settings=dict(map(_setting, settings)))
+        form, chosen = (inputs or ["plain"])[0], dict(map(_setting, settings))
+        unseen = ("lam", "tail", "draws") if objective == "mlm" else OF_SMOOTHED if form == "plain" else ()
+        idle = [name for name in chosen if name in unseen or (name == "kd_temperature" and "kd" not in objective)]
+        if idle:
+            needs = "kd" if idle[0] == "kd_temperature" else "smoothed input"
+            raise UsageError(f"arm {text!r}: {idle[0]} changes nothing without {needs}; leave it away")
+        return cls(name=text.strip(), inputs=form, objective=objective, settings=chosen)
 
     def options(self, common: TrainOptions) -> TrainOptions:
         """Those of a training run of this arm."""

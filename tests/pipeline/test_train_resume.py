@@ -175,9 +175,12 @@ def test_resume_begins_where_there_is_nothing_and_ends_where_all_is_done(options
     first = train(options(resume=True))
     assert same(first.out, whole)
     before = (first.out / "train.json").stat().st_mtime_ns
-    assert train(options(resume=True)) == first
+    again = train(options(resume=True))
+    assert again == first
+    assert not first.before
+    assert again.summary().startswith(f"nothing to do: {first.out} was trained just so\n")
     assert (first.out / "train.json").stat().st_mtime_ns == before
-    with pytest.raises(ConflictError, match="is not empty"):
+    with pytest.raises(ConflictError, match=r"out holds a student that was trained with seed 0, now 3; choose another --out, or"):
         train(options(resume=True, seed=3))
 
 
@@ -186,7 +189,7 @@ def test_a_finished_run_of_another_student_is_not_taken_for_this_one(
 ) -> None:
     first = train(options(max_steps=2))
     another = kit.save_masked_lm(tmp_path / "another", seed=5, num_hidden_layers=2)
-    with pytest.raises(ConflictError, match="is not empty"):
+    with pytest.raises(ConflictError, match=r"was trained with student [0-9a-f]{12}, now [0-9a-f]{12}"):
         train(options(max_steps=2, resume=True, student=str(another)))
     assert train(options(max_steps=2, resume=True)) == first
 

@@ -44,6 +44,10 @@ def test_an_arm_is_read(text: str, inputs: str, objective: str, settings: dict[s
         ("smoothed:topk=two", "topk=two in an arm is no whole number"),
         ("smoothed:lam", "'smoothed:lam' is none of"),
         ("smoothed:lam=", "lam must be"),
+        ("plain:lam=0.2", "lam changes nothing without smoothed input"),
+        ("kd:tail=mean", "tail changes nothing without smoothed input"),
+        ("mlm:draws=4", "draws changes nothing without smoothed input"),
+        ("smoothed:kd-temperature=4", "kd_temperature changes nothing without kd"),
     ],
 )
 def test_what_is_no_arm_is_told(text: str, told: str) -> None:
