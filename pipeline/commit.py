@@ -7,7 +7,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,8 @@ def tidy(out: Folder, plan: Plan) -> Manifest:
     manifest = read_manifest(out)
     if manifest.plan != plan.digest:
         raise DatasetError(f"{out} has the manifest of another run than its {PLAN}; start again with --overwrite, or another --out")
+    if manifest.partial_of is not None:
+        raise DatasetError(f"{out} has only some shards of this dataset: textsmooth pull fetches the rest, or give another --out")
     out.remove(_leftovers(out, plan, {s.path for s in manifest.shards}))
     with contextlib.suppress(StorageError):  # another driver may be at it
         remove_receipts(out)
@@ -96,19 +98,28 @@ def tidy(out: Folder, plan: Plan) -> Manifest:
     return manifest
 
 
-def _put_tokenizer(out: Folder, tokenizer: "PreTrainedTokenizerFast") -> dict[str, bytes]:
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFiles:
+    """A tokenizer as a dataset has it."""
+
+    files: dict[str, bytes]  # path in the dataset -> content
+    token_types: bool
+    special_ids: dict[str, int | None]
+
+
+def saved(tokenizer: "PreTrainedTokenizerFast") -> TokenizerFiles:
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
         found = {f"{TOKENIZER_FOLDER}/{p.relative_to(folder).as_posix()}": p.read_bytes() for p in files}
-    for name, data in found.items():
-        out.put(name, data)
-    return found
+    return TokenizerFiles(files=found, token_types=makes_token_types(tokenizer), special_ids=special_ids(tokenizer))
 
 
-def commit(out: Folder, plan: Plan, tokenizer: "PreTrainedTokenizerFast", *, last: Callable[[], object] = lambda: None) -> Manifest:
+def commit(
+    out: Folder, plan: Plan, tokenizer: "PreTrainedTokenizerFast | TokenizerFiles", *, last: Callable[[], object] = lambda: None
+) -> Manifest:
     """Publish the manifest of a run whose every unit has a receipt. The first manifest wins, also one that is there already.
 
     last: called right before the manifest is published.
@@ -141,42 +152,42 @@ def commit(out: Folder, plan: Plan, tokenizer: "PreTrainedTokenizerFast", *, las
             sha256=r.sha256,
             windows=r.windows,
             skipped=len(r.skipped),
+            row_offset=offset,
         )
-        for r in ordered
+        for r, offset in zip(ordered, plan.row_offsets(), strict=True)
     )
     size = sum(s.bytes for s in shards)
-    skipped = [asdict(row) for r in ordered for row in r.skipped]
+    skipped = [asdict(replace(row, row=row.row + shard.row_offset)) for r, shard in zip(ordered, shards, strict=True) for row in r.skipped]
     left_out = {"skipped_rows": len(skipped)} if skipped else {}
     statistics = {**total.summary(), **left_out, "bytes": size, "bytes_per_token": size / max(total.tokens, 1)}
-    digest = Manifest.dataset_digest(plan.digest, shards)
-    predecessor = predecessor_entry(plan, ordered)
-    files = {
-        RECEIPTS: lines.getvalue(),
-        CARD: card(plan, shards, statistics, digest, predecessor).encode(),
-    }
+    kept = tokenizer if isinstance(tokenizer, TokenizerFiles) else saved(tokenizer)
+    manifest = Manifest(
+        dataset=Manifest.dataset_digest(plan.digest, shards),
+        plan=plan.digest,
+        corpus=plan.corpus.to_json(),
+        teacher=plan.teacher.to_json(),
+        config=plan.config.to_json(),
+        token_types=kept.token_types,
+        special_ids=kept.special_ids,
+        shards=shards,
+        files=(),
+        statistics=statistics,
+        versions=plan.versions,
+        task_teacher=None if plan.task_teacher is None else asdict(plan.task_teacher),
+        predecessor=predecessor_entry(plan, ordered),
+        sources=plan.sources,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    files = {RECEIPTS: lines.getvalue(), CARD: card(manifest).encode(), **kept.files}
     if skipped:
         files[QUARANTINE] = jsonl(skipped)
     else:
         out.remove((QUARANTINE,))  # of a run before
     for name, data in files.items():
         out.put(name, data)
-    files |= {PLAN: out.read(PLAN), **_put_tokenizer(out, tokenizer)}
-    manifest = Manifest(
-        dataset=digest,
-        plan=plan.digest,
-        corpus=plan.corpus.to_json(),
-        teacher=plan.teacher.to_json(),
-        config=plan.config.to_json(),
-        token_types=makes_token_types(tokenizer),
-        special_ids=special_ids(tokenizer),
-        shards=shards,
-        files=tuple(FileEntry(path=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in sorted(files.items())),
-        statistics=statistics,
-        versions=plan.versions,
-        task_teacher=None if plan.task_teacher is None else asdict(plan.task_teacher),
-        predecessor=predecessor,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
+    files[PLAN] = out.read(PLAN)
+    listed = (FileEntry(path=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in sorted(files.items()))
+    manifest = replace(manifest, files=tuple(listed))
     last()
     out.put_exclusive(MANIFEST, pretty_json(manifest.to_json()))
     return tidy(out, plan)

@@ -60,7 +60,7 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
     done = {} if new else finished_units(out, plan)
     taken = Taken(receipts={})
     if asked.previous is not None:  # before the teacher is loaded: no device waits while files are copied
-        if new and not _publish(out, plan, overwrite=options.overwrite):
+        if new and not publish_plan(out, plan, overwrite=options.overwrite):
             return _generate(replace(options, overwrite=False), shown, executor, record)
         new = False
         left = [unit for unit in plan.units if unit.id not in done]
@@ -73,7 +73,7 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
     if todo:
         record.phase("loading")
         executor.load(plan, asked.sources, out, shown.batch)
-        if new and not _publish(out, plan, overwrite=options.overwrite):  # another driver was first: its plan counts
+        if new and not publish_plan(out, plan, overwrite=options.overwrite):  # another driver was first: its plan counts
             return _generate(replace(options, overwrite=False), shown, executor, record)
         record.begin(out, plan, executor, reused=len(done))
         shown.ready(executor.num_workers)
@@ -119,7 +119,7 @@ def _run(todo: list[Unit], plan: Plan, shown: Progress, executor: Executor, reco
 def resolve(options: GenerateOptions, progress: Progress, executor: Executor) -> tuple[Folder, Draft, Plan, bool]:
     """The folder, the resolved request, the plan, and whether that is a new one; nothing is written."""
     out = open_folder(options.out or default_out(options))
-    before = _plan_in(out, overwrite=options.overwrite)
+    before = plan_in(out, overwrite=options.overwrite)
     finished = before is not None and out.size(MANIFEST) is not None
     previous = find_previous(options, out, before, finished=finished)
     open_as = previous.settings if before is None and isinstance(previous, Previous) else before
@@ -139,14 +139,14 @@ def resolve(options: GenerateOptions, progress: Progress, executor: Executor) ->
     return out, asked, replace(plan, runtime=asked.runtime), False  # decides nothing: what is asked now counts
 
 
-def _publish(out: Folder, plan: Plan, *, overwrite: bool) -> bool:
+def publish_plan(out: Folder, plan: Plan, *, overwrite: bool) -> bool:
     """Put a new plan in place; False if another driver was first."""
     if overwrite:
         _clear(out)
     return out.put_exclusive(PLAN, pretty_json(plan.to_json()))
 
 
-def _plan_in(out: Folder, *, overwrite: bool) -> Plan | None:
+def plan_in(out: Folder, *, overwrite: bool) -> Plan | None:
     """The plan in a folder, None if there is none or it will be overwritten. ConflictError if the folder holds something else."""
     if not out.exists():
         return None

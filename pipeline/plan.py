@@ -19,7 +19,6 @@ from textsmooth.schemas.tasks import ID_COLUMN, TASKS
 from textsmooth.schemas.version import VERSION
 from textsmooth.stages import readers
 from textsmooth.stages.corpus import Corpus
-from textsmooth.stages.device import device_name
 from textsmooth.stages.kinds import ColumnKind, typed, typed_labels
 from textsmooth.stages.source import SourceFile
 
@@ -71,6 +70,8 @@ def code_digest() -> str:
 
 def versions(device: str) -> dict[str, str]:
     """Versions of everything that could change a shard's bytes, the device's model among them."""
+    from textsmooth.stages.device import device_name  # torch, which much of what imports this module never needs
+
     libraries = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
     found = {name: importlib.metadata.version(name) for name in libraries}
     return {"textsmooth": VERSION, "code": code_digest(), "device": device_name(device), **found}
@@ -213,7 +214,8 @@ def differences(asked: Draft, plan: Plan, *, finished: bool, but: frozenset[str]
 
     A finished dataset may have been made with other library versions, on another device. but: what may differ, like `corpus.name`.
     """
-    open_fields = {"corpus.label_kind", "corpus.label_names", "corpus.keep_types", "task_teacher.order", *but}  # read from the rows
+    read = {"corpus.label_kind", "corpus.label_names", "corpus.keep_types", "task_teacher.order"}  # from the rows
+    open_fields = {*read, "corpus.about", *but}
     mine = {"corpus": asked.identity.to_json(), "teacher": asked.teacher.to_json(), "config": asked.config.to_json()}
     if asked.task_teacher is not None:
         mine["task_teacher"] = asdict(asked.task_teacher)

@@ -54,12 +54,12 @@ class Previous:
     def receipts(self, wanted: Iterable[str]) -> Iterator[Receipt]:
         """Those of units by id. DatasetError if they are not what the manifest says."""
         ids = set(wanted)
-        data = _checked(self.folder, self.manifest, RECEIPTS)
+        data = checked(self.folder, self.manifest, RECEIPTS)
         for unit, line in zip(self.plan.units, data.splitlines(), strict=False):
             if unit.id in ids:
                 receipt = Receipt.from_json(json.loads(line))
                 if receipt.unit != unit.id:
-                    raise DatasetError(f"--from-previous: {self.folder.at(RECEIPTS)} does not follow its {PLAN}; {AGAIN}")
+                    raise DatasetError(f"{self.folder.at(RECEIPTS)} does not follow its {PLAN}; {AGAIN}")
                 yield receipt
 
 
@@ -87,14 +87,14 @@ def find_previous(options: GenerateOptions, out: Folder, before: Plan | None, *,
     if options.from_previous is None:
         return None
     folder = open_folder(options.from_previous)
-    if _overlap(folder, out):
+    if overlap(folder, out):
         raise UsageError(f"--from-previous {folder} and --out {out} are not apart: a finished dataset is never written; give another --out")
     if finished:
         return None
     if before is not None and before.predecessor is None:
         raise ConflictError(f"{out} was begun without --from-previous; leave it away, or start again with --overwrite")
     try:
-        found = _open(folder)
+        found = open_previous(folder)
     except (UsageError, DatasetError) as error:
         if before is None:
             raise type(error)(f"--from-previous: {error}") from None
@@ -108,8 +108,11 @@ def find_previous(options: GenerateOptions, out: Folder, before: Plan | None, *,
     return found
 
 
-def _open(folder: Folder) -> Previous:
+def open_previous(folder: Folder) -> Previous:
+    """A finished dataset with its plan and its receipts. UsageError or DatasetError if it is none."""
     manifest = read_manifest(folder)
+    if manifest.partial_of is not None:
+        raise DatasetError(f"{folder} has only some shards of dataset {manifest.partial_of[:12]}: take the whole one")
     try:
         plan = Plan.from_json(read_json(folder, PLAN))
     except FileNotFoundError:
@@ -124,18 +127,19 @@ def _open(folder: Folder) -> Previous:
     return Previous(folder=folder, manifest=manifest, plan=plan)
 
 
-def _checked(folder: Folder, manifest: Manifest, name: str) -> bytes:
+def checked(folder: Folder, manifest: Manifest, name: str) -> bytes:
+    """A file of a dataset that is no shard. DatasetError if it is not what the manifest lists."""
     entry = next((file for file in manifest.files if file.path == name), None)
     try:
         data = folder.read(name)
     except FileNotFoundError:
         data = b""
     if entry is None or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise DatasetError(f"--from-previous: {folder.at(name)} is missing or damaged; {AGAIN}, or leave --from-previous away")
+        raise DatasetError(f"{folder.at(name)} is missing or damaged; {AGAIN}")
     return data
 
 
-def _overlap(one: Folder, other: Folder) -> bool:
+def overlap(one: Folder, other: Folder) -> bool:
     """Whether two folders are the same, or one lies in the other."""
     a, b = (folder.path.resolve() if isinstance(folder, LocalFolder) else PurePosixPath(str(folder)) for folder in (one, other))
     return a == b or a in b.parents or b in a.parents
@@ -282,13 +286,13 @@ def take_over(
     told = [f"{previous.folder.at(previous.shards[id].path)} is missing or cut short" for id in wanted if id not in available]
     found: dict[str, Receipt] = {}
 
-    def take(receipt: Receipt) -> Receipt | str:
-        return _take(previous, out, wanted[receipt.unit], receipt)
+    def take_one(receipt: Receipt) -> Receipt | str:
+        return take(previous, out, wanted[receipt.unit], receipt)
 
-    receipts = previous.receipts(available) if available else iter(())
+    receipts = _named(previous.receipts(available)) if available else iter(())
     with ThreadPoolExecutor(AT_ONCE, "take") as threads:
         while group := list(islice(receipts, 4 * AT_ONCE)):
-            for result in threads.map(take, group):
+            for result in threads.map(take_one, group):
                 if isinstance(result, Receipt):
                     found[result.unit] = result
                 else:
@@ -297,12 +301,20 @@ def take_over(
     return Taken(receipts=found, told=tuple(_few(told)))
 
 
+def _named(receipts: Iterator[Receipt]) -> Iterator[Receipt]:
+    """The same; what is wrong with them names the option."""
+    try:
+        yield from receipts
+    except DatasetError as error:
+        raise DatasetError(f"--from-previous: {error}, or leave --from-previous away") from None
+
+
 def _few(told: list[str]) -> list[str]:
     shown = [f"{what}: its unit is run" for what in told[:3]]
     return [*shown, f"and {len(told) - 3:,} more shards like these"] if len(told) > 3 else shown
 
 
-def _take(previous: Previous, out: Folder, unit: Unit, receipt: Receipt) -> Receipt | str:
+def take(previous: Previous, out: Folder, unit: Unit, receipt: Receipt) -> Receipt | str:
     """One shard put in place, then its receipt, exclusively; or what is wrong with the shard."""
     old, shard = previous.folder, previous.shards[unit.id]
     name = shard_path(unit, shard.sha256)

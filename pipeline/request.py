@@ -107,6 +107,7 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
         license=corpus.license,
         revision=corpus.revision,
         task=task.name if task else None,
+        about=corpus.about,
     )
     teacher = TeacherIdentity(
         name=found.name,

@@ -35,6 +35,7 @@ class ShardEntry:
     sha256: str
     windows: int | None = None  # rows of the shard, where long rows were cut into windows
     skipped: int = 0  # rows of the corpus that are not in the shard: --skip-bad-rows
+    row_offset: int = 0  # added to its column `row`: of a merged dataset, the rows of the split that other sources have before it
 
     @property
     def samples(self) -> int:
@@ -69,6 +70,8 @@ class Manifest:
     created: str  # ISO 8601, UTC
     task_teacher: dict[str, Any] | None = None  # TaskTeacherIdentity
     predecessor: dict[str, Any] | None = None  # of --from-previous; docs/format.md
+    partial_of: str | None = None  # digest of the dataset of which this one has only some shards
+    sources: tuple[dict[str, Any], ...] = ()  # of a merged dataset: as the plan has them; docs/format.md
 
     @staticmethod
     def dataset_digest(plan: str, shards: tuple[ShardEntry, ...]) -> str:
@@ -85,9 +88,22 @@ class Manifest:
     def splits(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(s.split for s in self.shards))
 
+    def origin(self, split: str, row: int) -> tuple[str, int]:
+        """The corpus that a row of a split came from, and its number there: in a merged dataset that of a source."""
+        for source in self.sources:
+            rows = source["splits"].get(split, {"rows": 0})["rows"]
+            if row < rows:
+                return source["corpus"]["name"], row
+            row -= rows
+        return self.corpus["name"], row
+
     def to_json(self) -> dict[str, Any]:
-        shards = [lean(shard, ("windows", "skipped")) for shard in self.shards]
-        body = {"format": FORMAT_VERSION, **lean(replace(self, shards=()), ("task_teacher", "predecessor")), "shards": shards}
+        shards = [lean(shard, ("windows", "skipped", "row_offset")) for shard in self.shards]
+        body = {
+            "format": FORMAT_VERSION,
+            **lean(replace(self, shards=()), ("task_teacher", "predecessor", "partial_of", "sources")),
+            "shards": shards,
+        }
         return {**body, "digest": digest(body)}
 
     @classmethod
@@ -105,11 +121,19 @@ class Manifest:
             del body["format"]
             shards = tuple(ShardEntry(**_known(ShardEntry, s)) for s in body.pop("shards"))
             files = tuple(FileEntry(**_known(FileEntry, f)) for f in body.pop("files"))
-            manifest = cls(shards=shards, files=files, **_known(cls, body))
+            sources = tuple(body.pop("sources", ()))
+            manifest = cls(shards=shards, files=files, sources=sources, **_known(cls, body))
             altered = altered or manifest.dataset != cls.dataset_digest(manifest.plan, shards)
+            _check_sources(sources)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise DatasetError(f"{where} is damaged ({error}); {AGAIN}") from None
-        digests = (manifest.dataset, manifest.plan, *(s.sha256 for s in shards), *(f.sha256 for f in files))
+        digests = (
+            manifest.dataset,
+            manifest.plan,
+            manifest.partial_of or manifest.dataset,
+            *(s.sha256 for s in shards),
+            *(f.sha256 for f in files),
+        )
         if not all(isinstance(text, str) and SHA256.fullmatch(text) for text in digests):  # they name files in a cache
             raise DatasetError(f"{where} is damaged (a digest is none); {AGAIN}")
         for path in (*(shard.path for shard in shards), *(file.path for file in files)):
@@ -118,6 +142,14 @@ class Manifest:
         if altered:
             raise DatasetError(f"{where} was altered: its digest does not fit; {AGAIN}")
         return manifest
+
+
+def _check_sources(sources: tuple[Any, ...]) -> None:
+    """ValueError, KeyError, TypeError or AttributeError unless these are the sources of a merged dataset."""
+    for source in sources:
+        counts = [count["rows"] for count in source["splits"].values()]
+        if not isinstance(source["corpus"]["name"], str) or not all(isinstance(rows, int) and rows > 0 for rows in counts):
+            raise ValueError("its sources are none")
 
 
 @cache

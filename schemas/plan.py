@@ -116,9 +116,11 @@ class CorpusIdentity:
     license: str | None = None
     revision: str | None = None  # commit, of a corpus on the Hub
     task: str | None = None  # of schemas/tasks.py
+    about: dict[str, Any] = field(default_factory=dict)  # what the corpus's own card says of language, licence …: decides nothing
 
     def to_json(self) -> dict[str, Any]:
-        return lean(self, ("revision", "task"))
+        found = lean(self, ("revision", "task"))
+        return found if self.about else {name: value for name, value in found.items() if name != "about"}
 
     def columns_json(self) -> dict[str, Any]:
         return {
@@ -225,11 +227,14 @@ class Plan:
     source: dict[str, list[int]] = field(default_factory=dict)  # file -> [bytes, mtime ns]: the cheap identity
     task_teacher: TaskTeacherIdentity | None = None
     predecessor: dict[str, Any] | None = None  # whose shards are taken over, what changed since; docs/format.md: decides nothing
+    sources: tuple[dict[str, Any], ...] = ()  # of a merged dataset: the datasets whose units these are; docs/format.md
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over everything that decides the dataset: not `runtime`, not `source`."""
-        return digest({**self.header_json(), "units": [unit.id for unit in self.units]})
+        """sha256 over everything that decides the dataset: not `runtime`, not `source`, not what the corpus says of itself."""
+        header = self.header_json()
+        corpus = {name: value for name, value in header["corpus"].items() if name != "about"}
+        return digest({**header, "corpus": corpus, "units": [unit.id for unit in self.units]})
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -238,6 +243,17 @@ class Plan:
     @property
     def rows(self) -> int:
         return sum(unit.rows for unit in self.units)
+
+    def row_offsets(self) -> list[int]:
+        """For each unit how many rows of its split other sources have before its own: 0 unless datasets were merged."""
+        if not self.sources:
+            return [0] * len(self.units)
+        rows = dict.fromkeys(self.splits, 0)
+        found = []
+        for unit in self.units:
+            found.append(rows[unit.split] - unit.row)
+            rows[unit.split] += unit.rows
+        return found
 
     def header_json(self) -> dict[str, Any]:
         """What two plans must share to be the same run, the units apart."""
@@ -248,6 +264,7 @@ class Plan:
             "config": self.config.to_json(),
             "versions": self.versions,
             **({} if self.task_teacher is None else {"task_teacher": asdict(self.task_teacher)}),
+            **({"sources": list(self.sources)} if self.sources else {}),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -279,6 +296,7 @@ class Plan:
                 source=value["source"],
                 task_teacher=_build(TaskTeacherIdentity, value["task_teacher"]) if "task_teacher" in value else None,
                 predecessor=value.get("predecessor"),
+                sources=tuple(value.get("sources", ())),
             )
             altered = plan.digest != value.get("digest")
             altered = altered or value.get("file_digest") != _file_digest({k: v for k, v in value.items() if k != "file_digest"})

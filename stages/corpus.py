@@ -30,6 +30,7 @@ class Corpus:
     class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # column -> names of its integer classes
     license: str | None = None
     revision: str | None = None  # commit, of a corpus on the Hub
+    about: dict[str, Any] = field(default_factory=dict)  # as card_facts has it
 
     def select(self, splits: tuple[str, ...]) -> "Corpus":
         """The corpus with these splits only, in the corpus's order; all if none is named. UsageError for an unknown one."""
@@ -149,7 +150,8 @@ def folder_corpus(folder: Path, config: str | None, source: Callable[..., Source
         raise UsageError(f"no data files in {folder}; expected {', '.join(FORMATS)}")
     first = next(iter(splits.values()))[0]
     name = root.name if config is None else f"{root.name}:{config}"
-    return Corpus(name=name, splits=splits, class_names=class_names(builder, first), license=folder_license(root))
+    classes = class_names(builder, first)
+    return Corpus(name=name, splits=splits, class_names=classes, license=folder_license(root), about=card_facts(root))
 
 
 def saved_splits(folder: Path) -> dict[str, Path] | None:
@@ -185,7 +187,8 @@ def _saved(folder: Path, splits: dict[str, Path], config: str | None, source: Ca
     first = next(file for files in found.values() for file in files)
     info = next(place for split, place in splits.items() if found[split]) / "dataset_info.json"
     license = folder_license(folder) or (str(_read_json(info).get("license") or "") or None if info.is_file() else None)
-    return Corpus(name=folder.resolve().name, splits=found, class_names=readers.class_names(_head(first)), license=license)
+    classes = readers.class_names(_head(first))
+    return Corpus(name=folder.resolve().name, splits=found, class_names=classes, license=license, about=card_facts(folder))
 
 
 def _head(file: SourceFile) -> SourceFile:
@@ -251,22 +254,38 @@ def csv_options(builder: Any) -> dict[str, Any]:
     return {} if sep == "," else {"delimiter": sep}
 
 
-def folder_license(folder: Path) -> str | None:
-    """The licence named in the YAML head of a README.md."""
+CARD_HEAD = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
+FACTS = ("pretty_name", "license_name", "license_link", "language", "task_categories")  # of a card: the last two are lists
+
+
+def card_head(folder: Path) -> dict[str, Any]:
+    """The YAML head of a README.md; empty if there is none."""
     import yaml
 
     readme = folder / "README.md"
-    if not readme.is_file():
-        return None
-    parts = readme.read_text(encoding="utf-8", errors="replace").split("---", 2)
-    if len(parts) < 3 or parts[0].strip():
-        return None
+    found = CARD_HEAD.match(readme.read_text(encoding="utf-8", errors="replace")) if readme.is_file() else None
     try:
-        head = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        return None
-    found = head.get("license") if isinstance(head, dict) else None
+        head = yaml.safe_load(found[1]) if found else None
+    except (yaml.YAMLError, ValueError):
+        return {}
+    return head if isinstance(head, dict) else {}
+
+
+def folder_license(folder: Path) -> str | None:
+    """The licence named in the YAML head of a README.md."""
+    found = card_head(folder).get("license")
     return ", ".join(map(str, found)) if isinstance(found, list) else str(found) if found else None
+
+
+def card_facts(folder: Path) -> dict[str, Any]:
+    """What the YAML head of a README.md says of a corpus, as far as it is text: those of FACTS that are there."""
+    head = card_head(folder)
+    found: dict[str, Any] = {name: head[name] for name in FACTS[:3] if isinstance(head.get(name), str)}
+    for name in FACTS[3:]:
+        values = head.get(name)
+        listed = [value for value in (values if isinstance(values, list) else [values]) if isinstance(value, str)]
+        found |= {name: listed} if listed else {}
+    return found
 
 
 def choose_columns(

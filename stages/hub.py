@@ -57,6 +57,7 @@ class Listing:
     splits: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of a dataset: split -> paths
     class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     license: str | None = None
+    about: dict[str, Any] = field(default_factory=dict)  # as corpus.card_facts has it
     csv: dict[str, Any] = field(default_factory=dict)
 
 
@@ -88,6 +89,7 @@ def corpus(repo: str, config: str | None, *, revision: str | None = None, stream
         class_names=found.class_names,
         license=found.license,
         revision=found.commit,
+        about=found.about,
     )
 
 
@@ -302,6 +304,7 @@ def _list_dataset(asked: Repo, repo: str, commit: str, config: str | None) -> Li
         splits=paths,
         class_names=classes,
         license=corpora.folder_license(here["README.md"].parent) if "README.md" in here else None,
+        about=corpora.card_facts(here["README.md"].parent) if "README.md" in here else {},
         csv=csv,
     )
 

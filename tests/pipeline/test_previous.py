@@ -115,7 +115,7 @@ def test_only_what_is_new_runs_and_the_bytes_are_those_of_a_run_from_nothing(
     assert became(tmp_path / "new") == {"unchanged": (4, 28, 28), "grown": (1, 8, 2), "new": (1, 5, 0)}
     manifest = read_manifest(tmp_path / "new")
     assert manifest.predecessor is not None and manifest.predecessor["dataset"] == read_manifest(place / "old").dataset
-    assert f"dataset `{manifest.predecessor['dataset']}` of *.jsonl: 4 of 6 shards taken over" in (tmp_path / "new/README.md").read_text()
+    assert f"dataset `{manifest.predecessor['dataset']}` of \\*.jsonl: 4 of 6 shards taken over" in (tmp_path / "new/README.md").read_text()
 
 
 def test_receipts_are_those_of_the_run_that_made_the_shard(place: Path, make: Callable[..., Generated], tmp_path: Path) -> None:

@@ -1,0 +1,420 @@
+"""Datasets of the same teacher and settings become one that trains, shows and checks like any other, whatever is killed meanwhile."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from helpers_gen import Process, Ran, files_of, rows, shards_of, write_jsonl
+from helpers_hub import at_hub
+from hub_server import Hub
+
+from textsmooth.pipeline import merging
+from textsmooth.pipeline.card import card
+from textsmooth.pipeline.cli import run, textsmooth
+from textsmooth.pipeline.generation import generate
+from textsmooth.pipeline.inspect import read_row
+from textsmooth.pipeline.merging import Merged, merge
+from textsmooth.schemas.canonical import digest
+from textsmooth.schemas.config import GenerateOptions
+from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
+from textsmooth.schemas.manifest import Manifest
+from textsmooth.schemas.plan import Plan
+from textsmooth.stages import storage
+from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.storage import read_json
+from textsmooth.stages.stream import SmoothedDataset
+
+LABELLED = [{**row, "label": row["idx"] % 2} for row in rows(90, 31)]
+
+
+@pytest.fixture(scope="module")
+def make(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A dataset of JSON lines with the tiny teacher: rows by split, units of 8."""
+
+    def made(name: str, splits: dict[str, list[dict[str, Any]]], **more: Any) -> Path:
+        folder = tmp_path_factory.mktemp("corpora") / name
+        folder.mkdir()
+        for split, lines in splits.items():
+            write_jsonl(folder / f"{split}.jsonl", lines)
+        out = folder.parent / f"{name}-smoothed"
+        shared = {"teacher": str(teacher), "threads": 1, "dtype": "float32", "rows_per_shard": 8, "topk": 3}
+        generate(GenerateOptions(corpus=str(folder), out=str(out), **{**shared, **more}))
+        return out
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def a(make: Callable[..., Path]) -> Path:
+    return make("a", {"train": LABELLED[:20], "validation": LABELLED[20:25]})
+
+
+@pytest.fixture(scope="module")
+def b(make: Callable[..., Path]) -> Path:
+    return make("b", {"train": LABELLED[30:43], "test": LABELLED[50:53]})
+
+
+@pytest.fixture(scope="module")
+def c(make: Callable[..., Path]) -> Path:
+    return make("c", {"train": LABELLED[60:70]})
+
+
+@pytest.fixture(scope="module")
+def merged(a: Path, b: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """a and b as one. Not to be changed."""
+    out = tmp_path_factory.mktemp("merged") / "ab"
+    merge([a, b], out)
+    return out
+
+
+def plan_of(folder: Path) -> Plan:
+    return Plan.from_json(read_json(folder / "plan.json"))
+
+
+def logical(folder: Path, split: str) -> pa.Table:
+    """What a reader gets of a split."""
+    return pa.Table.from_batches(list(SmoothedDataset(folder, split).record_batches()))
+
+
+def same_dataset(one: Path, other: Path) -> None:
+    """Equal bytes but for times."""
+    assert shards_of(one) == shards_of(other)
+    found, wanted = read_manifest(one), read_manifest(other)
+    assert (found.dataset, found.plan, found.statistics) == (wanted.dataset, wanted.plan, wanted.statistics)
+    assert {f.path for f in found.files} == {f.path for f in wanted.files}
+    listed = {"manifest.json", *(entry.path for entry in (*found.shards, *found.files))}
+    assert set(files_of(one)) == listed
+
+
+# --- what comes out ----------------------------------------------------------------------------------------------------------------
+
+
+def test_each_split_has_the_rows_of_the_first_then_of_the_second_numbered_through(a: Path, b: Path, merged: Path) -> None:
+    assert read_manifest(merged).splits == ("train", "validation", "test")
+    for split, parts in (("train", (a, b)), ("validation", (a,)), ("test", (b,))):
+        found = logical(merged, split)
+        assert found["row"].to_pylist() == list(range(found.num_rows))
+        wanted = pa.concat_tables([logical(part, split).replace_schema_metadata(None) for part in parts])
+        assert found.replace_schema_metadata(None).drop_columns("row").equals(wanted.drop_columns("row"))
+
+
+def test_no_shard_is_written_anew_and_the_sources_are_left_as_they_are(a: Path, b: Path, tmp_path: Path) -> None:
+    before = files_of(a), files_of(b)
+    made = merge([a, b], tmp_path / "out")
+    assert (files_of(a), files_of(b)) == before
+    assert sorted(shards_of(tmp_path / "out").values()) == sorted([*shards_of(a).values(), *shards_of(b).values()])
+    assert made.linked == made.taken == len(made.manifest.shards) == 3 + 1 + 2 + 1
+    names = [s.path for s in made.manifest.split("train")]
+    assert names == sorted(names) and [int(name[6:11]) for name in names] == list(range(5))
+
+
+def test_the_numbers_are_the_sums(a: Path, b: Path, merged: Path) -> None:
+    parts, found = [read_manifest(p).statistics for p in (a, b)], read_manifest(merged).statistics
+    for name in ("rows", "tokens", "smoothed_tokens", "entries", "bytes"):
+        assert found[name] == sum(part[name] for part in parts)
+    assert found["p_original_bins"] == [sum(bins) for bins in zip(*(part["p_original_bins"] for part in parts), strict=True)]
+
+
+def test_which_corpus_a_row_came_from_is_known(a: Path, b: Path, merged: Path) -> None:
+    manifest = read_manifest(merged)
+    assert manifest.origin("train", 0) == ("a", 0)
+    assert manifest.origin("train", 19) == ("a", 19)
+    assert manifest.origin("train", 20) == ("b", 0)
+    assert manifest.origin("test", 2) == ("b", 2)
+    assert read_manifest(a).origin("train", 7) == ("a", 7)
+    assert [source["dataset"] for source in manifest.sources] == [read_manifest(p).dataset for p in (a, b)]
+    assert {line["taken_from"] for line in map(json.loads, (merged / "receipts.jsonl").read_text().splitlines())} == {
+        source["dataset"] for source in manifest.sources
+    }
+
+
+def test_the_card_tells_the_sources_and_is_made_from_the_manifest(merged: Path) -> None:
+    text, manifest = (merged / "README.md").read_text(encoding="utf-8"), read_manifest(merged)
+    assert card(replace(manifest, files=(), created="")) == text
+    assert "# a + b, smoothed by tiny-bert" in text
+    assert "| a, text from `text`; licence: unknown | train 20, validation 5 |" in text
+    rule = [line.count("|") for line in text[text.index("## Merged from") :].splitlines() if line.startswith("|")]
+    assert len(set(rule)) == 1
+
+
+def test_inspect_shows_the_row_of_the_source(b: Path, merged: Path) -> None:
+    found, wanted = read_row(merged, 25, "train"), read_row(b, 5, "train")
+    assert found.tokens == wanted.tokens and found.row == 25
+
+
+def test_datasets_loads_it(merged: Path, tmp_path: Path) -> None:
+    import datasets
+
+    found = datasets.load_dataset(str(merged), cache_dir=str(tmp_path))
+    assert {split: len(found[split]) for split in found} == {"train": 33, "validation": 5, "test": 3}
+    assert found["train"]["row"][:] == [*range(20), *range(13)]  # as the shards have it: the source's
+
+
+def test_a_student_trains_on_it(a: Path, b: Path, merged: Path, tmp_path: Path) -> None:
+    from textsmooth.pipeline.training import train
+    from textsmooth.schemas.train import TrainOptions
+    from textsmooth.stages.student import make_student
+
+    teacher = tmp_path / "teacher"
+    from helpers_gen import make_model, make_tokenizer
+
+    make_model().save_pretrained(teacher)
+    make_tokenizer().save_pretrained(teacher)
+    make_student(teacher, (0,), tmp_path / "student")
+    options = TrainOptions(dataset=str(merged), student=str(tmp_path / "student"), out=str(tmp_path / "trained"), epochs=1, batch_size=8)
+    result = train(replace(options, inputs="smoothed", eval_split="validation"))
+    assert (result.steps, result.rows, result.eval_split) == (5, 33, "validation")
+
+
+def test_windows_of_one_row_are_not_taken_for_those_of_another(make: Callable[..., Path], tmp_path: Path) -> None:
+    long = [{"text": " ".join(["the cat sat on the tree"] * n), "label": 0} for n in (3, 1)]
+    cut = {"long": "window", "max_length": 9, "stride": 1}
+    one, other = make("one", {"train": long[:1]}, **cut), make("other", {"train": [{**r, "label": 1} for r in long]}, **cut)
+    merge([one, other], tmp_path / "out")
+    found = logical(tmp_path / "out", "train")
+    windows = [logical(p, "train")["window"].to_pylist() for p in (one, other)]
+    assert found["window"].to_pylist() == [*windows[0], *windows[1]]
+    counts = np.bincount(found["row"].to_numpy())
+    assert counts.tolist() == [len(windows[0]), *np.bincount(logical(other, "train")["row"].to_numpy()).tolist()]
+    assert read_row(tmp_path / "out", 2, "train").windows == counts[2]
+
+
+def test_rows_that_were_left_out_keep_their_numbers(make: Callable[..., Path], tmp_path: Path) -> None:
+    bad = [*LABELLED[:3], {**LABELLED[3], "text": 7}, *LABELLED[4:9]]
+    other = [*LABELLED[40:42], {**LABELLED[42], "text": None}, *LABELLED[43:46]]
+    one, two = (make(n, {"train": r}, skip_bad_rows=True) for n, r in (("bad", bad), ("worse", other)))
+    made = merge([one, two], tmp_path / "out")
+    assert made.manifest.statistics["skipped_rows"] == 2
+    assert logical(tmp_path / "out", "train")["row"].to_pylist() == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14]
+    lines = list(map(json.loads, (tmp_path / "out/quarantine.jsonl").read_text().splitlines()))
+    assert [(line["row"], line["file_row"]) for line in lines] == [(3, 3), (11, 2)]
+    with pytest.raises(UsageError, match="left out"):
+        read_row(tmp_path / "out", 11)
+
+
+def test_merging_merged_ones_is_merging_their_sources(a: Path, b: Path, c: Path, merged: Path, tmp_path: Path) -> None:
+    merge([a, b, c], tmp_path / "all")
+    merge([merged, c], tmp_path / "left")
+    merge([b, c], tmp_path / "bc")
+    merge([a, tmp_path / "bc"], tmp_path / "right")
+    for name in ("left", "right"):
+        same_dataset(tmp_path / name, tmp_path / "all")
+    assert read_manifest(tmp_path / "all").origin("train", 40) == ("c", 7)
+
+
+def test_the_manifest_is_read_back_as_it_was_written_and_adds_nothing_to_others(a: Path, merged: Path) -> None:
+    for folder in (a, merged):
+        value = json.loads((folder / "manifest.json").read_bytes())
+        assert json.loads(json.dumps(Manifest.from_json(value, "m").to_json())) == value
+        assert ("sources" in value, any("row_offset" in shard for shard in value["shards"])) == (folder == merged, folder == merged)
+        assert ("sources" in json.loads((folder / "plan.json").read_bytes())) == (folder == merged)
+
+
+@pytest.mark.parametrize("sources", [["x"], [{}], [{"corpus": {"name": "a"}, "splits": {"train": {"rows": "9"}}}], 7, [[]]])
+def test_sources_that_are_none_are_damage(sources: Any, merged: Path) -> None:
+    value = json.loads((merged / "manifest.json").read_bytes())
+    body = {**value, "sources": sources}
+    body["digest"] = digest({name: inner for name, inner in body.items() if name != "digest"})
+    with pytest.raises(DatasetError, match="is damaged"):
+        Manifest.from_json(body, "m")
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_dataset_or_the_same_rows_twice_are_refused(
+    a: Path, b: Path, merged: Path, make: Callable[..., Path], tmp_path: Path
+) -> None:
+    for twice in ([a, a], [merged, b], [a, shutil.copytree(a, tmp_path / "copy")]):
+        with pytest.raises(UsageError, match="merged twice: name each dataset once"):
+            merge(twice, tmp_path / "out")
+    grown = make("a", {"train": [*LABELLED[:20], *LABELLED[80:82]]})
+    with pytest.raises(UsageError, match=r"hold the same rows \(train/00000 of a\)"):
+        merge([a, grown], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"topk": 4}, "topk is 3 and 4"),
+        ({"context": "masked:2"}, "context is unmasked and masked:2"),
+        ({"temperatures": (1.0, 2.0)}, "temperatures"),
+        ({"dtype": "bfloat16"}, "dtype is float32 and bfloat16"),
+        ({"rows_per_shard": 9}, "rows_per_shard is 8 and 9"),
+        ({"keep_columns": ("idx",)}, "kept columns is"),
+        ({"label_column": "note"}, "classes is"),
+    ],
+)
+def test_other_settings_are_refused_naming_the_first(
+    more: dict[str, Any], said: str, a: Path, make: Callable[..., Path], tmp_path: Path
+) -> None:
+    lines = [{**row, "note": row["note"] or "x"} for row in LABELLED[60:66]]
+    with pytest.raises(UsageError, match="cannot be merged") as raised:
+        merge([a, make("other", {"train": lines}, **more)], tmp_path / "out")
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_another_teacher_is_refused(a: Path, make: Callable[..., Path], teacher: Path, tmp_path: Path) -> None:
+    from helpers_gen import make_model, make_tokenizer
+
+    make_model(hidden_size=12).save_pretrained(tmp_path / "teacher")
+    make_tokenizer().save_pretrained(tmp_path / "teacher")
+    with pytest.raises(UsageError, match="cannot be merged: teacher is"):
+        merge([a, make("other", {"train": LABELLED[60:66]}, teacher=str(tmp_path / "teacher"))], tmp_path / "out")
+
+
+def test_what_is_no_place_for_it_is_refused(a: Path, b: Path, merged: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="two datasets or more"):
+        merge([a], tmp_path / "out")
+    with pytest.raises(UsageError, match="not apart"):
+        merge([a, b], a / "inside")
+    with pytest.raises(ConflictError, match="holds another dataset, of a \\+ b; give another --out"):
+        merge([b, a], merged)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    with pytest.raises(ConflictError, match="holds no run of textsmooth"):
+        merge([a, b], tmp_path / "full")
+    with pytest.raises(UsageError, match="no smoothed dataset"):
+        merge([a, tmp_path / "nowhere"], tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["full"]
+
+
+def test_a_damaged_source_is_named_and_the_rest_is_kept(a: Path, b: Path, merged: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(b, tmp_path / "damaged")
+    shard = damaged / read_manifest(damaged).shards[-1].path
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-9] + b"\0" + good[-8:])
+    with pytest.raises(DatasetError, match=f"{shard.name} is damaged.*mend that dataset"):
+        merge([a, damaged], tmp_path / "out")
+    assert not (tmp_path / "out/manifest.json").exists()
+    shard.write_bytes(good)
+    assert merge([a, damaged], tmp_path / "out").taken < 7
+    same_dataset(tmp_path / "out", merged)
+
+
+# --- again, interrupted, elsewhere -------------------------------------------------------------------------------------------------
+
+
+def test_done_it_is_not_done_again_and_overwrite_starts_anew(a: Path, b: Path, tmp_path: Path) -> None:
+    first = merge([a, b], tmp_path / "out")
+    before = files_of(tmp_path / "out")
+    again = merge([a, b], tmp_path / "out")
+    assert (again.taken, again.linked, again.manifest) == (0, first.linked, first.manifest)
+    assert files_of(tmp_path / "out") == before
+    assert "Nothing to do" in again.summary()
+    other = merge([b, a], tmp_path / "out", overwrite=True)
+    assert other.manifest.dataset != first.manifest.dataset and other.taken == 7
+
+
+PATCH = """
+from textsmooth.pipeline import cli_merge
+real_run = cli.run
+cli.run = lambda command, name, args: real_run(cli_merge.merge, 'textsmooth merge', [a for a in args if not a.startswith('--teacher')])
+import textsmooth.stages.folder as there
+calls = []
+for name in ("put", "put_exclusive"):
+    def counted(self, *args, real=getattr(there.LocalFolder, name)):
+        calls.append(1)
+        if len(calls) == AT:
+            os.kill(os.getpid(), 9)
+        return real(self, *args)
+    setattr(there.LocalFolder, name, counted)
+"""
+
+
+@pytest.mark.parametrize("at", [1, 2, 5, 9, 13])  # plan, receipts, receipts.jsonl …, manifest
+def test_killed_at_any_moment_the_same_command_finishes_it(
+    at: int, a: Path, b: Path, merged: Path, tmp_path: Path, zygote: Callable[[Any], Any]
+) -> None:
+    out = tmp_path / "out"
+    args = [str(a), str(b), "--out", str(out)]
+    ran = Process(zygote, args, tmp_path, PATCH.replace("AT", str(at))).wait()
+    assert ran.code == -9, ran.err
+    assert not (out / "manifest.json").exists()
+    merge([a, b], out)
+    same_dataset(out, merged)
+
+
+def test_copies_where_there_are_no_links(a: Path, b: Path, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "link", lambda *args, **named: None)
+    made = merge([a, b], tmp_path / "out")
+    assert made.linked == 0 and "7 shards, copied" in made.summary()
+    same_dataset(tmp_path / "out", merged)
+
+
+def test_from_an_object_store_and_into_one(a: Path, b: Path, merged: Path, bucket: str, tmp_path: Path) -> None:
+    from textsmooth.stages.folder import open_folder
+
+    there = open_folder(f"{bucket}/b")
+    for name, data in files_of(b).items():
+        there.put(name, data)
+    assert merge([a, f"{bucket}/b"], tmp_path / "out").linked == 4
+    same_dataset(tmp_path / "out", merged)
+    made = merge([a, f"{bucket}/b"], f"{bucket}/ab")
+    assert (made.manifest.dataset, made.linked) == (read_manifest(merged).dataset, 0)
+    found = SmoothedDataset(f"{bucket}/ab", "train")
+    assert found.batch(np.array([19, 20])).row.tolist() == [19, 20]
+
+
+def test_from_the_hub(a: Path, b: Path, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(b, tmp_path / "served/datasets/mine/b")
+    with Hub(tmp_path / "served", large=2_000) as server, at_hub(monkeypatch, tmp_path / "home", server.url):
+        merge([a, "mine/b"], tmp_path / "out")
+    same_dataset(tmp_path / "out", merged)
+
+
+def test_part_of_a_dataset_is_refused(a: Path, b: Path, tmp_path: Path) -> None:
+    shutil.copytree(a, tmp_path / "part")
+    whole = read_manifest(a)
+    part = replace(whole, shards=whole.shards[:2], partial_of=whole.dataset, dataset=Manifest.dataset_digest(whole.plan, whole.shards[:2]))
+    (tmp_path / "part/manifest.json").write_bytes(storage.pretty_json(part.to_json()))
+    with pytest.raises(DatasetError, match="has only some shards of dataset"):
+        merge([tmp_path / "part", b], tmp_path / "out")
+
+
+# --- the command -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    def start(*args: object) -> Ran:
+        capsys.readouterr()
+        code = run(textsmooth, "textsmooth", [str(arg) for arg in args])
+        return Ran(code, *capsys.readouterr())
+
+    return start
+
+
+def test_the_command_says_what_came_from_where(a: Path, b: Path, command: Callable[..., Ran], tmp_path: Path) -> None:
+    ran = command("merge", a, b, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[0].startswith(f"2 datasets merged into {tmp_path / 'out'}  (dataset ")
+    assert "  train: 33 rows, 20 of a + 13 of b\n  validation: 5 rows, 5 of a\n" in ran.out
+    told = json.loads(command("merge", a, b, "--out", tmp_path / "out", "--json").out)
+    assert (told["taken"], told["splits"]) == (0, {"train": 33, "validation": 5, "test": 3})
+    ran = command("merge", a, a, "--out", tmp_path / "other")
+    assert (ran.code, ran.out) == (2, "") and len(ran.err.splitlines()) == 1 and ran.err.startswith("textsmooth merge: ")
+    assert command("merge", a, "--out", tmp_path / "other").code == 2
+
+
+def test_other_library_versions_are_told(a: Path, b: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = merging.open_previous
+
+    def older(folder: Any) -> Any:
+        found = real(folder)
+        return (
+            replace(found, plan=replace(found.plan, versions={**found.plan.versions, "torch": "2.0"})) if folder.where == str(b) else found
+        )
+
+    monkeypatch.setattr(merging, "open_previous", older)
+    made: Merged = merge([a, b], tmp_path / "out")
+    assert "made with other versions of torch" in made.summary()
+    assert made.manifest.versions["torch"].endswith(", 2.0")
+    assert [source["versions"]["torch"] for source in made.manifest.sources][1] == "2.0"
