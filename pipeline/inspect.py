@@ -1,32 +1,38 @@
 """Smoothed sentences as people can read them: every token with its most probable alternatives."""
 
-import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from textsmooth.schemas.errors import DatasetError, StorageError, UsageError
-from textsmooth.schemas.manifest import AGAIN, QUARANTINE, TOKENIZER_FOLDER
+from textsmooth.pipeline.token_names import SPACE, TokenNames, fold, open_tokenizer, printable, readable, word_pattern
+from textsmooth.schemas.errors import UsageError
+from textsmooth.schemas.manifest import QUARANTINE
+from textsmooth.schemas.smoothing import Smoothing
+from textsmooth.stages.codec import TokenBlock, decode
+from textsmooth.stages.collate import SmoothedCollator
 from textsmooth.stages.folder import open_folder, read_manifest
+from textsmooth.stages.soften import cut
 from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.temper import log_partition, temperature_note
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-SPACE = "▁"  # stands for a space inside a token
+__all__ = ["SPACE", "SmoothedRow", "SmoothedRows", "SmoothedToken", "read_row", "readable"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothedToken:
-    """One token and its alternatives, most probable first."""
+    """One token and its alternatives, most probable first: what the teacher says, or what a student reads at some lam."""
 
     token: str
-    p_original: float
-    alternatives: tuple[tuple[str, float], ...]  # empty for a token left plain
+    p_original: float  # of the token itself
+    alternatives: tuple[tuple[str, float], ...]  # empty for a token left plain; may hold the token itself
+    elsewhere: float = 0.0  # what is left for all other tokens of the vocabulary
+    is_original: tuple[bool, ...] = ()  # of each alternative: whether it is the token itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,90 +47,172 @@ class SmoothedRow:
     tokens: tuple[SmoothedToken, ...]
 
 
-def readable(tokenizer: "Tokenizer") -> Callable[[int], str]:
-    """What turns a token's id into text that shows on one line.
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A row (or a window of one) whose text holds a word."""
 
-    Byte-level tokens are decoded: SPACE for spaces, <0xE2> for bytes that are only part of a character. Control characters are escaped.
+    sample: int  # number in the dataset, from 0
+    places: tuple[tuple[int, int], ...]  # first and last token of each occurrence
+
+
+class SmoothedRows:
+    """The rows of a split, readable. A context of one dataset: opened once, asked as often as you like.
+
+    place: path or URI of the dataset. split: the first if none is named. alternatives: how many are told per token. temperature: of the
+    teacher's p. lam: smoothing rate; p becomes (1 - lam) * onehot + lam * p, what a student reads; None: the teacher's p alone.
+    note: how far probabilities at a temperature that is not stored may be off, in one line; None if they are exact.
+    DatasetError or UsageError, in one line, if it is no dataset, or the temperature cannot be had.
     """
-    parts = json.loads(tokenizer.to_str())
-    byte_level = any(_is_byte_level(parts[name]) for name in ("normalizer", "pre_tokenizer", "decoder"))
-    added = tokenizer.get_added_tokens_decoder()
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes that byte-level tokenizers write as themselves
-    others = [byte for byte in range(256) if byte not in plain]
-    bytes_of = {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
-    def name(token: int) -> str:
-        text = str(tokenizer.id_to_token(token))
-        if byte_level and token not in added and all(char in bytes_of for char in text):
-            text = bytes(bytes_of[char] for char in text).decode("utf-8", "surrogateescape").replace(" ", SPACE)
-        return "".join(map(_shown, text))
+    def __init__(
+        self, place: Path | str, split: str | None = None, *, alternatives: int = 5, temperature: float = 1.0, lam: float | None = None
+    ) -> None:
+        folder = open_folder(place, reading=True)
+        self.manifest = read_manifest(folder)
+        self.dataset = SmoothedDataset(place, split or self.manifest.splits[0])
+        self.names = TokenNames(open_tokenizer(folder))
+        self.alternatives = alternatives
+        self.how = Smoothing(lam=1.0 if lam is None else lam, temperature=temperature)
+        self.lam = lam
+        self.note = temperature_note(self.dataset, self.how)
+        self._vocab_size = int(self.manifest.teacher["vocab_size"])
+        self._cut = any(shard.windows is not None for shard in self.dataset.shards)
 
-    return name
+    def row(self, row: int, window: int = 0) -> SmoothedRow:
+        """A row of the corpus by its number, and one of its windows. UsageError if there is none."""
+        dataset = self.dataset
+        rows = sum(shard.rows for shard in dataset.shards)
+        if not 0 <= row < rows:
+            raise UsageError(f"no row {row} in split {dataset.name}: it has rows 0 to {rows - 1}")
+        first, stop = self._samples(row)
+        if first == stop:
+            raise UsageError(f"row {row} of split {dataset.name} was left out of the dataset: {QUARANTINE} says why")
+        if not 0 <= window < stop - first:
+            raise UsageError(f"no window {window} of row {row} in split {dataset.name}: its windows are 0 to {stop - first - 1}")
+        return self._read(first + window, window, stop - first)
+
+    def sample(self, number: int) -> SmoothedRow:
+        """A row of the dataset, or a window of one, by its number among them."""
+        block = self.dataset[number]
+        first, stop = self._samples(int(block.row[0])) if self._cut else (number, number + 1)
+        return self._read(number, number - first, stop - first)
+
+    def grep(self, word: str) -> Iterator[Match]:
+        """The rows whose text holds the word, or words in a row, in order: whole words, whatever their case and accents.
+
+        Reads the tokens of the whole split. UsageError for a blank word.
+        """
+        if not word.strip():
+            raise UsageError("the word to look for is blank")
+        pattern, number = word_pattern(word), 0
+        for batch in self.dataset.record_batches():
+            block = decode(batch)
+            ids = block.input_ids.tolist()
+            for start, stop in pairwise(block.row_offsets.tolist()):
+                pieces = self.names.pieces_of(ids[start:stop])
+                if pattern.search(fold(b"".join(pieces).decode("utf-8", "surrogateescape"))):
+                    yield Match(sample=number, places=tuple(_places(pattern, pieces)))
+                number += 1
+
+    def _samples(self, row: int) -> tuple[int, int]:
+        """The samples of a row of the corpus: first, and last + 1."""
+        if self._cut or any(shard.skipped for shard in self.dataset.shards):
+            return _sample(self.dataset, row), _sample(self.dataset, row + 1)
+        return row, row + 1
+
+    def _read(self, number: int, window: int, windows: int) -> SmoothedRow:
+        block = self.dataset.batch(np.array([number]))
+        return SmoothedRow(
+            split=self.dataset.name,
+            row=int(block.row[0]),
+            window=window if self._cut else None,
+            windows=windows,
+            label=label_of(block, self.manifest.corpus["label_names"]),
+            tokens=tuple(self._tokens(block)),
+        )
+
+    def _tokens(self, block: TokenBlock) -> Iterator[SmoothedToken]:
+        if not len(block.input_ids):
+            return
+        lists, own = self._taught(block) if self.lam is None else self._mixed(block)
+        for token, (ids, weights), original, entries in zip(block.input_ids, lists, own, np.diff(block.soft.offsets), strict=True):
+            name = self.names.name(int(token))
+            if not entries:
+                yield SmoothedToken(token=name, p_original=1.0, alternatives=())
+                continue
+            best = slice(0, self.alternatives)
+            yield SmoothedToken(
+                token=name,
+                p_original=float(original),
+                alternatives=tuple((self.names.name(int(i)), float(p)) for i, p in zip(ids[best], weights[best], strict=True)),
+                elsewhere=max(0.0, 1.0 - float(weights[best].sum())),
+                is_original=tuple(bool(i == token) for i in ids[best]),
+            )
+
+    def _taught(self, block: TokenBlock) -> tuple[list[tuple[NDArray[Any], NDArray[Any]]], NDArray[np.float64]]:
+        """For each token the ids and p at the temperature, most probable first; and p(original), which need not be among them."""
+        stored = self.dataset.temperatures
+        entries = cut(block.soft, self.how, stored, self._vocab_size)
+        partition = log_partition(block.soft, self.how, stored, self._vocab_size)
+        original = np.exp(block.soft.original_logprob.astype(np.float64) / self.how.temperature - partition)
+        ends = np.cumsum(entries.counts)[:-1]
+        return list(zip(np.split(entries.ids, ends), np.split(entries.probs, ends), strict=True)), np.minimum(original, 1.0)
+
+    def _mixed(self, block: TokenBlock) -> tuple[list[tuple[NDArray[Any], NDArray[Any]]], NDArray[np.float64]]:
+        """For each token the ids and weights that a student reads, largest first, and the weight of the token itself."""
+        collator = SmoothedCollator(pad_id=0, smoothing=self.how, temperatures=self.dataset.temperatures, vocab_size=self._vocab_size)
+        bag = collator(block).soft
+        assert bag is not None
+        ends = bag.offsets.numpy()[1:-1]
+        lists, own = [], []
+        for ids, weights in zip(np.split(bag.ids.numpy(), ends), np.split(bag.weights.numpy(), ends), strict=True):
+            mine = ids == ids[0]  # the token itself comes first, and may be among its soft ids again
+            own.append(float(weights[mine].sum()))
+            weights = np.where(mine, own[-1], weights)
+            keep = ~mine | (np.arange(len(ids)) == 0)
+            order = np.argsort(-weights[keep], kind="stable")
+            lists.append((ids[keep][order], weights[keep][order]))
+        return lists, np.array(own)
 
 
-def _is_byte_level(part: object) -> bool:
-    if isinstance(part, dict):
-        return part.get("type") == "ByteLevel" or any(map(_is_byte_level, part.values()))
-    return isinstance(part, list) and any(map(_is_byte_level, part))
-
-
-def _shown(char: str) -> str:
-    if "\udc80" <= char <= "\udcff":  # a byte that is no UTF-8
-        return f"<0x{ord(char) - 0xDC00:02X}>"
-    return char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode()
-
-
-def read_row(place: Path | str, row: int, split: str | None = None, alternatives: int = 5, window: int = 0) -> SmoothedRow:
+def read_row(
+    place: Path | str,
+    row: int,
+    split: str | None = None,
+    alternatives: int = 5,
+    window: int = 0,
+    *,
+    temperature: float = 1.0,
+    lam: float | None = None,
+) -> SmoothedRow:
     """A row of the corpus, in a split (the first if none is named), and one of its windows. DatasetError or UsageError in one line.
 
-    place: path or URI of the dataset.
+    The other arguments are those of SmoothedRows.
     """
-    from tokenizers import Tokenizer
+    return SmoothedRows(place, split, alternatives=alternatives, temperature=temperature, lam=lam).row(row, window)
 
-    folder = open_folder(place, reading=True)
-    manifest = read_manifest(folder)
-    dataset = SmoothedDataset(place, split or manifest.splits[0])
-    name_there = f"{TOKENIZER_FOLDER}/tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_str(folder.read(name_there).decode())
-    except StorageError:
-        raise
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise DatasetError(f"{folder.at(name_there)} is missing or damaged ({error}); {AGAIN}") from None
-    rows = sum(shard.rows for shard in dataset.shards)
-    if not 0 <= row < rows:
-        raise UsageError(f"no row {row} in split {dataset.name}: it has rows 0 to {rows - 1}")
-    cut = any(shard.windows is not None for shard in dataset.shards)
-    other = cut or any(shard.skipped for shard in dataset.shards)
-    first, stop = (_sample(dataset, row), _sample(dataset, row + 1)) if other else (row, row + 1)
-    if first == stop:
-        raise UsageError(f"row {row} of split {dataset.name} was left out of the dataset: {QUARANTINE} says why")
-    if not 0 <= window < stop - first:
-        raise UsageError(f"no window {window} of row {row} in split {dataset.name}: its windows are 0 to {stop - first - 1}")
-    block = dataset.batch(np.array([first + window]))
-    soft = block.soft
 
-    name = readable(tokenizer)
+def label_of(block: TokenBlock, names: list[str] | None, row: int = 0) -> str | None:
+    """The label of a row of a block, by name if it has one, safe to show; None without a label column."""
+    if block.label is None:
+        return None
+    value = block.label[row]
+    return printable(names[value]) if names and 0 <= value < len(names) else f"{value:g}"
 
-    def tokens() -> Iterator[SmoothedToken]:
-        for n, token in enumerate(block.input_ids):
-            low, high = soft.offsets[n], min(soft.offsets[n + 1], soft.offsets[n] + alternatives)
-            pairs = zip(soft.ids[low:high], np.exp(soft.logprobs[low:high].astype(np.float64)), strict=True)
-            found = tuple((name(int(i)), float(p)) for i, p in pairs)
-            yield SmoothedToken(token=name(int(token)), p_original=float(np.exp(np.float64(soft.original_logprob[n]))), alternatives=found)
 
-    label = None
-    if block.label is not None:
-        names, value = manifest.corpus["label_names"], block.label[0]
-        label = names[value] if names and 0 <= value < len(names) else f"{value:g}"
-    return SmoothedRow(
-        split=dataset.name,
-        row=int(block.row[0]),
-        window=window if cut else None,
-        windows=stop - first,
-        label=label,
-        tokens=tuple(tokens()),
-    )
+def _places(pattern: Any, pieces: list[bytes]) -> Iterator[tuple[int, int]]:
+    """First and last token of each occurrence in a row. Folding may change how many characters there are: they are followed one by one."""
+    ends = np.cumsum([len(piece) for piece in pieces])
+    folded, source, place = [], [], 0  # source: the first and the last byte that each folded character came from
+    for char in b"".join(pieces).decode("utf-8", "surrogateescape"):
+        size = len(char.encode("utf-8", "surrogateescape"))
+        for part in fold(char):
+            folded.append(part)
+            source.append((place, place + size - 1))
+        place += size
+    for found in pattern.finditer("".join(folded)):
+        first, last = source[found.start()][0], source[found.end() - 1][1]
+        yield int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, last, "right"))
 
 
 def _sample(dataset: SmoothedDataset, row: int) -> int:

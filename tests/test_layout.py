@@ -72,6 +72,18 @@ def test_every_floor_is_typed_and_ships_its_marker(room: str) -> None:
     assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"][f"textsmooth.{room}"]
 
 
+def test_every_file_that_is_no_code_ships() -> None:
+    told = PYPROJECT["tool"]["setuptools"]["package-data"]
+    shipped = {
+        p
+        for name, globs in told.items()
+        for glob in globs
+        for p in (REPOSITORY / PYPROJECT["tool"]["setuptools"]["package-dir"][name]).glob(glob)
+    }
+    others = {p for p in tracked() if p.relative_to(REPOSITORY).parts[0] in FLOORS and p.suffix != ".py"}
+    assert others == {p for p in shipped if p.is_file()}
+
+
 def test_textsmooth_is_a_namespace() -> None:
     assert not (REPOSITORY / "textsmooth").exists()
 

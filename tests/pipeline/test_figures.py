@@ -1,0 +1,175 @@
+"""`textsmooth stats` and the figures: against a plain count over every row, from the manifest where it has them, sampled by a seed."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from helpers_gen import Ran
+from helpers_report import HOSTILE, make_hostile
+from rich.cells import cell_len
+
+from textsmooth.pipeline import cli
+from textsmooth.pipeline import stats as gathered
+from textsmooth.pipeline.cli_stats import stats as stats_command
+from textsmooth.stages.folder import read_manifest
+
+
+def stats(capsys: pytest.CaptureFixture[str], *args: object) -> Ran:
+    capsys.readouterr()
+    code = cli.run(stats_command, "textsmooth stats", [str(a) for a in args])
+    return Ran(code, *capsys.readouterr())
+
+
+def stored(folder: Path) -> list[dict[str, Any]]:
+    return [row for path in sorted(folder.glob("*/*.arrow")) for row in pa.ipc.open_file(path).read_all().to_pylist()]
+
+
+def test_the_figures_are_those_of_a_plain_count(smoothed: Path, kit: ModuleType) -> None:
+    found = gathered.figures(smoothed, all_rows=True, words=4)
+    rows = stored(smoothed)
+    originals, entropies, mass, times, p_of, instead = [], [], defaultdict(float), defaultdict(int), defaultdict(float), {}
+    for row in rows:
+        for token, ids, logs, tail, own in zip(
+            *(row[c] for c in ("input_ids", "soft_ids", "soft_logprobs", "log_tail", "original_logprob")), strict=True
+        ):
+            if not ids:
+                continue
+            p = np.exp(np.array(logs, np.float64))
+            originals.append(np.exp(np.float64(own)))
+            rest = np.exp(np.float64(tail))
+            entropies.append(-(p * np.log2(p)).sum() - rest * np.log2(rest))
+            for k in found.captured_mass:
+                mass[k] += p[:k].sum()
+            times[token] += 1
+            p_of[token] += originals[-1]
+            others = instead.setdefault(token, defaultdict(float))
+            for i, value in zip(ids, p, strict=True):
+                if i != token:
+                    others[i] += value
+    assert (found.rows, found.tokens) == (len(rows), sum(len(row["input_ids"]) for row in rows)) == (360, found.counted.tokens)
+    assert found.smoothed_share == pytest.approx(len(originals) / found.tokens)
+    assert found.captured_mass == pytest.approx({k: total / len(originals) for k, total in mass.items()})
+    assert set(found.captured_mass) == {1, 2, 4, 8}
+    assert found.p_original["mean"] == pytest.approx(np.mean(originals))
+    for name, q in (("q05", 5), ("q50", 50), ("q95", 95)):
+        assert found.p_original[name] == pytest.approx(np.percentile(originals, q), abs=0.011)
+    assert found.entropy["mean"] == pytest.approx(np.mean(entropies))
+    assert found.entropy["q50"] == pytest.approx(np.median(entropies), abs=0.06)
+    assert found.entropy["mean_most"] > found.entropy["mean"]
+    lengths = [len(row["input_ids"]) for row in rows]
+    assert found.length["mean"] == pytest.approx(np.mean(lengths))
+    assert (found.length["min"], found.length["max"]) == (min(lengths), max(lengths))
+    for histogram, total in (
+        (found.p_original_histogram, len(originals)),
+        (found.entropy_histogram, len(originals)),
+        (found.length_histogram, 360),
+    ):
+        assert sum(histogram.counts) == total and len(histogram.edges) == len(histogram.counts) + 1
+    assert dict(found.labels) == {name: sum(row["label"] == n for row in rows) for n, name in enumerate(("even", "odd"))}
+    names = kit.make_tokenizer().convert_ids_to_tokens
+    often = sorted((t for t in times if times[t] >= found.words_at_least), key=lambda t: p_of[t] / times[t])[:4]
+    assert [word.word for word in found.words] == names(often)
+    for word, token in zip(found.words, often, strict=True):
+        assert (word.count, word.p_original) == (times[token], pytest.approx(p_of[token] / times[token]))
+        best = sorted(instead[token].values(), reverse=True)[:5]
+        assert [p for _, p in word.replacements] == pytest.approx([total / times[token] for total in best])
+    assert found.counted.source == found.p_original_source == gathered.ALL
+
+
+def test_what_the_manifest_has_is_taken_from_there(gen: Callable[..., Ran], hub_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert gen("--corpus", f"{hub_folder}:single", "--out", out, "--topk", 4, "--rows-per-shard", 8).code == 0
+    told = read_manifest(out).statistics
+    found = gathered.figures(out)
+    assert found.p_original["mean"] == told["p_original"]["mean"]
+    assert {q: found.p_original[q] for q in ("q05", "q50")} == {q: told["p_original"][q] for q in ("q05", "q50")}
+    assert {str(k): v for k, v in found.captured_mass.items()} == told["captured_mass"]
+    assert list(found.p_original_histogram.counts) == told["p_original_bins"]
+    assert found.smoothed_share == told["smoothed_tokens"] / told["tokens"]
+    assert found.p_original_source == found.captured_source == gathered.MANIFEST
+    assert [(s.split, s.rows) for s in found.splits] == [("train", 30), ("validation", 9)]
+    part = gathered.figures(out, split="validation")
+    assert (part.rows, len(part.splits), part.p_original_source) == (9, 1, gathered.ALL)
+    assert sum(part.p_original_histogram.counts) < sum(told["p_original_bins"])
+    assert dict(part.provenance)["licence of the corpus"] == "cc-by-4.0"
+    assert dict(part.provenance)["licence of the teacher"].startswith("unknown")
+    assert {"no", "yes"} <= set(dict(found.labels)) | {"unlabelled"}
+
+
+def test_a_sample_is_drawn_by_its_seed_and_says_so(smoothed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathered, "SAMPLE_TOKENS", 300)
+    one, again = (gathered.figures(smoothed, seed=1) for _ in range(2))
+    assert one == again and one.counted.source == gathered.SAMPLE
+    assert 300 <= one.counted.tokens < one.tokens and one.counted.rows == sum(one.length_histogram.counts)
+    assert "Figures marked * are of a sample" in one.summary() and "--all counts every row" in one.summary()
+    assert len({gathered.figures(smoothed, seed=seed).counted for seed in range(8)}) > 2
+    monkeypatch.setattr(gathered, "SAMPLE_SHARDS", 1)
+    assert {gathered.figures(smoothed, seed=seed).counted.shards for seed in range(4)} == {1}
+
+
+def test_all_rows_count_every_row_in_both_ways(smoothed: Path) -> None:
+    by_sample, by_all = gathered.figures(smoothed).to_json(), gathered.figures(smoothed, all_rows=True).to_json()
+    assert by_sample.pop("counted")["source"] == by_all.pop("counted")["source"] == gathered.ALL
+    assert by_sample == by_all
+
+
+def test_stats_prints_the_figures_as_a_table_or_json(smoothed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = stats(capsys, smoothed)
+    assert ran.code == 0
+    assert ran.out == gathered.figures(smoothed).summary() + "\n"
+    for words in (
+        "p(original)",
+        "captured mass",
+        "entropy of the soft ids, in bits",
+        "tokens per row",
+        "most smoothed words",
+        "dataset digest: ",
+    ):
+        assert words in ran.out
+    assert "*" not in ran.out  # all of it was read
+    value = json.loads(stats(capsys, smoothed, "--json", "--split", "validation").out)
+    assert value["rows"] == 60 and set(value) == set(gathered.Figures.__dataclass_fields__)
+    assert value == json.loads(json.dumps(gathered.figures(smoothed, split="validation").to_json()))
+
+
+def test_what_cannot_be_told_is_told_in_one_line(smoothed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for code, words, *args in ((2, "no split 'test'", smoothed, "--split", "test"), (2, "no such folder", tmp_path / "none")):
+        ran = stats(capsys, *args)
+        assert (ran.code, ran.out) == (code, "") and words in ran.err and len(ran.err.splitlines()) == 1
+
+
+def test_a_corpus_cannot_steer_the_terminal_or_break_the_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = stats(capsys, make_hostile(tmp_path / "hostile", monkeypatch, rows=120)).out
+    assert not [char for char in out if not char.isprintable() and char != "\n"]
+    table = out[out.index("most smoothed") : out.index("corpus:")].splitlines()[1:-1]
+    at = table[0].index("instead")
+    assert len(table) > 8 and any(HOSTILE[11] in line for line in table)
+    for line in table:
+        cut = next(n for n in range(len(line) + 1) if cell_len(line[:n]) >= at - 2)
+        assert line[cut : cut + 2] == "  ", line
+
+
+@pytest.mark.parametrize("kind", ["value", None])
+def test_labels_of_other_kinds(kind: str | None, kit: ModuleType, tmp_path: Path) -> None:
+    found = gathered.figures(kit.small_dataset(tmp_path / "d", label_kind=kind))
+    assert found.labels == ((("with a value", 360), ("unlabelled", 0)) if kind else ())
+
+
+def test_a_dataset_without_words_has_figures(bare_dataset: Path) -> None:
+    found = gathered.figures(bare_dataset)
+    assert found.words == () and found.rows == 2 and found.summary()
+
+
+@pytest.fixture
+def bare_dataset(gen: Callable[..., Ran], tmp_path: Path) -> Path:
+    (tmp_path / "c.jsonl").write_text('{"text": ""}\n{"text": " "}\n')
+    assert gen("--corpus", tmp_path / "c.jsonl", "--out", tmp_path / "out", "--topk", 2).code == 0
+    return tmp_path / "out"
