@@ -185,9 +185,8 @@ class SmoothedDataset:
     def record_batches(self) -> Iterator[Any]:
         """The rows in order, as Arrow record batches with all their columns: views of the files, one at a time."""
         for shard in range(len(self.shards)):
-            reader = self._reader(shard)
-            for number in range(len(reader)):
-                yield reader.record_batch(number)
+            for number in range(len(self._reader(shard))):
+                yield self._record_batch(shard, number)
 
     def _check_sizes(self) -> None:
         listed: dict[str, int] = {}  # at once: in a store, asking for each would take as many requests
@@ -207,11 +206,8 @@ class SmoothedDataset:
         """What is wrong with a shard, and how to come by just this one again."""
         if self.folder.read_only:
             return DatasetError(f"shard {said}; tell who has published it")
-        again = f"--from-previous {self.folder} --out {self.folder}-mended"
-        return DatasetError(
-            f"shard {said}; fetch that file again, or run the textsmooth-gen command that made the dataset with {again}: "
-            "it runs the unit of this shard and takes over the others"
-        )
+        again = f"textsmooth verify {self.folder} --repair"
+        return DatasetError(f"shard {said}; fetch that file again, or run {again}: it makes just this file again, from corpus and teacher")
 
     @property
     def is_local(self) -> bool:
@@ -282,12 +278,21 @@ class SmoothedDataset:
         if highest >= vocab_size:
             raise self._damaged(shard, f"has token id {highest:,} in a vocabulary of {vocab_size:,}")
 
+    def _record_batch(self, shard: int, number: int) -> pa.RecordBatch:
+        """Of a shard, its rows numbered as those of the split: of a merged dataset each source counts its own."""
+        batch, offset = self._reader(shard).record_batch(number), self.shards[shard].row_offset
+        if not offset:
+            return batch
+        place = batch.schema.get_field_index("row")
+        row = batch.column(place).to_numpy(zero_copy_only=True) + offset
+        return batch.set_column(place, batch.schema.field(place), pa.array(row))
+
     def _block(self, place: int) -> TokenBlock:
         """A record batch of a shard, as views of the file; the least recently used are forgotten past OPEN_BLOCKS."""
         block = self._blocks.get(place)
         if block is None:
             shard, number = divmod(place, _PLACES)
-            block = self._blocks[place] = decode(self._reader(shard).record_batch(number), np.int32)
+            block = self._blocks[place] = decode(self._record_batch(shard, number), np.int32)
             if len(self._blocks) > OPEN_BLOCKS:
                 self._blocks.popitem(last=False)
         else:

@@ -388,7 +388,7 @@ def test_a_dataset_that_is_none_is_told_in_one_line(made: Path, desk: Path, caps
     (shard,) = made.glob("train/*.arrow")
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
-    assert f"{shard.name} in {made} has" in say(made) and f"--from-previous {made} --out {made}-mended" in say(made)
+    assert f"{shard.name} in {made} has" in say(made) and f"textsmooth verify {made} --repair" in say(made)
     shard.unlink()
     assert f"{shard.name} in {made} is missing" in say(made)
     shard.write_bytes(whole)

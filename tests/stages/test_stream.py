@@ -1,6 +1,5 @@
 """Access: the rows that were written, in this process or another. Damage: one clear line that says how to mend it."""
 
-import json
 import pickle
 import shlex
 import shutil
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pytest
 from torch.utils.data import DataLoader
 
+from textsmooth.pipeline import cli
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages.codec import decode
 from textsmooth.stages.collate import SmoothedCollator
@@ -137,7 +137,7 @@ def test_a_folder_without_manifest_is_refused(tmp_path):
         SmoothedDataset(tmp_path, "train")
 
 
-def test_what_the_line_says_regenerates_just_the_damaged_shard(gen, reviews, tmp_path):
+def test_what_the_line_says_regenerates_just_the_damaged_shard(gen, reviews, teacher, tmp_path):
     made = ["--corpus", reviews, "--text-column", "text", "--topk", 4, "--rows-per-shard", 9]
     folder = tmp_path / "dataset"
     assert gen(*made, "--out", folder).code == 0
@@ -149,14 +149,13 @@ def test_what_the_line_says_regenerates_just_the_damaged_shard(gen, reviews, tmp
         dataset.batch(np.arange(len(dataset)))
     said = str(told.value)
     assert "\n" not in said and damaged.name in said
-    options = shlex.split(said.partition(" with ")[2].partition(":")[0])
-    assert options[::2] == ["--from-previous", "--out"]
-    assert gen(*made, *options).code == 0
-    mended = Path(options[3])
-    assert json.loads((mended / "run.json").read_bytes())["units"]["run"] == 1
-    assert {path.relative_to(mended).as_posix(): path.read_bytes() for path in mended.rglob("*.arrow")} == before
-    assert SmoothedDataset(mended, "train").manifest.dataset == dataset.manifest.dataset  # a student goes on with it
-    shutil.copy(mended / damaged.relative_to(folder), damaged)
+    command = shlex.split(said.partition(" or run ")[2].partition(": ")[0])
+    assert command == ["textsmooth", "verify", str(folder), "--repair"]
+    whole = [str(path) for path in folder.rglob("*.arrow") if path != damaged]
+    times = {path: Path(path).stat().st_mtime_ns for path in whole}
+    assert cli.run(cli.textsmooth, "textsmooth", [*command[1:], "--corpus", str(reviews), "--teacher", str(teacher)]) == 0
+    assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.arrow")} == before
+    assert {path: Path(path).stat().st_mtime_ns for path in whole} == times
     assert len(SmoothedDataset(folder, "train").lengths) == 40
 
 

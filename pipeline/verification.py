@@ -1,0 +1,250 @@
+"""Is a dataset what it says? Every file against the manifest, every shard against the format, and all of them against each other."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from textsmooth.pipeline.check_records import Records, check_records, read_checked
+from textsmooth.pipeline.progress import Progress
+from textsmooth.pipeline.repair import From, Repaired, make_again
+from textsmooth.pipeline.second_opinion import SecondOpinion, second_opinion
+from textsmooth.pipeline.transfer_progress import TransferProgress
+from textsmooth.schemas.errors import DatasetError, UsageError
+from textsmooth.schemas.manifest import MANIFEST, FileEntry, Manifest, ShardEntry
+from textsmooth.stages.check import Finding, check_shard, expected_schema, missing
+from textsmooth.stages.folder import Folder, LocalFolder, open_folder, read_manifest
+
+SHOWN = 20  # findings that are printed
+STORE_WORKERS = 8  # where waiting for a store takes longer than looking
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What was checked, and what was found."""
+
+    dataset: str  # path or URI
+    digest: str | None  # of the dataset; None if its manifest cannot be read
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()  # worth a look, no damage
+    shards: int = 0
+    rows: int = 0  # of the shards that are there, by the manifest
+    tokens: int = 0
+    entries: int = 0
+    files: int = 0  # beside the shards, manifest.json among them
+    bytes: int = 0
+    seconds: float = 0.0  # without repair and teacher
+    mended: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()  # why something was not mended
+    teacher: SecondOpinion | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong, or nothing is any more."""
+        return not self.findings
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Paths of the files with findings, each once."""
+        return tuple(dict.fromkeys(finding.path for finding in self.findings))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "dataset": self.dataset,
+            "digest": self.digest,
+            "findings": [finding.to_json() for finding in self.findings],
+            "notes": list(self.notes),
+            **{name: getattr(self, name) for name in ("shards", "rows", "tokens", "entries", "files", "bytes")},
+            "seconds": round(self.seconds, 4),
+            "mended": list(self.mended),
+            "refused": list(self.refused),
+            "teacher": None if self.teacher is None else self.teacher.to_json(),
+        }
+
+    def summary(self) -> str:
+        """What the command prints."""
+        lines = [str(finding) for finding in self.findings[:SHOWN]]
+        if len(self.findings) > SHOWN:
+            lines.append(f"and {len(self.findings) - SHOWN:,} more (--json lists them all)")
+        lines += [f"mended: {path}" for path in self.mended]
+        lines += [f"not mended: {why}" for why in self.refused]
+        told = f"{_count(len(self.findings), 'finding')} in {_count(len(self.damaged), 'file')}" if self.findings else "nothing wrong"
+        lines.append(f"{self.dataset}{f' (dataset {self.digest[:12]})' if self.digest else ''}: {told}")
+        lines.append(
+            f"  {self.shards:,} shards with {self.rows:,} rows, {self.tokens:,} tokens, {self.entries:,} entries; {self.files:,} other "
+            f"files; {self.bytes / 1e6:,.1f} MB in {self.seconds:.2f} s, {self.bytes / 1e6 / max(self.seconds, 1e-9):,.0f} MB/s"
+        )
+        if self.teacher is not None:
+            lines.append(self.teacher.summary())
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join([*lines, *([f"  {self.advice()}"] if self.findings else [])])
+
+    def advice(self) -> str:
+        """What to do next about findings."""
+        if self.digest is None:
+            return f"nothing else can be checked without {MANIFEST}: fetch it again"
+        if self.dataset.startswith("hf://"):
+            return "tell who has published it"
+        if self.refused or self.mended:
+            return "what is left has to be fetched again, or the dataset made again with --overwrite"
+        return f"textsmooth verify {self.dataset} --repair makes damaged files again from corpus and teacher; or fetch them again"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def verify(
+    dataset: str | Path,
+    *,
+    against_teacher: int = 0,
+    teacher: str | None = None,
+    repair: bool = False,
+    corpus: str | None = None,
+    task_teacher: str | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    progress: str = "none",
+) -> Verified:
+    """Check a smoothed dataset: `textsmooth verify`. Damage is what it returns, nothing is raised for it.
+
+    against_teacher: so many rows, drawn with `seed`, run through the teacher again. repair: files whose bytes are not the manifest's are
+    made again from corpus and teacher. teacher, corpus, task_teacher: where they lie, if not where the manifest's names lead. workers:
+    threads. device, dtype: of the teacher's second opinion, if not the plan's.
+    Raises UsageError if there is no such dataset, or corpus or teacher are not to be had; DatasetError if it is not finished; TeacherError
+    for another teacher; StorageError.
+    """
+    if against_teacher < 0 or (workers is not None and workers < 1):
+        raise UsageError(f"against-teacher {against_teacher}, workers {workers}: numbers of at least 0 and 1 are needed")
+    folder = open_folder(str(dataset), reading=True)
+    if repair and folder.read_only:
+        raise UsageError(f"{folder} is read, not written: --repair needs a folder on this machine or in an object store; pull it first")
+    found = _check(folder, workers, progress)
+    if repair and found.damaged:
+        _repaired(found, From(corpus=corpus, teacher=teacher, task_teacher=task_teacher, device=device), progress)
+    if against_teacher and found.manifest is not None:
+        if any(finding.path in found.shards for finding in found.findings):
+            found.notes.append("shards are damaged, so none was compared with the teacher: mend them first")
+        else:
+            options = {"teacher": teacher, "device": device, "dtype": dtype, "seed": seed}
+            found.opinion, wrong = second_opinion(folder, found.manifest, against_teacher, **options)  # type: ignore[arg-type]
+            found.findings += wrong
+    return found.verified()
+
+
+@dataclass(kw_only=True)
+class _Found:
+    """What is known so far."""
+
+    folder: Folder
+    manifest: Manifest | None
+    findings: list[Finding]
+    notes: list[str] = field(default_factory=list)
+    records: Records = field(default_factory=Records)
+    bytes: int = 0
+    seconds: float = 0.0
+    done: Repaired = field(default_factory=Repaired)
+    opinion: SecondOpinion | None = None
+
+    @property
+    def shards(self) -> dict[str, ShardEntry]:
+        return {} if self.manifest is None else {shard.path: shard for shard in self.manifest.shards}
+
+    @property
+    def damaged(self) -> list[str]:
+        """Files that are missing, or whose bytes are not the manifest's."""
+        return list(dict.fromkeys(finding.path for finding in self.findings if finding.altered))
+
+    def verified(self) -> Verified:
+        shards = [] if self.manifest is None else list(self.manifest.shards)
+        return Verified(
+            dataset=str(self.folder),
+            digest=None if self.manifest is None else self.manifest.dataset,
+            findings=tuple(self.findings),
+            notes=tuple(self.notes),
+            shards=len(shards),
+            rows=sum(shard.samples for shard in shards),
+            tokens=sum(shard.tokens for shard in shards),
+            entries=sum(shard.entries for shard in shards),
+            files=self.records.files + 1,
+            bytes=self.bytes,
+            seconds=self.seconds,
+            mended=tuple(self.done.mended),
+            refused=tuple(self.done.refused),
+            teacher=self.opinion,
+        )
+
+
+def _check(folder: Folder, workers: int | None, progress: str) -> _Found:
+    start = time.perf_counter()
+    try:
+        data = folder.read(MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        read_manifest(folder)  # says what is there instead
+        raise
+    manifest, findings = read_checked(folder, data)
+    found = _Found(folder=folder, manifest=manifest, findings=findings, bytes=len(data))
+    if manifest is None:
+        found.seconds = time.perf_counter() - start
+        return found
+    try:
+        for split in manifest.splits:
+            expected_schema(manifest, split, "")
+    except (KeyError, TypeError, ValueError) as error:
+        found.findings.append(Finding(path=MANIFEST, what=f"does not say what its shards are: {error}"))
+        return found
+    sizes = folder.files()
+    records = found.records = check_records(folder, manifest, sizes)
+    found.findings += records.findings
+    found.notes += records.notes
+    found.bytes += records.bytes
+    entries = [FileEntry(path=s.path, bytes=s.bytes, sha256=s.sha256) for s in manifest.shards]
+    workers = workers or (os.cpu_count() or 1 if isinstance(folder, LocalFolder) else STORE_WORKERS)
+    look = partial(_look, folder, manifest, records)
+    with TransferProgress(progress) as shown, ThreadPoolExecutor(workers, "check") as threads:
+        shown.start(entries, entries)
+        for shard, entry, wrong in zip(manifest.shards, entries, threads.map(look, manifest.shards), strict=True):
+            found.findings += wrong
+            found.bytes += sizes.get(shard.path, 0)
+            shown.done(entry)
+    found.seconds = time.perf_counter() - start
+    return found
+
+
+def _repaired(found: _Found, places: From, progress: str) -> None:
+    """Make damaged files again, and look at them, and at what is beside the shards, once more."""
+    folder, manifest = found.folder, found.manifest
+    assert manifest is not None
+    done = found.done = make_again(folder, manifest, found.records, found.damaged, places, Progress(progress))
+    mended = set(done.mended)
+    if not mended:
+        return
+    records = check_records(folder, manifest, folder.files())
+    shards = found.shards
+    left = [finding for finding in found.findings if finding.path in shards and finding.path not in mended]
+    again = [wrong for path in done.mended if path in shards for wrong in _look(folder, manifest, records, shards[path])]
+    found.records, found.findings, found.notes = records, [*records.findings, *left, *again], records.notes
+
+
+def _look(folder: Folder, manifest: Manifest, records: Records, entry: ShardEntry) -> list[Finding]:
+    """What is wrong with a shard, wherever it lies."""
+    try:
+        if isinstance(folder, LocalFolder):
+            place: Path | bytes = folder.path / entry.path
+        elif folder.read_only:
+            place = folder.local(entry.path, size=entry.bytes, sha256=entry.sha256)
+        else:
+            place = folder.read(entry.path)
+        return check_shard(place, entry, manifest, records.promised(entry.path))
+    except FileNotFoundError:
+        return [missing(entry.path)]
+    except DatasetError as error:
+        return [Finding(path=entry.path, what=str(error).partition(";")[0].removeprefix(f"{entry.path} "), altered=True)]
+    except OSError as error:
+        return [Finding(path=entry.path, what=f"cannot be read: {error.strerror or error}")]
