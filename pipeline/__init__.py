@@ -10,13 +10,27 @@ if TYPE_CHECKING:
     from textsmooth.pipeline.api import generate as generate
     from textsmooth.pipeline.api import make_student as make_student
     from textsmooth.pipeline.api import train as train
+    from textsmooth.pipeline.difference import diff as diff
+    from textsmooth.pipeline.merging import merge as merge
+    from textsmooth.pipeline.publish import push as push
+    from textsmooth.pipeline.reporting import report as report
+    from textsmooth.pipeline.retrieve import pull as pull
+    from textsmooth.pipeline.stats import figures as figures
+    from textsmooth.pipeline.verification import verify as verify
 
 _FUNCTIONS = {
+    "diff": "difference",
+    "figures": "stats",
     "generate": "api",
     "make_student": "api",
+    "merge": "merging",
+    "pull": "retrieve",
+    "push": "publish",
+    "report": "reporting",
     "train": "api",
+    "verify": "verification",
 }
-__all__ = ["generate", "make_student", "train"]
+__all__ = ["diff", "figures", "generate", "make_student", "merge", "pull", "push", "report", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

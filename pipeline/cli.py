@@ -20,10 +20,17 @@ from textsmooth.schemas.version import VERSION
 
 COMMANDS = {
     "compare": "textsmooth.pipeline.cli_compare:compare",
+    "diff": "textsmooth.pipeline.cli_diff:diff",
     "gen": "textsmooth.pipeline.cli_gen:gen",
     "inspect": "textsmooth.pipeline.cli_inspect:inspect",
+    "merge": "textsmooth.pipeline.cli_merge:merge",
+    "pull": "textsmooth.pipeline.cli_pull:pull",
+    "push": "textsmooth.pipeline.cli_push:push",
+    "report": "textsmooth.pipeline.cli_report:report",
+    "stats": "textsmooth.pipeline.cli_stats:stats",
     "student": "textsmooth.pipeline.cli_student:student",
     "train": "textsmooth.pipeline.cli_train:train",
+    "verify": "textsmooth.pipeline.cli_verify:verify",
 }
 
 
@@ -77,6 +84,9 @@ def textsmooth() -> None:
     textsmooth student --from demo --layers 0,2 --out students/start    a student from the teacher's layers
     textsmooth train smoothed/demo-demo-k32 --student students/start --out students/trained
     textsmooth compare smoothed/demo-demo-k32 --student students/start --arms plain,smoothed    does it help?
+    textsmooth report smoothed/demo-demo-k32                            a page to show
+    textsmooth verify smoothed/demo-demo-k32                            is every byte what it was?
+    textsmooth push smoothed/demo-demo-k32 owner/name                   share it; pull is the way back
     """
 
 
@@ -140,7 +150,7 @@ def _resume(name: str, args: list[str]) -> str:
     generates = name == "textsmooth-gen" or (name == "textsmooth" and args[:1] == ["gen"])
     if name == "textsmooth-train" or (name == "textsmooth" and args[:1] == ["train"]):
         return "the same command with --resume goes on from the last checkpoint"
-    generates = generates or (name == "textsmooth" and args[:1] == ["compare"])
+    generates = generates or (name == "textsmooth" and args[:1] in (["compare"], ["merge"], ["pull"], ["push"]))
     return "the same command goes on from here" if generates and "--dry-run" not in args else "nothing was written"
 
 

@@ -37,7 +37,7 @@ from textsmooth.pipeline.training import run_folder, train_here
 from textsmooth.schemas.errors import TextsmoothError, WorkerError
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.device import default_threads
-from textsmooth.stages.folder import is_uri
+from textsmooth.stages.folder import hub_uri, is_uri
 from textsmooth.stages.storage import TEMP_PREFIX, read_json
 from textsmooth.stages.world import WAIT, LostError, World
 
@@ -62,7 +62,8 @@ def train_on_ray(options: TrainOptions, progress: TrainProgress) -> TrainResult:
 
 def _absolute(options: TrainOptions, out: Path) -> TrainOptions:
     """The same places, for processes that stand elsewhere."""
-    dataset = options.dataset if is_uri(options.dataset) else str(Path(options.dataset).absolute())
+    elsewhere = is_uri(options.dataset) or hub_uri(options.dataset) is not None
+    dataset = options.dataset if elsewhere else str(Path(options.dataset).absolute())
     log_dir = None if options.log_dir is None else str(Path(options.log_dir).absolute())
     folder = Path(options.student).expanduser()
     student = str(folder.absolute()) if folder.exists() else options.student  # of the Hub

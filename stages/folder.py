@@ -1,9 +1,11 @@
 """The folder of a dataset: on this machine, in an object store, or on the Hub. Files in it are named by relative POSIX paths."""
 
 import contextlib
+import difflib
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from textsmooth.schemas.config import check_place
@@ -13,11 +15,22 @@ from textsmooth.stages import storage
 from textsmooth.stages.storage import parse_json
 
 STORES = ("s3", "gs", "memory")  # URI schemes; memory is fsspec's own, for tests
+BLOCK_BYTES = 4 << 20  # of a file that is streamed
+HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
 def is_uri(place: str | Path) -> bool:
     """Whether a place is named by a URI, like s3://bucket/folder, and not by a path."""
     return "://" in str(place)
+
+
+def hub_uri(place: str | Path) -> str | None:
+    """The URI of a dataset on the Hub that is called by its name, owner/name; None for another place, and for a name that lies here.
+
+    A Path is never such a name.
+    """
+    named = isinstance(place, str) and HUB_NAME.fullmatch(place) is not None
+    return f"hf://datasets/{place}" if named and not os.path.lexists(place) else None
 
 
 class Folder(ABC):
@@ -47,6 +60,10 @@ class Folder(ABC):
     @abstractmethod
     def read(self, name: str) -> bytes:
         """The bytes of a file. FileNotFoundError if there is none."""
+
+    @abstractmethod
+    def stream(self, name: str, size: int, write: Callable[[bytes], object]) -> None:
+        """Write the bytes of a file of this size in order, a block at a time. FileNotFoundError if there is none."""
 
     @abstractmethod
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
@@ -110,6 +127,11 @@ class LocalFolder(Folder):
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
 
+    def stream(self, name: str, size: int, write: Callable[[bytes], object]) -> None:
+        with (self.path / name).open("rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                write(block)
+
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         return {name: data for name in names if (data := self._read(name)) is not None}
 
@@ -165,10 +187,14 @@ class LocalFolder(Folder):
 
 
 def open_folder(place: str | Path, *, reading: bool = False) -> Folder:
-    """The folder at a path, or at a URI of STORES; if it is only to be read, also on the Hub. UsageError for a URI of another kind."""
+    """The folder at a path, or at a URI of STORES; if it is only to be read, also on the Hub: hf://datasets/owner/name, or owner/name.
+
+    UsageError for a URI of another kind, or a name that is neither here nor there.
+    """
     check_place("dataset", str(place))
     if not is_uri(place):
-        return LocalFolder(Path(place).expanduser())
+        uri = hub_uri(place) if reading else None
+        return LocalFolder(Path(place).expanduser()) if uri is None else _on_hub(str(place), uri)
     scheme = str(place).partition("://")[0]
     if scheme == "hf" and reading:
         from textsmooth.stages.hub_folder import HubFolder
@@ -179,6 +205,18 @@ def open_folder(place: str | Path, *, reading: bool = False) -> Folder:
     from textsmooth.stages.object_store import StoreFolder
 
     return StoreFolder(str(place))
+
+
+def _on_hub(name: str, uri: str) -> Folder:
+    from textsmooth.stages.hub_folder import HubFolder
+
+    try:
+        return HubFolder(uri)
+    except (DatasetError, UsageError) as error:
+        above = Path(name).parent
+        here = [f"{above}/{path.name}" for path in above.iterdir() if path.is_dir()] if above.is_dir() else []
+        like = difflib.get_close_matches(name, here, n=1)
+        raise type(error)(f"no folder {name} here{f', but {like[0]}' if like else ''}; as a name on the Hub: {error}") from None
 
 
 def read_json(folder: Folder, name: str) -> object:
@@ -197,7 +235,8 @@ def read_manifest(place: Folder | Path | str) -> Manifest:
         raise UsageError(f"no smoothed dataset at {folder}: that is a file; give its folder") from None
     if isinstance(folder, LocalFolder) and not folder.path.is_dir():
         raise UsageError(f"no smoothed dataset at {folder}: there is no such folder; make one with textsmooth-gen")
-    raise DatasetError(f"{folder} has no {MANIFEST}: not a smoothed dataset, or not finished; run its textsmooth-gen again")
+    made = "textsmooth push" if folder.read_only else "textsmooth-gen, push or pull"
+    raise DatasetError(f"{folder} has no {MANIFEST}: not a smoothed dataset, or not finished; run its {made} again")
 
 
 def is_temp(name: str) -> bool:

@@ -65,9 +65,13 @@ def quiet() -> Iterator[None]:
             utils.enable_progress_bars()
 
 
-def ask(repo: Repo, call: Callable[[], T]) -> T:
+Say = Callable[[Repo, BaseException], Exception | None]
+
+
+def ask(repo: Repo, call: Callable[[], T], *, say: Say | None = None, passing: tuple[int, ...] = ()) -> T:
     """What a call to the Hub returns; tried again after what passes.
 
+    say: turns an error into its line, as `explain` does. passing: HTTP status that may pass, too.
     Raises Unreachable without a connection, UsageError for what is not there, CorpusError or TeacherError for what cannot be had.
     Errors that are not the Hub's come through.
     """
@@ -78,9 +82,9 @@ def ask(repo: Repo, call: Callable[[], T]) -> T:
         except TextsmoothError:
             raise
         except Exception as error:
-            pause = None if wait is None else _pause(error, wait)
+            pause = None if wait is None else _pause(error, wait, passing)
             if pause is None:
-                said = explain(repo, error)
+                said = (say or explain)(repo, error)
                 if said is None:
                     raise
                 raise said from error
@@ -88,7 +92,7 @@ def ask(repo: Repo, call: Callable[[], T]) -> T:
     raise AssertionError("the last try returns or raises")
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what led to it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -97,20 +101,20 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     return getattr(response, "status_code", None)
 
 
-def _pause(error: Exception, wait: float) -> float | None:
+def _pause(error: Exception, wait: float, passing: tuple[int, ...]) -> float | None:
     """Seconds until the next try; None if there is no point in one."""
     from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
 
-    if any(isinstance(e, LocalEntryNotFoundError) for e in _chain(error)):
+    if any(isinstance(e, LocalEntryNotFoundError) for e in chain(error)):
         return None  # huggingface_hub has tried five times
-    for e in _chain(error):
-        if _status(e) in PASSING:
+    for e in chain(error):
+        if status_of(e) in (*PASSING, *passing):
             asked = str(e.response.headers.get("Retry-After", ""))  # type: ignore[attr-defined]
             seconds = float(asked) if asked.isdigit() else 0.0
             return None if seconds > LONGEST_WAIT_S else max(wait, seconds)
@@ -128,7 +132,7 @@ def explain(repo: Repo, error: BaseException) -> Exception | None:
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     # A file that is not there led to nothing: `datasets` looks for some that need not be.
-    found = (e for e in _chain(error) if e is error or not isinstance(e, RemoteEntryNotFoundError))
+    found = (e for e in chain(error) if e is error or not isinstance(e, RemoteEntryNotFoundError))
     return next((said for e in found if (said := _explain(repo, e)) is not None), None)
 
 
@@ -141,7 +145,7 @@ def _explain(repo: Repo, error: BaseException) -> Exception | None:
         option = "the URI, after its name and @,"
     page = f"{constants.ENDPOINT}/{'datasets/' if repo.kind == 'dataset' else ''}{repo.name}"
     token = "set HF_TOKEN or run `hf auth login`"
-    status = _status(error)
+    status = status_of(error)
     if isinstance(error, errors.OfflineModeIsEnabled):
         return Unreachable("HF_HUB_OFFLINE is set")
     if isinstance(error, errors.GatedRepoError):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from urllib.parse import unquote
 
 from textsmooth.schemas.errors import CorpusError, DatasetError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, SHA256
-from textsmooth.stages.folder import Folder
+from textsmooth.stages.folder import BLOCK_BYTES, Folder
 from textsmooth.stages.hub_errors import Repo, Unreachable, ask
 from textsmooth.stages.hub_files import FETCH_AGAIN
 
@@ -95,6 +96,33 @@ class HubFolder(Folder):
         if self._commit is None:
             raise FileNotFoundError(self.at(name))
         return self._fetch(name, revision=self._commit).read_bytes()
+
+    def stream(self, name: str, size: int, write: Callable[[bytes], object]) -> None:
+        with self._fetch(name, revision=self._commit).open("rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                write(block)
+
+    def fetch(self, name: str, into: Path, *, again: bool = False) -> Path:
+        """A file put into a folder on this machine, or the rest of it where a part is there. FileNotFoundError if there is none.
+
+        again: not what came before. huggingface_hub leaves marks in the folder: remove it when all files are out of it.
+        """
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+        inside = self._prefix + name
+        cached = try_to_load_from_cache(self._repo.name, inside, repo_type="dataset", revision=self._commit)
+        if isinstance(cached, str) and not again:
+            place = into / inside
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(cached, place)
+            return place
+
+        def get() -> str:
+            asked = {"repo_type": "dataset", "revision": self._commit, "local_dir": into, "force_download": again}
+            return str(hf_hub_download(self._repo.name, inside, **asked))
+
+        with self._told(self.at(name)):
+            return Path(self._ask(get, inside))
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         found = {}

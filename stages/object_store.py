@@ -1,6 +1,6 @@
 """The folder of a dataset in an object store. There are no folders there, only objects whose path begins alike."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -50,6 +50,12 @@ class StoreFolder(Folder):
         if isinstance(found, bytes):
             return found
         raise FileNotFoundError(self.at(name))
+
+    def stream(self, name: str, size: int, write: Callable[[bytes], object]) -> None:
+        try:
+            store.download(self._store, self.at(name), self._path(name), Found(size=size, tag=""), write)
+        except Changed:
+            raise DatasetError(f"{self.at(name)} has other bytes than the {size:,} of the manifest; {AGAIN}") from None
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         wanted = list(names)

@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import DatasetError, StorageError
@@ -74,6 +74,37 @@ def _place(path: Path, data: bytes | memoryview, place: Callable[[Path], object]
             except FileNotFoundError:
                 if not left:
                     raise
+
+
+def put_stream(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Put a file in place whole that `fill` writes, from the beginning if it is called again. StorageError if the storage says no."""
+    with _told(path):
+        for left in reversed(range(ATTEMPTS)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temp = path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
+            try:
+                with temp.open("xb") as file:
+                    fill(file)
+                _move(temp, path)
+                return
+            except FileNotFoundError:  # another process tidied up
+                if not left:
+                    raise
+            finally:
+                temp.unlink(missing_ok=True)
+
+
+def move(temp: Path, path: Path) -> None:
+    """Put a file of the same file system in place whole and durable. StorageError if the storage says no."""
+    with _told(path):
+        _move(temp, path)
+
+
+def _move(temp: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sync(temp)
+    temp.replace(path)
+    sync(path.parent)
 
 
 def put(path: Path, data: bytes | memoryview) -> None:

@@ -171,7 +171,8 @@ class S3Store(AsyncStore):
             return Trouble(said=_flat(error), advice="name another bucket or folder", kind=UsageError)
         if isinstance(error, ValueError) and "Invalid endpoint" in str(error):
             return Trouble(said=first_line(error), advice="set AWS_ENDPOINT_URL to http(s)://host:port, or unset it", kind=UsageError)
-        if isinstance(error, (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, HTTPError, ResponseParserError)):
+        broken = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, boto.FlexibleChecksumError)
+        if isinstance(error, (*broken, HTTPError, ResponseParserError)):
             return Trouble(said=_flat(error), again=True, advice=f"check AWS_ENDPOINT_URL and the network, {AGAIN_TOO}")
         return super().trouble(error, uri)
 

@@ -4,7 +4,8 @@ By hand: `python tests/hub_server.py FOLDER --port 8765`, then set HF_ENDPOINT=h
 <root>/models/<name>, is served as `<name>` and as `local/<name>`.
 
 What the real one does and clients depend on: one commit per state of a repository, branches and tags that name commits, git and LFS ids,
-large files behind a redirect to another host, ranges, pages, tokens, and the codes and headers of its errors.
+large files behind a redirect to another host, ranges, pages, tokens, and the codes and headers of its errors. What it takes in:
+hub_uploads.py.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from time import sleep
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from hub_uploads import Refused, Taking, Uploads
+
 ID = r"(?P<id>[^/]+(?:/[^/]+)?)"
 API = re.compile(rf"/api/(?P<kind>models|datasets)/{ID}(?:/(?P<verb>revision|tree|paths-info)/(?P<revision>[^/]+)(?:/(?P<path>.*))?)?")
 RESOLVE = re.compile(rf"/(?:(?P<kind>datasets)/)?{ID}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
@@ -36,6 +39,8 @@ class Fault:
     status: int | None = None  # answered instead
     headers: dict[str, str] = field(default_factory=dict)  # of that answer
     drop_after: int | None = None  # bytes of a body until the connection ends
+    drop_sent: int | None = None  # bytes of what a client sends until the connection ends
+    late: bool = False  # only the answer is another one: the request takes effect
     reset: bool = False  # it ends with a reset, not in order
     whole: bool = False  # ranges are not served
     delay_s: float = 0.0
@@ -52,7 +57,7 @@ class Blob:
     sha256: str
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(Uploads, ThreadingHTTPServer):
     """Serves a folder on 127.0.0.1 until it is closed; use as a context manager.
 
     revisions: `datasets/owner/name` -> name of a branch or tag -> folder; without an entry, `main` is the folder below the root.
@@ -62,7 +67,8 @@ class Hub(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, root: Path, port: int = 0, *, large: int = 10_000, page: int = 1000) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+        ThreadingHTTPServer.__init__(self, ("127.0.0.1", port), Handler)
+        Uploads.__init__(self)
         self.root, self.large, self.page = root, large, page
         self.revisions: dict[str, dict[str, Path]] = {}
         self.redirects: dict[str, str] = {}  # `models/old` -> `models/owner/new`
@@ -86,6 +92,7 @@ class Hub(ThreadingHTTPServer):
     def __exit__(self, *error: object) -> None:
         self.shutdown()
         self.server_close()
+        self.close_uploads()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news."""
@@ -131,18 +138,9 @@ class Hub(ThreadingHTTPServer):
     def entry(self, path: str, blob: Blob) -> dict[str, Any]:
         """A file as listings have it."""
         found = {"type": "file", "path": path, "size": blob.size, "oid": blob.git}
-        if blob.size > self.large:
+        if blob.size > self.large and path != "README.md":
             found["lfs"] = {"oid": blob.sha256, "size": blob.size, "pointerSize": 130}
         return found
-
-
-@dataclass
-class Refused(Exception):
-    """An answer that is an error."""
-
-    status: int
-    message: str
-    code: str | None = None
 
 
 def _blocks(blob: Blob, start: int, stop: int) -> Iterator[bytes]:
@@ -152,7 +150,7 @@ def _blocks(blob: Blob, start: int, stop: int) -> Iterator[bytes]:
             yield file.read(min(BLOCK, stop - at))
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Taking, BaseHTTPRequestHandler):
     """Answers one connection's requests."""
 
     protocol_version = "HTTP/1.1"
@@ -165,21 +163,30 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         request = f"{self.command} {self.path}"
         self.server.log.append(f"{request} {self.headers.get('Range') or ''}".rstrip())
         self._fault = next((f for f in self.server.faults if f.times > 0 and re.search(f.pattern, request)), None) or Fault("")
         self._fault.times -= 1
         sleep(self._fault.delay_s)
+        size = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(size if self._fault.drop_sent is None else min(size, self._fault.drop_sent))
+        if self._fault.drop_sent is not None:
+            return self._end()
+        self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         try:
-            if self._fault.status is not None:
+            if self._fault.status is not None and not self._fault.late:
                 raise Refused(self._fault.status, "a fault was asked for")
             url = urlsplit(self.path)
-            if found := API.fullmatch(url.path):
-                self._api(found, parse_qs(url.query), parse_qs(body))
+            taken = self.take(url.path, body)
+            if self._fault.status is not None and taken is not None:
+                raise Refused(self._fault.status, "the answer is lost")
+            if taken is not None:
+                self._json(taken[1], taken[0], {"ETag": taken[1]["etag"]} if "etag" in taken[1] else None)
+            elif found := API.fullmatch(url.path):
+                self._api(found, parse_qs(url.query), parse_qs(body.decode()))
             elif found := re.fullmatch(r"/cdn/([0-9a-f]{64})", url.path):
                 if "Authorization" in self.headers:
                     raise Refused(400, "a token came to the storage host")
@@ -196,7 +203,7 @@ class Handler(BaseHTTPRequestHandler):
     def _repo(self, kind: str, name: str) -> str:
         """The repository's key, if whoever asks may see it."""
         repo = f"{kind}/{name}"
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        token = self.token
         if token and token not in self.server.tokens:
             raise Refused(401, "Invalid credentials in Authorization header")
         if not self.server.branches(repo) or token not in self.server.private.get(repo, {token}):
@@ -249,9 +256,8 @@ class Handler(BaseHTTPRequestHandler):
     def _resolve(self, found: re.Match[str]) -> None:
         kind = found["kind"] or "models"
         repo = self._repo(kind, found["id"])
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        if repo in self.server.gated and token not in self.server.gated[repo]:
-            raise Refused(403 if token else 401, f"Access to {kind} {found['id']} is restricted", "GatedRepo")
+        if repo in self.server.gated and self.token not in self.server.gated[repo]:
+            raise Refused(403 if self.token else 401, f"Access to {kind} {found['id']} is restricted", "GatedRepo")
         commit, blobs = self._at(repo, found["revision"])
         blob = blobs.get(unquote(found["path"]))
         if blob is None:
@@ -287,11 +293,14 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(block[:left])
             left = None if left is None else left - len(block)
             if left is not None and left < 0:
-                self.close_connection = True
-                if self._fault.reset:
-                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    self.connection.close()
+                self._end(reset=self._fault.reset)
                 break
+
+    def _end(self, *, reset: bool = True) -> None:
+        self.close_connection = True
+        if reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from textsmooth import pipeline
 from textsmooth.pipeline import generate, make_student, train
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, UsageError
@@ -57,3 +58,10 @@ def test_a_name_is_imported_when_it_is_used() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(ImportError):
         from textsmooth.pipeline import nothing  # type: ignore[attr-defined] # noqa: F401
+
+
+def test_no_function_has_the_name_of_a_module_which_would_take_its_place() -> None:
+    assert pipeline.__file__ is not None
+    for name in pipeline.__all__:
+        assert not (Path(pipeline.__file__).parent / f"{name}.py").exists()
+        assert callable(getattr(pipeline, name)) and getattr(pipeline, name).__doc__

@@ -1,0 +1,169 @@
+"""A dataset arrives somewhere: what is there already stays, nothing else is touched unasked, and manifest.json comes last."""
+
+import re
+from dataclasses import dataclass
+
+from textsmooth.pipeline.transfer_progress import TransferProgress
+from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
+from textsmooth.schemas.manifest import (
+    CARD,
+    MANIFEST,
+    PLAN,
+    QUARANTINE,
+    RECEIPTS,
+    RECEIPTS_FOLDER,
+    RUN,
+    TOKENIZER_FOLDER,
+    FileEntry,
+    Manifest,
+)
+from textsmooth.stages.folder import Folder, LocalFolder
+from textsmooth.stages.storage import parse_json
+from textsmooth.stages.transfer import Reader, Target
+
+OWN = re.compile(
+    rf"{PLAN}|{RECEIPTS}|{QUARANTINE}|{RUN}|{CARD}|{TOKENIZER_FOLDER}/.+|{RECEIPTS_FOLDER}/[^/]+\.json|[^/]+/\d{{5,}}(-[0-9a-f]{{12}})?\.arrow"
+)  # what a dataset, or a run that makes one, has
+SHARD = re.compile(r"[^/]+/\d{5,}(-[0-9a-f]{12})?\.arrow")
+NAMED = 3  # files that a message names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """What is to arrive."""
+
+    reader: Reader
+    manifest: Manifest
+    data: bytes  # of manifest.json
+
+    @property
+    def entries(self) -> list[FileEntry]:
+        """All files but manifest.json, the shards last."""
+        return files_of(self.manifest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """What it took."""
+
+    files: int  # that were sent, manifest.json not counted
+    bytes: int
+    kept_files: int  # that were there
+    kept_bytes: int
+    already: bool = False  # the dataset was there
+
+
+def files_of(manifest: Manifest) -> list[FileEntry]:
+    """All files that a manifest lists, the shards last."""
+    return [*manifest.files, *(FileEntry(path=s.path, bytes=s.bytes, sha256=s.sha256) for s in manifest.shards)]
+
+
+def read_parcel(source: Folder) -> Parcel:
+    """A whole dataset. UsageError or DatasetError if there is none."""
+    from textsmooth.stages.folder import read_manifest
+
+    manifest = read_manifest(source)
+    return Parcel(reader=Reader(source=source), manifest=manifest, data=source.read(MANIFEST))
+
+
+def check_apart(source: Folder, target: str, folder: Folder | None) -> None:
+    """UsageError if one of two folders lies in the other."""
+    if isinstance(source, LocalFolder) and isinstance(folder, LocalFolder):
+        a, b = source.path.resolve(), folder.path.resolve()
+        inside = a == b or a in b.parents or b in a.parents
+    else:
+        a_, b_ = f"{source.where.rstrip('/')}/", f"{target.rstrip('/')}/"
+        inside = a_.startswith(b_) or b_.startswith(a_)
+    if inside:
+        raise UsageError(f"{target} and {source.where} are not apart: one is the other, or lies in it; name another place")
+
+
+def deliver(parcel: Parcel, target: Target, shown: TransferProgress, *, overwrite: bool = False, grows: bool = False) -> Delivered:
+    """Bring a dataset to a place, or the rest of it.
+
+    overwrite: in place of another one there. grows: also in place of one that has only some of its shards.
+    Raises ConflictError if something else is there, DatasetError if a file is not what the manifest says, StorageError.
+    """
+    entries = parcel.entries
+    before = target.manifest()
+    there = None if before is None else _parsed(before, target, overwrite=overwrite)
+    shown.looking(target.where)
+    same = there is not None and there.dataset == parcel.manifest.dataset
+    lacking = target.lacks(entries, parcel.reader)
+    # one made in another run has the same shards, and other times in its files
+    if same and (not lacking if before == parcel.data else there is not None and _is_whole(there, target, parcel.reader)):
+        target.tidy()
+        return _delivered(entries, [], already=True)
+    stale = _stale(parcel, target, before, there, overwrite=overwrite, grows=grows)
+    if before is not None and before != parcel.data:
+        target.remove([MANIFEST])  # from here on it is no dataset
+    if stale:
+        target.remove(stale)
+    shown.start(entries, lacking)
+    target.send(lacking, parcel.reader, shown.done)
+    target.tidy()
+    target.publish(parcel.data, entries, parcel.reader)
+    return _delivered(entries, lacking)
+
+
+def _delivered(entries: list[FileEntry], sent: list[FileEntry], *, already: bool = False) -> Delivered:
+    size = sum(entry.bytes for entry in sent)
+    return Delivered(
+        files=len(sent),
+        bytes=size,
+        kept_files=len(entries) - len(sent),
+        kept_bytes=sum(entry.bytes for entry in entries) - size,
+        already=already,
+    )
+
+
+def _parsed(data: bytes, target: Target, *, overwrite: bool) -> Manifest | None:
+    where = f"{target.where}/{MANIFEST}"
+    try:
+        return Manifest.from_json(parse_json(data, where), where)
+    except DatasetError as error:
+        if overwrite:
+            return None
+        raise ConflictError(f"{error}; or replace it with --overwrite") from None
+
+
+def _is_whole(manifest: Manifest, target: Target, reader: Reader) -> bool:
+    files = target.files()
+    shards = [entry for entry in files_of(manifest) if SHARD.fullmatch(entry.path)]
+    return not target.lacks(shards, reader) and all(files.get(entry.path) == entry.bytes for entry in manifest.files)
+
+
+def _stale(parcel: Parcel, target: Target, before: bytes | None, there: Manifest | None, *, overwrite: bool, grows: bool) -> list[str]:
+    """Files of another dataset that have to go; ConflictError if that was not asked for."""
+    mine = {entry.path for entry in parcel.entries} | {MANIFEST}
+    files = target.files()
+    if there is not None:
+        listed = {entry.path for entry in files_of(there)}
+        same = there.dataset == parcel.manifest.dataset
+        smaller = grows and _origin(there) == _origin(parcel.manifest) and {s.path for s in there.shards} <= mine
+        if not (same or smaller or overwrite):
+            raise ConflictError(_told(parcel, target, there))
+        return sorted(name for name in files if name not in mine and (name in listed or SHARD.fullmatch(name)))
+    others = sorted(name for name in files if name not in mine and name not in target.spared)
+    strange = [name for name in others if not OWN.fullmatch(name)]
+    if strange and not (overwrite and (before is not None or PLAN in files)):
+        raise ConflictError(f"{target.where} holds other files ({_named(strange)}): name a place that is empty, or has a dataset")
+    if len(others) > len(strange) and not overwrite:
+        own = [name for name in others if name not in strange]
+        raise ConflictError(f"{target.where} holds a part of another dataset ({_named(own)}): replace it with --overwrite, or name another")
+    return [name for name in others if OWN.fullmatch(name)]
+
+
+def _origin(manifest: Manifest) -> str:
+    return manifest.partial_of or manifest.dataset
+
+
+def _told(parcel: Parcel, target: Target, there: Manifest) -> str:
+    ours, theirs = parcel.manifest.dataset[:12], there.dataset[:12]
+    if _origin(there) == _origin(parcel.manifest):
+        return f"{target.where} has other shards of this dataset: replace them with --overwrite, or name another place"
+    return f"{target.where} has another dataset ({theirs}, not {ours}): replace it with --overwrite, or name another place"
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" … {len(names):,} in all" if len(names) > NAMED else "")

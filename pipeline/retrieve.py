@@ -1,0 +1,118 @@
+"""A dataset is pulled from where it is shared: all of it, or some shards as a dataset of their own."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from textsmooth.pipeline.delivery import check_apart, deliver, read_parcel
+from textsmooth.pipeline.part import chosen, part
+from textsmooth.pipeline.transfer_progress import TransferProgress
+from textsmooth.schemas.errors import UsageError
+from textsmooth.stages.folder import hub_uri, open_folder
+from textsmooth.stages.transfer import FolderTarget
+
+DEFAULT_FOLDER = "smoothed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """What was pulled, and where it is."""
+
+    source: str
+    out: str
+    dataset: str  # digest
+    partial_of: str | None  # digest of the dataset of which it is a part
+    splits: dict[str, dict[str, int]]  # shards, rows and tokens of each
+    files: int  # that were fetched, manifest.json not counted
+    bytes: int
+    kept_files: int  # that were there
+    already: bool  # nothing had to be fetched
+    seconds: float
+
+    def summary(self) -> str:
+        """What there is to tell, in lines."""
+        there = f"; {self.kept_files:,} were there" if self.kept_files else ""
+        fetched = f"{self.files:,} file{'' if self.files == 1 else 's'}, {self.bytes / 1e6:,.1f} MB fetched{there}, every sha256 compared"
+        what = "nothing to do: it is there already, every sha256 compared" if self.already else fetched
+        part_of = f", a part of {self.partial_of[:12]}" if self.partial_of else ""
+        counts = ", ".join(
+            f"{name} {found['rows']:,} rows in {found['shards']:,} shard{'s' * (found['shards'] != 1)}"
+            for name, found in self.splits.items()
+        )
+        return "\n".join(
+            (
+                f"pulled   {self.out}  (dataset {self.dataset[:12]}{part_of})",
+                f"         {what}",
+                f"         {counts}",
+                f"next     textsmooth inspect {self.out}  |  textsmooth train {self.out} --student STUDENT",
+            )
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+def pull(
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    splits: str | Sequence[str] = (),
+    shards: str | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: str = "none",
+) -> Pulled:
+    """Fetch a smoothed dataset, or what is missing of it: `textsmooth pull`.
+
+    source: owner/name or hf://datasets/owner/name[@revision][/folder] on the Hub, s3://bucket/folder, gs://bucket/folder, a folder.
+    out: a folder or store; smoothed/<name of the source> if None. splits: only these. shards: only those at these places of each split,
+    like 0-9 or 0-3,7; the result is a dataset of its own, whose manifest says what it is a part of. revision: branch, tag or commit on
+    the Hub. overwrite: in place of another dataset in `out`; one that has only some of the shards grows without.
+    Raises UsageError, DatasetError (what arrives is not what the manifest says), ConflictError (something else is there), StorageError.
+    """
+    began = time.perf_counter()
+    folder = open_folder(_at(source, revision), reading=True)
+    whole = read_parcel(folder)
+    parcel = part(whole, chosen(whole.manifest, (splits,) if isinstance(splits, str) else splits, shards))
+    name = PurePosixPath(folder.where.rstrip("/").partition("@")[0]).name
+    place = open_folder(out or f"{DEFAULT_FOLDER}/{name}")
+    check_apart(folder, place.where, place)
+    with TransferProgress(progress) as shown:
+        found = deliver(parcel, FolderTarget(place), shown, overwrite=overwrite, grows=True)
+        manifest = parcel.manifest
+        pulled = Pulled(
+            source=folder.where,
+            out=place.where,
+            dataset=manifest.dataset,
+            partial_of=manifest.partial_of,
+            splits={
+                split: {
+                    "shards": len(manifest.split(split)),
+                    "rows": sum(shard.rows - shard.skipped for shard in manifest.split(split)),
+                    "tokens": sum(shard.tokens for shard in manifest.split(split)),
+                }
+                for split in manifest.splits
+            },
+            files=found.files,
+            bytes=found.bytes,
+            kept_files=found.kept_files,
+            already=found.already,
+            seconds=round(time.perf_counter() - began, 3),
+        )
+        shown.tell("finished", **pulled.to_json())
+    return pulled
+
+
+def _at(source: str | Path, revision: str | None) -> str | Path:
+    """A source at a revision."""
+    if revision is None:
+        return source
+    uri = str(source) if str(source).startswith("hf://") else hub_uri(source)
+    if uri is None or "@" in uri:
+        raise UsageError(f"--revision {revision} is of a repository on the Hub, named as owner/name; {source} is not")
+    head, _, folder = uri.removeprefix("hf://datasets/").partition("/")
+    name, _, below = folder.partition("/")
+    return f"hf://datasets/{head}/{name}@{revision}{f'/{below}' if below else ''}"

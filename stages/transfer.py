@@ -1,0 +1,201 @@
+"""Files of a dataset on their way to another folder: compared with the manifest while they are read, put in place whole, many at a time."""
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from textsmooth.schemas.canonical import file_sha256
+from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError, UsageError
+from textsmooth.schemas.manifest import AGAIN, MANIFEST, FileEntry
+from textsmooth.stages import storage
+from textsmooth.stages.folder import Folder, LocalFolder, is_temp
+from textsmooth.stages.hub_folder import HubFolder
+
+AT_ONCE = 8  # files on their way
+MEMORY_BYTES = 1 << 30  # that files on their way to a store may take together
+SCRATCH = f"{storage.TEMP_PREFIX}hub"  # folder in a local target: files as they arrive from the Hub, parts of files too
+
+Done = Callable[[FileEntry], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """The files that are to arrive: those of a folder, and some that were made for the occasion."""
+
+    source: Folder
+    made: dict[str, bytes] = field(default_factory=dict)  # path -> bytes, in place of the source's
+
+    def write_to(self, entry: FileEntry, write: Callable[[bytes], object]) -> None:
+        """Write a file's bytes in order. DatasetError, after they were written, if they are not what the manifest says."""
+        digest, size = hashlib.sha256(), 0
+
+        def take(block: bytes) -> None:
+            nonlocal size
+            digest.update(block)
+            size += len(block)
+            write(block)
+
+        if entry.path in self.made:
+            take(self.made[entry.path])
+        else:
+            with self._told(entry):
+                self.source.stream(entry.path, entry.bytes, take)
+        if size != entry.bytes or digest.hexdigest() != entry.sha256:
+            raise self.damaged(entry)
+
+    def bytes(self, entry: FileEntry) -> bytes:
+        """A file's bytes, compared with the manifest."""
+        into = io.BytesIO()
+        self.write_to(entry, into.write)
+        return into.getvalue()
+
+    def place(self, entry: FileEntry) -> Path | None:
+        """Where a file lies on this machine, not compared with the manifest; None if it lies elsewhere."""
+        if entry.path in self.made or not isinstance(self.source, LocalFolder):
+            return None
+        with self._told(entry):
+            return self.source.local(entry.path, size=entry.bytes, sha256=entry.sha256)
+
+    def damaged(self, entry: FileEntry) -> DatasetError:
+        """What is said of a file that is not what the manifest says."""
+        return DatasetError(f"{self.source.at(entry.path)} is not the {entry.bytes:,} bytes and the sha256 of its manifest; {AGAIN}")
+
+    @contextmanager
+    def _told(self, entry: FileEntry) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise DatasetError(f"{self.source.at(entry.path)} is missing; {AGAIN}") from None
+        except OSError as error:
+            raise StorageError(f"cannot read {self.source.at(entry.path)}: {error.strerror or error}; see to it and run again") from error
+
+
+class Target(Protocol):
+    """Where a dataset is to arrive."""
+
+    where: str
+    spared: frozenset[str]  # files that may lie there beside a dataset
+
+    def manifest(self) -> bytes | None:
+        """manifest.json as it is there."""
+
+    def files(self) -> dict[str, int]:
+        """Sizes of the files that are there, but for temporary ones."""
+
+    def lacks(self, entries: Iterable[FileEntry], reader: Reader) -> list[FileEntry]:
+        """Those that are not there with these bytes."""
+
+    def send(self, entries: list[FileEntry], reader: Reader, done: Done) -> None:
+        """Put files in place; done: called for each."""
+
+    def remove(self, names: list[str]) -> None:
+        """Remove files."""
+
+    def publish(self, data: bytes, entries: list[FileEntry], reader: Reader) -> None:
+        """Put manifest.json in place, when all else is there, if there is none. ConflictError if another was first."""
+
+    def tidy(self) -> None:
+        """Remove what is temporary."""
+
+    def finish(self, *, public: bool) -> None:
+        """The dataset is there. public: let all read it."""
+
+
+def many(call: Callable[[FileEntry], object], entries: Iterable[FileEntry], done: Done, *, at_once: int = AT_ONCE) -> None:
+    """Call for each, several at a time; the first that fails ends it."""
+    threads = ThreadPoolExecutor(max_workers=at_once)
+    try:
+        waiting = {threads.submit(call, entry): entry for entry in entries}
+        for future in as_completed(waiting):
+            future.result()
+            done(waiting.pop(future))
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+class FolderTarget:
+    """A folder on this machine or in an object store."""
+
+    spared: frozenset[str] = frozenset()
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder, self.where = folder, folder.where
+
+    def manifest(self) -> bytes | None:
+        try:
+            return self.folder.read(MANIFEST)
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            raise UsageError(f"{self.where} is a file; name a folder") from None
+
+    def files(self) -> dict[str, int]:
+        if not self.folder.exists():
+            return {}
+        return {name: size for name, size in self.folder.files().items() if not is_temp(name) and not name.startswith(f"{SCRATCH}/")}
+
+    def lacks(self, entries: Iterable[FileEntry], reader: Reader) -> list[FileEntry]:
+        """On this machine all that is there is read; in a store what has the right size, and no name that carries its content."""
+        files, there = self.files(), []
+        missing = {entry.path: entry for entry in entries}
+        looked_at = [entry for entry in missing.values() if files.get(entry.path) == entry.bytes]
+
+        def look(entry: FileEntry) -> None:
+            if isinstance(self.folder, LocalFolder):
+                same = file_sha256(self.folder.path / entry.path) == entry.sha256
+            else:
+                same = entry.sha256[:12] in entry.path or hashlib.sha256(self.folder.read(entry.path)).hexdigest() == entry.sha256
+            if same:
+                there.append(entry.path)
+
+        many(look, looked_at, lambda entry: None)
+        for path in there:
+            del missing[path]
+        return list(missing.values())
+
+    def send(self, entries: list[FileEntry], reader: Reader, done: Done) -> None:
+        call = self._place if isinstance(self.folder, LocalFolder) else self._put
+        largest = max((entry.bytes for entry in entries), default=1)
+        fit = AT_ONCE if isinstance(self.folder, LocalFolder) else max(1, min(AT_ONCE, MEMORY_BYTES // max(largest, 1)))
+        many(lambda entry: call(entry, reader), entries, done, at_once=fit)
+
+    def _put(self, entry: FileEntry, reader: Reader) -> None:
+        self.folder.put(entry.path, reader.bytes(entry))
+
+    def _place(self, entry: FileEntry, reader: Reader) -> None:
+        assert isinstance(self.folder, LocalFolder)
+        path = self.folder.path / entry.path
+        if not isinstance(reader.source, HubFolder) or entry.path in reader.made:
+            storage.put_stream(path, lambda file: reader.write_to(entry, file.write))
+            return
+        for again in (False, True):  # what arrived damaged is fetched once more
+            try:
+                found = reader.source.fetch(entry.path, self.folder.path / SCRATCH, again=again)
+            except FileNotFoundError:
+                raise DatasetError(f"{entry.path} is missing in {reader.source}; tell who has published it") from None
+            if found.stat().st_size == entry.bytes and file_sha256(found) == entry.sha256:
+                storage.move(found, path)
+                return
+            found.unlink()
+        raise reader.damaged(entry)
+
+    def remove(self, names: list[str]) -> None:
+        self.folder.remove(names)
+        self.folder.prune(sorted({name.rpartition("/")[0] for name in names} - {""}))
+
+    def publish(self, data: bytes, entries: list[FileEntry], reader: Reader) -> None:
+        if not self.folder.put_exclusive(MANIFEST, data) and self.manifest() != data:
+            raise ConflictError(f"another dataset arrived in {self.where} at the same time; see which one is wanted there")
+
+    def tidy(self) -> None:
+        if isinstance(self.folder, LocalFolder):
+            left = [name for name in self.folder.files() if is_temp(name)] if self.folder.path.is_dir() else []
+            self.folder.remove([SCRATCH, *left])
+
+    def finish(self, *, public: bool) -> None:
+        assert not public

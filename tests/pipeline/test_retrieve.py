@@ -1,0 +1,332 @@
+"""Pulled from the Hub, to and from stores and folders: whole and last its manifest, whatever breaks on the way; parts say so."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_gen import Process, Ran, files_of, tree
+from helpers_hub import go_offline
+from helpers_share import at_head, rewrite
+from hub_server import Fault, Hub
+from s3_server import S3
+from s3_server import Fault as StoreFault
+
+from textsmooth.pipeline.publish import push
+from textsmooth.pipeline.retrieve import pull
+from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
+from textsmooth.schemas.manifest import MANIFEST, Manifest
+from textsmooth.stages.folder import open_folder, read_manifest
+from textsmooth.stages.stream import SmoothedDataset
+
+# From the Hub
+
+
+def test_a_folder_wins_over_a_name_and_neither_is_told(hub: Hub, made: Path, textsmooth: Callable[..., Ran], tmp_path: Path) -> None:
+    push(made, "me/set")
+    assert read_manifest("me/set").dataset == read_manifest(made).dataset
+    Path("me").mkdir()
+    shutil.copytree(made, "me/mine")
+    assert open_folder("me/mine", reading=True).where == "me/mine"
+    ran = textsmooth("inspect", "me/mime")
+    assert ran.code == 2 and len(ran.err.splitlines()) == 1
+    assert "no folder me/mime here, but me/mine; as a name on the Hub: no dataset me/mime" in ran.err
+    assert textsmooth("push", made, "me/new").err.endswith("write ./me/new, or hf://datasets/me/new\n")
+    assert not hub.branches("datasets/me/new")
+
+
+def test_offline_a_name_that_is_nowhere_is_told(made: Path, textsmooth: Callable[..., Ran], hub: Hub, monkeypatch) -> None:
+    go_offline(monkeypatch)
+    Path("smoothed").mkdir()
+    shutil.copytree(made, "smoothed/demo-demo-k32")
+    ran = textsmooth("inspect", "smoothed/demo-demo-k23")
+    assert "no folder smoothed/demo-demo-k23 here, but smoothed/demo-demo-k32; as a name on the Hub: HF_HUB_OFFLINE is set" in ran.err
+    assert textsmooth("push", made, "me/set").err.startswith("textsmooth push: HF_HUB_OFFLINE is set")
+
+
+def test_a_private_one_is_pulled_only_with_a_token(hub: Hub, made: Path, tmp_path: Path, monkeypatch) -> None:
+    push(made, "me/set")
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(UsageError, match="unless it is private: check the name, or set HF_TOKEN"):
+        pull("me/set", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_revision_is_pulled(hub: Hub, made: Path, smoothed: Path, tmp_path: Path) -> None:
+    push(made, "me/set")
+    before = hub.commit("datasets/me/set")
+    push(smoothed, "me/set", overwrite=True)
+    assert pull("me/set", tmp_path / "old", revision=before).dataset == read_manifest(made).dataset
+    assert pull(f"hf://datasets/me/set@{before}", tmp_path / "older").dataset == read_manifest(made).dataset
+    assert pull("me/set", tmp_path / "new").dataset == read_manifest(smoothed).dataset
+    with pytest.raises(UsageError, match="--revision x is of a repository on the Hub"):
+        pull(made, tmp_path / "x", revision="x")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("GET .*/cdn/", drop_after=1_500, times=3),
+        Fault("GET .*/cdn/", drop_after=10, reset=True, times=2),
+        Fault("GET .*/resolve/.*receipts", status=503, times=2),
+        Fault("GET .*/cdn/", delay_s=0.05, times=2),
+    ],
+    ids=lambda fault: f"{fault.pattern} {fault.status} {fault.drop_after}",
+)
+def test_a_broken_connection_is_made_again(hub: Hub, made: Path, tmp_path: Path, fault: Fault) -> None:
+    push(made, "me/set")
+    hub.faults.append(fault)
+    pull("me/set", tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(made)
+
+
+def test_what_arrives_damaged_is_told_and_makes_no_dataset(hub: Hub, made: Path, tmp_path: Path) -> None:
+    push(made, "me/set")
+    folder = shutil.copytree(hub.branches("datasets/me/set")["main"], hub.uploads / "damaged")
+    shard = sorted(folder.glob("train/*"))[0]
+    data = bytearray(shard.read_bytes())
+    shard.unlink()
+    data[100] ^= 1
+    shard.write_bytes(data)
+    hub.revisions["datasets/me/set"]["main"] = folder
+    with pytest.raises(DatasetError, match=rf"{shard.name} is not the [\d,]+ bytes and the sha256 of its manifest"):
+        pull("me/set", tmp_path / "out")
+    with pytest.raises(DatasetError, match=r"has no manifest.json: not a smoothed dataset, or not finished"):
+        read_manifest(tmp_path / "out")
+
+
+@pytest.mark.parametrize("call", [1, 4, 9])
+def test_killed_while_it_pulls_the_same_command_ends_it(
+    hub: Hub, made: Path, textsmooth_process: Callable[..., Process], call: int, tmp_path: Path
+) -> None:
+    push(made, "me/set")
+    out = tmp_path / "out"
+    patch = f"die_at('textsmooth.stages.storage', None, '_move', {call})\n"
+    assert textsmooth_process("pull", "me/set", out, "--progress", "none", patch=patch, hub=hub).wait().code == -9
+    assert not (out / MANIFEST).exists()
+    ran = textsmooth_process("pull", "me/set", out, "--progress", "none", hub=hub).wait()
+    assert ran.code == 0, ran.err
+    assert files_of(out) == files_of(made) and tree(out) == tree(made)
+
+
+def test_a_student_is_trained_from_a_name(hub: Hub, smoothed: Path, student: Path, textsmooth: Callable[..., Ran]) -> None:
+    push(smoothed, "me/set")
+    args = ["--student", student, "--out", "student", "--max-steps", 2, "--batch-size", 4, "--progress", "none", "--threads", 1]
+    ran = textsmooth("train", "me/set", *args)
+    assert ran.code == 0, ran.err
+    assert (Path("student") / "model.safetensors").exists()
+    record = json.loads((Path("student") / "train.json").read_text())
+    assert read_manifest(smoothed).dataset in json.dumps(record)
+
+
+# Parts
+
+
+def test_some_shards_are_a_dataset_that_says_so(made: Path, tmp_path: Path) -> None:
+    whole = read_manifest(made)
+    found = pull(made, tmp_path / "part", splits="train", shards="1-2,4")
+    manifest = read_manifest(tmp_path / "part")
+    assert manifest.partial_of == whole.dataset == found.partial_of and manifest.dataset == found.dataset != whole.dataset
+    assert manifest.shards == tuple(whole.shards[number] for number in (1, 2, 4))
+    listed = {entry.path for entry in (*manifest.files, *manifest.shards)} | {MANIFEST}
+    assert listed == set(files_of(tmp_path / "part"))
+    receipts = [json.loads(line) for line in (tmp_path / "part/receipts.jsonl").read_text().splitlines()]
+    assert [receipt["shard"] for receipt in receipts] == [shard.path for shard in manifest.shards]
+    assert manifest.statistics["tokens"] == sum(shard.tokens for shard in manifest.shards) < whole.statistics["tokens"]
+    assert manifest.statistics["bytes"] == sum(shard.bytes for shard in manifest.shards)
+    dataset, all_of_it = SmoothedDataset(tmp_path / "part", "train"), SmoothedDataset(made, "train")
+    rows = [*range(8, 24), *range(32, 40)]
+    np.testing.assert_array_equal(dataset.batch(np.arange(24)).input_ids, all_of_it.batch(np.array(rows)).input_ids)
+    import datasets
+
+    loaded = datasets.load_dataset(str(tmp_path / "part"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded["row"] == rows
+
+
+def test_a_split_is_a_part_and_all_of_them_are_the_whole(smoothed: Path, tmp_path: Path) -> None:
+    found = pull(smoothed, tmp_path / "part", splits=["validation"])
+    assert found.splits == {"validation": {"shards": 1, "rows": 60, "tokens": found.splits["validation"]["tokens"]}}
+    assert read_manifest(tmp_path / "part").splits == ("validation",)
+    assert pull(smoothed, tmp_path / "whole", splits=["validation", "train"], shards="0-1").partial_of is None
+    assert files_of(tmp_path / "whole") == files_of(smoothed)
+    again = pull(tmp_path / "part", tmp_path / "again")  # a part is pulled, and pushed, like any other
+    assert again.partial_of == read_manifest(smoothed).dataset and files_of(tmp_path / "again") == files_of(tmp_path / "part")
+
+
+def test_a_part_grows_to_the_whole_and_does_not_shrink(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pull(made, out, shards="1")
+    pull(made, out, shards="0-1")
+    with pytest.raises(ConflictError, match="has other shards of this dataset: replace them with --overwrite"):
+        pull(made, out, shards="0")
+    assert pull(made, out).kept_files >= 2
+    assert files_of(out) == files_of(made)
+    pull(made, out, shards="0", overwrite=True)
+    assert len(read_manifest(out).shards) == 1 and len(list(out.rglob("*.arrow"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"shards": "0-9"}, "--shards 0-9: there is no shard 9; train has 5 \\(0-4\\)"),
+        ({"shards": "3-1"}, "give numbers from 0 and ranges of them, like 0-9 or 0-3,7"),
+        ({"shards": "-1"}, "give numbers from 0 and ranges of them"),
+        ({"shards": ""}, "give numbers from 0 and ranges of them"),
+        ({"splits": "test"}, "no split 'test' in this dataset; it has train"),
+        ({"progress": "loud"}, "progress 'loud' is none of"),
+    ],
+)
+def test_a_part_that_is_not_there_is_wrong_usage(made: Path, tmp_path: Path, asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        pull(made, tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_does_not_take_a_part_for_what_it_has_to_make(made: Path, reviews: Path, gen: Callable[..., Ran], tmp_path: Path) -> None:
+    pull(made, tmp_path / "part", shards="0-1")
+    before = files_of(tmp_path / "part")
+    ran = gen("--corpus", reviews, "--rows-per-shard", 8, "--topk", 4, "--out", tmp_path / "part")
+    assert ran.code == 1 and "has only some shards of this dataset: textsmooth pull fetches the rest" in ran.err
+    assert files_of(tmp_path / "part") == before
+
+
+def test_part_of_stays_out_of_the_digest_of_whole_ones(made: Path) -> None:
+    manifest = read_manifest(made)
+    assert "partial_of" not in manifest.to_json() and Manifest.from_json(manifest.to_json(), "x") == manifest
+
+
+# Stores and folders
+
+
+def test_through_a_store_and_back_with_connections_that_break(bucket: str, s3: S3, made: Path, tmp_path: Path) -> None:
+    s3.faults(
+        StoreFault("^PUT .*arrow", drop=True, times=2),
+        StoreFault("^PUT .*arrow", status=503, code="SlowDown", times=2),
+        StoreFault("^PUT .*manifest", status=500, late=True, times=1),
+    )
+    push(made, f"{bucket}/set")
+    assert {name: s3.get(f"{bucket}/set/{name}") for name in files_of(made)} == files_of(made)
+    puts = [line.split()[1] for line in s3.log() if line.startswith("PUT ") and not line.endswith("fault")]
+    assert all(path.endswith(MANIFEST) for path in puts[-2:]) and sum(path.endswith(MANIFEST) for path in puts) == 2
+    s3.clear()
+    assert push(made, f"{bucket}/set").already
+    assert not [line for line in s3.log() if line.startswith("PUT") or ("GET" in line and ".arrow" in line)]
+    s3.faults(
+        StoreFault("^GET .*arrow", body_bytes=500, times=3),
+        StoreFault("^GET .*arrow", status=500, times=1),
+        StoreFault("^GET .*arrow", flip=True, times=1),
+    )
+    pull(f"{bucket}/set", tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(made)
+    s3.clear()
+    shard = sorted(made.glob("train/*"))[1]
+    s3.put(f"{bucket}/set/train/{shard.name}", bytes(reversed(shard.read_bytes())))
+    with pytest.raises(DatasetError, match=r"\.arrow is not the [\d,]+ bytes and the sha256 of its manifest"):
+        pull(f"{bucket}/set", tmp_path / "flipped")
+
+
+def test_from_a_store_to_the_hub_and_from_there_to_a_store(bucket: str, hub: Hub, s3: S3, made: Path) -> None:
+    push(made, f"{bucket}/set")
+    push(f"{bucket}/set", "me/set")
+    assert at_head(hub) == files_of(made)
+    pull("me/set", f"{bucket}/again")
+    assert {name: s3.get(f"{bucket}/again/{name}") for name in files_of(made)} == files_of(made)
+    push("me/set", "me/copy")
+    assert at_head(hub, "datasets/me/copy") == files_of(made)
+
+
+def test_killed_on_the_way_to_a_store_or_a_folder(
+    bucket: str, s3: S3, made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path
+) -> None:
+    patches = {
+        f"{bucket}/set": "die_at('textsmooth.stages.object_store', 'StoreFolder', 'put', 5)\n",
+        str(tmp_path / "folder"): "die_at('textsmooth.stages.storage', None, '_move', 5)\n",
+    }
+    for place, patch in patches.items():
+        env = {**s3.environment, "TEXTSMOOTH_CACHE": os.environ["TEXTSMOOTH_CACHE"]}
+        assert textsmooth_process("push", made, place, "--progress", "none", patch=patch, env=env).wait().code == -9
+        with pytest.raises(DatasetError, match=r"has no manifest.json"):
+            read_manifest(place)
+        ran = textsmooth_process("push", made, place, "--progress", "none", env=env).wait()
+        assert ran.code == 0, ran.err
+    assert files_of(tmp_path / "folder") == files_of(made) and tree(tmp_path / "folder") == tree(made)
+    assert set(open_folder(f"{bucket}/set").files()) == set(files_of(made))
+
+
+def test_a_damaged_file_of_a_folder_is_fetched_again(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pull(made, out)
+    shard = sorted(out.glob("train/*"))[1]
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    (out / "tokenizer" / "tokenizer.json").unlink()
+    assert pull(made, out).files == 2 and files_of(out) == files_of(made)
+
+
+def test_a_folder_with_something_else_is_left_alone(made: Path, smoothed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "letter.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ConflictError, match=r"holds other files \(letter.txt\)"):
+            pull(made, out, overwrite=overwrite)
+    (out / "letter.txt").unlink()
+    (out / "train").mkdir()
+    (out / "train/00000-0123456789ab.arrow").write_bytes(b"of another")
+    with pytest.raises(ConflictError, match=r"holds a part of another dataset \(train/00000-0123456789ab.arrow\)"):
+        pull(made, out)
+    pull(made, out, overwrite=True)
+    assert files_of(out) == files_of(made)
+    with pytest.raises(ConflictError, match="has another dataset"):
+        push(smoothed, out)
+    (out / "notes.txt").write_text("mine")
+    push(smoothed, out, overwrite=True)
+    assert files_of(out) == {**files_of(smoothed), "notes.txt": b"mine"}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        push(made, tmp_path / "file")
+    for place in (made, made / "inside", made.parent):
+        with pytest.raises(UsageError, match="are not apart"):
+            push(made, place)
+
+
+def test_a_manifest_of_somebody_else_is_not_replaced(made: Path, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text('{"name": "an app"}')
+    with pytest.raises(ConflictError, match="is not the manifest of a smoothed dataset"):
+        push(made, tmp_path)
+    assert (tmp_path / MANIFEST).read_text() == '{"name": "an app"}'
+
+
+# What is seen
+
+
+def test_where_it_goes_by_itself_and_what_is_printed(made: Path, textsmooth: Callable[..., Ran], smoothed: Path) -> None:
+    ran = textsmooth("pull", smoothed, "--split", "validation", "--progress", "none")
+    assert ran.code == 0 and ran.err == ""
+    assert ran.out.startswith("pulled   smoothed/dataset  (dataset ") and "next     textsmooth inspect smoothed/dataset" in ran.out
+    assert "validation 60 rows in 1 shard\n" in ran.out and "a part of" in ran.out
+    ran = textsmooth("pull", made, "out", "--json", "--progress", "json")
+    assert json.loads(ran.out)["out"] == "out"
+    events = [json.loads(line) for line in ran.err.splitlines()]
+    assert [event["event"] for event in events] == ["started", "files", "finished"]
+    assert events[1]["done"] == events[0]["files"] == events[2]["files"] == len(files_of(made)) - 1
+    bar = textsmooth("push", made, "./pushed", "--progress", "rich")
+    assert bar.code == 0 and "next     textsmooth train" in bar.out
+
+
+def test_a_licence_that_binds_is_told(made: Path, tmp_path: Path) -> None:
+    def notes(corpus: str | None, teacher: str | None) -> list[str]:
+        other = shutil.copytree(made, tmp_path / f"{corpus}-{teacher}")
+        manifest = json.loads((other / MANIFEST).read_bytes())
+        manifest["corpus"]["license"], manifest["teacher"]["license"] = corpus, teacher
+        rewrite(other, manifest)
+        return list(push(other, tmp_path / "to" / other.name).notes)
+
+    assert len(notes("cc-by-4.0", "apache-2.0")) == 1
+    assert any("licence of the corpus" in note and "cc-by-nc-4.0: see that it allows" in note for note in notes("cc-by-nc-4.0", "mit"))
+    assert any("licence of the teacher" in note and "is unknown" in note for note in notes("mit", None))
