@@ -25,6 +25,7 @@ PAGE = "report.html"
 LEVELS = (0.02, 0.08, 0.2, 0.35, 0.6)  # weight of other tokens from which on each shade is used
 LAM = 0.5  # as the page opens
 GENERATOR = "textsmooth"
+HEAD_BYTES = 4096  # in which a page says what made it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +81,17 @@ def _check_out(path: Path, dataset: Path | str) -> None:
     try:
         if path.is_dir():
             raise UsageError(f"{path} is a folder, --out must be a file")
-        if path.exists() and f'name="generator" content="{GENERATOR}' not in path.read_text("utf-8", "replace")[:4096]:
+        if path.exists() and not _is_page(path):
             raise ConflictError(f"{path} is there and no report of textsmooth; give another --out")
     except OSError as error:
         raise StorageError(f"cannot use {path}: {error.strerror}; choose another --out") from None
+
+
+def _is_page(path: Path) -> bool:
+    if not path.is_file():  # a device may have no end
+        return False
+    with path.open("rb") as file:
+        return f'name="generator" content="{GENERATOR}'.encode() in file.read(HEAD_BYTES)
 
 
 def page(told: Figures, chosen: Sentences, *, corpus: str, teacher: str) -> str:

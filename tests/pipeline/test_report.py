@@ -254,6 +254,8 @@ def test_a_hundred_long_sentences_stay_under_2_mb(kit: ModuleType, tmp_path: Pat
 def test_other_files_and_the_dataset_are_not_written(smoothed: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.html"
     mine.write_text("<p>mine</p>")
+    with pytest.raises(ConflictError, match="/dev/zero is there and no report of textsmooth"):  # a file without end
+        report(smoothed, out="/dev/zero")
     with pytest.raises(ConflictError, match="is there and no report of textsmooth"):
         report(smoothed, out=mine)
     assert mine.read_text() == "<p>mine</p>"
