@@ -95,7 +95,7 @@ def _splits(manifest: Manifest) -> Iterator[tuple[str, ...]]:
     for split in manifest.splits:
         shards = manifest.split(split)
         rows, tokens, size = (sum(counts) for counts in zip(*((s.rows - s.skipped, s.tokens, s.bytes) for s in shards), strict=True))
-        yield split, f"{rows:,}", f"{tokens:,}", f"{len(shards):,}", f"{size / 1e6:,.1f}"
+        yield line(split), f"{rows:,}", f"{tokens:,}", f"{len(shards):,}", f"{size / 1e6:,.1f}"
 
 
 def _named(identity: dict[str, Any], kind: str = "") -> str:
@@ -157,8 +157,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, ...]]:
     yield "special tokens", "left plain" if settings.specials == "plain" else "smoothed too"
     long = f"{settings.max_length} tokens; {numbers['truncated_rows']:,} rows were cut"
     if settings.long == "window":
-        long += f"; longer rows became windows that share {settings.stride} tokens: {numbers['windows']:,} in all"
-        if numbers["lost_answers"]:
+        long += f"; longer rows became windows that share {settings.stride} tokens: {numbers.get('windows', 0):,} in all"
+        if numbers.get("lost_answers"):
             long += f"; of {numbers['lost_answers']:,} rows no window holds the whole answer"
     yield "longest row", long
     if "unknown_tokens" in numbers:
@@ -182,7 +182,7 @@ def _sources(manifest: Manifest) -> Iterator[str]:
     def rows() -> Iterator[tuple[str, ...]]:
         for source in manifest.sources:
             corpus = source["corpus"]
-            counts = ", ".join(f"{split} {count['rows']:,}" for split, count in source["splits"].items())
+            counts = ", ".join(f"{line(split)} {count['rows']:,}" for split, count in source["splits"].items())
             yield f"{_named(corpus, 'datasets/')}, {_text(corpus)}; {_license(corpus)}", counts, f"`{source['dataset']}`"
 
     yield "## Merged from"
@@ -209,7 +209,7 @@ def _figures(manifest: Manifest) -> Iterator[str]:
     rows = [
         f"{n / 10:.1f} to {(n + 1) / 10:.1f}  {count / total:6.1%}  {'█' * round(BAR * count / most)}" for n, count in enumerate(tenths)
     ]
-    yield "\n".join(["```text", *(row.rstrip() for row in rows), "```"])
+    yield _block(rows)
 
 
 def _block(rows: Iterable[str]) -> str:
@@ -222,8 +222,7 @@ def _bin(p: float) -> str:
 
 
 def _loading(manifest: Manifest) -> Iterator[str]:
-    split = manifest.splits[0]
-    shard = manifest.shards[0].path
+    split, shard = line(manifest.splits[0]), line(manifest.shards[0].path)
     yield "## Loading it"
     yield f"`{PLACE}` stands for the folder, or for the name on the Hub (`owner/name`). With textsmooth, a batch as a student reads it:"
     yield f"""```python

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from types import SimpleNamespace
@@ -15,9 +15,11 @@ from textsmooth.pipeline.card import card
 from textsmooth.pipeline.commit import jsonl
 from textsmooth.pipeline.plan import code_digest
 from textsmooth.pipeline.receipts import RECEIPT, shard_path
-from textsmooth.schemas.canonical import canonical_json
-from textsmooth.schemas.errors import DatasetError
-from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, QUARANTINE, RECEIPTS, RUN, TOKENIZER_FOLDER, Manifest
+from textsmooth.pipeline.run_record import RunRecord
+from textsmooth.schemas.canonical import canonical_json, digest
+from textsmooth.schemas.config import GenerateOptions
+from textsmooth.schemas.errors import DatasetError, first_line
+from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, QUARANTINE, RECEIPTS, RUN, TOKENIZER_FOLDER, Manifest, of_splits
 from textsmooth.schemas.plan import Plan, Receipt, Unit, unit_ids
 from textsmooth.stages.check import Finding, Promised, check_file, missing
 from textsmooth.stages.folder import Folder, is_temp
@@ -25,6 +27,7 @@ from textsmooth.stages.statistics import UnitStats
 from textsmooth.stages.storage import pretty_json
 from textsmooth.stages.tokenize import tokenizer_digest, vocab_digest
 
+SENSELESS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what values of other types, or sizes, lead to
 BESIDE = re.compile(r"\.gitattributes|\.gitignore|\.cache/.+|\.git/.+")  # what the Hub's tools leave in a folder
 
 
@@ -79,8 +82,11 @@ def check_records(folder: Folder, manifest: Manifest, sizes: dict[str, int]) -> 
     """Read and compare every file but the shards. sizes: of the files that are in the folder."""
     found = Records()
     data: dict[str, bytes] = {}
-    there = folder.read_all([entry.path for entry in manifest.files])
+    there, unreadable = _read(folder, [entry.path for entry in manifest.files])
     for entry in manifest.files:
+        if entry.path in unreadable:
+            found.tell(entry.path, f"cannot be read: {unreadable[entry.path]}")
+            continue
         if entry.path not in there:
             found.findings.append(missing(entry.path))
             continue
@@ -93,16 +99,56 @@ def check_records(folder: Folder, manifest: Manifest, sizes: dict[str, int]) -> 
     for name in (PLAN, RECEIPTS, CARD, f"{TOKENIZER_FOLDER}/tokenizer.json"):
         if name not in listed:
             found.tell(MANIFEST, f"does not list {name}")
-    if PLAN in data:
-        _check_plan(found, manifest, data[PLAN])
-    if RECEIPTS in data:
-        _check_receipts(found, manifest, data[RECEIPTS], data.get(QUARANTINE), listed)
-    if CARD in data:
-        _check_card(found, manifest, data[CARD].decode(errors="replace"))
-    if f"{TOKENIZER_FOLDER}/tokenizer.json" in data:
-        _check_tokenizer(found, manifest, data[f"{TOKENIZER_FOLDER}/tokenizer.json"])
+    checks: dict[str, Callable[[bytes], None]] = {
+        PLAN: lambda text: _check_plan(found, manifest, text),
+        RECEIPTS: lambda text: _check_receipts(found, manifest, text, data.get(QUARANTINE), listed),
+        CARD: lambda text: _check_card(found, manifest, text.decode(errors="replace")),
+        f"{TOKENIZER_FOLDER}/tokenizer.json": lambda text: _check_tokenizer(found, manifest, text),
+    }
+    for name, check in checks.items():
+        try:
+            if name in data:
+                check(data[name])
+        except SENSELESS as error:
+            found.tell(name, f"makes no sense: {first_line(error)}")
     _check_unlisted(found, manifest, sizes)
+    if RUN in sizes:
+        _check_run(found, folder)
     return found
+
+
+def _read(folder: Folder, names: list[str]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The bytes of the files that are there, and why others cannot be read: a folder stands there, or nobody may."""
+    try:
+        return folder.read_all(names), {}
+    except OSError:
+        there, why = dict[str, bytes](), dict[str, str]()
+        for name in names:
+            try:
+                there |= folder.read_all([name])
+            except OSError as error:
+                why[name] = error.strerror or str(error)
+        return there, why
+
+
+def _check_run(found: Records, folder: Folder) -> None:
+    """run.json has a digest of its own, the manifest does not know it. The first ones had none, and no other field than these."""
+    there, unreadable = _read(folder, [RUN])
+    if RUN not in there:
+        if RUN in unreadable:
+            found.tell(RUN, f"cannot be read: {unreadable[RUN]}")
+        return
+    found.files, found.bytes = found.files + 1, found.bytes + len(there[RUN])
+    try:
+        value = json.loads(there[RUN])
+        unsigned = value.keys() <= RunRecord(GenerateOptions(corpus="")).to_json().keys()
+        whole = pretty_json(value) == there[RUN] and (unsigned or value.pop("digest") == digest(value))
+    except (*SENSELESS, RecursionError):
+        unsigned = whole = False
+    if not whole:
+        found.tell(RUN, "was altered since the run wrote it; it is a record, not of the dataset: remove it")
+    elif unsigned:
+        found.notes.append(f"{RUN} is a record of the last run, in no digest: not checked")
 
 
 def _plain(value: Any) -> Any:
@@ -119,7 +165,8 @@ def _check_plan(found: Records, manifest: Manifest, data: bytes) -> None:
         found.tell(PLAN, f"has digest {plan.digest[:12]}, the manifest is of plan {manifest.plan[:12]}")
         return
     found.plan = plan
-    header = {**plan.header_json(), "sources": plan.sources, "task_teacher": plan.header_json().get("task_teacher")}
+    sources = plan.sources if manifest.partial_of is None else of_splits(plan.sources, manifest.splits)
+    header = {**plan.header_json(), "sources": sources, "task_teacher": plan.header_json().get("task_teacher")}
     for name in ("corpus", "teacher", "config", "versions", "task_teacher", "sources"):
         if _plain(header[name]) != _plain(getattr(manifest, name)):
             found.tell(PLAN, f"has another {name} than the manifest")
@@ -159,18 +206,21 @@ def _check_receipts(found: Records, manifest: Manifest, data: bytes, quarantine:
     except (ValueError, TypeError, RecursionError, ArithmeticError, DatasetError) as error:
         found.tell(RECEIPTS, f"cannot be read: {error}")
         return
-    whole = manifest.partial_of is None
     shards = {shard.path: shard for shard in manifest.shards}
     if found.plan is not None:
-        mine = [receipt for receipt in receipts if whole or receipt.shard in shards]
-        units = found.plan.units if whole else [u for u in found.plan.units if u.id in {r.unit for r in mine}]
-        for unit, receipt in zip(units, mine, strict=False):
+        known = {receipt.unit for receipt in receipts}
+        units = found.plan.units if manifest.partial_of is None else [unit for unit in found.plan.units if unit.id in known]
+        offsets = {unit.id: offset for unit, offset in zip(found.plan.units, found.plan.row_offsets(), strict=True)}
+        for unit, receipt in zip(units, receipts, strict=False):
             if (receipt.unit, receipt.rows, receipt.shard) != (unit.id, unit.rows, shard_path(unit, receipt.sha256)):
                 found.tell(RECEIPTS, f"has a receipt of {receipt.shard} ({receipt.rows:,} rows) where unit {unit.name} is due")
                 return
             found.units[receipt.shard] = unit
-        if len(units) != len(mine):
-            found.tell(RECEIPTS, f"has {len(mine):,} receipts, the plan has {len(units):,} units")
+            shard = shards.get(receipt.shard)
+            if shard is not None and shard.row_offset != offsets[unit.id]:
+                found.tell(MANIFEST, f"says that {shard.row_offset:,} rows come before {shard.path}, the plan {offsets[unit.id]:,}")
+        if len(units) != len(receipts):
+            found.tell(RECEIPTS, f"has {len(receipts):,} receipts, the plan has {len(units):,} units")
             return
     found.receipts = {receipt.shard: receipt for receipt in receipts}
     for shard in manifest.shards:
@@ -183,21 +233,20 @@ def _check_receipts(found: Records, manifest: Manifest, data: bytes, quarantine:
                 found.tell(RECEIPTS, f"has {name} {getattr(its, name)} for {shard.path}, the manifest {getattr(shard, name)}")
         if len(its.skipped) != shard.skipped:
             found.tell(RECEIPTS, f"has {len(its.skipped)} rows left out of {shard.path}, the manifest {shard.skipped}")
-    if whole:
-        for path in found.receipts.keys() - shards.keys():
-            found.tell(MANIFEST, f"does not list {path}, which has a receipt")
-        left_out = {"skipped_rows": n} if (n := sum(shard.skipped for shard in manifest.shards)) else {}
-        size = sum(shard.bytes for shard in manifest.shards)
-        summary = {**summary, **left_out, "bytes": size, "bytes_per_token": size / max(total.tokens, 1)}
-        for name, value in summary.items():
-            if name in manifest.statistics and not _same(value, manifest.statistics[name]):
-                found.tell(MANIFEST, f"has {name} in its statistics that its receipts do not add up to")
-        offsets = {shard.path: shard.row_offset for shard in manifest.shards}
-        rows = [asdict(replace(row, row=row.row + offsets.get(r.shard, 0))) for r in receipts for row in r.skipped]
-        if (QUARANTINE in listed) != bool(rows):
-            found.tell(MANIFEST, f"{'lists no' if rows else 'lists'} {QUARANTINE}, and receipts have {len(rows):,} rows left out")
-        elif quarantine is not None and quarantine != jsonl(rows):
-            found.tell(QUARANTINE, "has other rows than the receipts say were left out")
+    for path in found.receipts.keys() - shards.keys():
+        found.tell(MANIFEST, f"does not list {path}, which has a receipt")
+    left_out = {"skipped_rows": n} if (n := sum(shard.skipped for shard in manifest.shards)) else {}
+    size = sum(shard.bytes for shard in manifest.shards)
+    summary = {**summary, **left_out, "bytes": size, "bytes_per_token": size / max(total.tokens, 1)}
+    for name, value in summary.items():
+        if name in manifest.statistics and not _same(value, manifest.statistics[name]):
+            found.tell(MANIFEST, f"has {name} in its statistics that its receipts do not add up to")
+    offsets = {shard.path: shard.row_offset for shard in manifest.shards}
+    rows = [asdict(replace(row, row=row.row + offsets.get(r.shard, 0))) for r in receipts for row in r.skipped]
+    if (QUARANTINE in listed) != bool(rows):
+        found.tell(MANIFEST, f"{'lists no' if rows else 'lists'} {QUARANTINE}, and receipts have {len(rows):,} rows left out")
+    elif quarantine is not None and quarantine != jsonl(rows):
+        found.tell(QUARANTINE, "has other rows than the receipts say were left out")
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -254,8 +303,6 @@ def _check_unlisted(found: Records, manifest: Manifest, sizes: dict[str, int]) -
     left = [name for name in others if is_temp(name) or RECEIPT.fullmatch(name)]
     if left:
         found.notes.append(f"{_few(left)}: left by a run; the textsmooth-gen command that made the dataset removes it")
-    if RUN in others:
-        found.notes.append(f"{RUN} is a record of the last run, in no digest: not checked")
     known = {*strays, *left, RUN}
     foreign = [name for name in others if name not in known and not BESIDE.fullmatch(name)]
     if foreign:

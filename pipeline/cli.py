@@ -16,6 +16,7 @@ import click
 
 from textsmooth.pipeline.drain import Terminated, listening
 from textsmooth.schemas.errors import TextsmoothError
+from textsmooth.schemas.text import printable
 from textsmooth.schemas.version import VERSION
 
 COMMANDS = {
@@ -151,6 +152,8 @@ def _resume(name: str, args: list[str]) -> str:
     if name == "textsmooth-train" or (name == "textsmooth" and args[:1] == ["train"]):
         return "the same command with --resume goes on from the last checkpoint"
     generates = generates or (name == "textsmooth" and args[:1] in (["compare"], ["merge"], ["pull"], ["push"]))
+    if name == "textsmooth" and args[:1] == ["verify"] and "--repair" in args:
+        return "files that were mended are in place, the same command mends the rest"
     return "the same command goes on from here" if generates and "--dry-run" not in args else "nothing was written"
 
 
@@ -160,7 +163,7 @@ def _path(name: str, args: list[str]) -> str:
 
 
 def _say(name: str, message: str, code: int) -> int:
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    print(printable(f"{name}: {' '.join(message.split())}"), file=sys.stderr)
     return code
 
 

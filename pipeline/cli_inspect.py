@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from textsmooth.pipeline.cli import Command
+from textsmooth.schemas.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,7 +103,7 @@ def _grep(console: "Console", opened: "SmoothedRows", word: str, limit: int) -> 
     what = "windows" if opened.dataset.manifest.config.get("long") == "window" else "rows"
     more = sum(1 for _ in matches)
     if not shown:
-        console.print(f"no row of split {opened.dataset.name} holds the word")
+        console.print(f"no row of split {printable(opened.dataset.name)} holds the word")
     elif more:
         console.print(f"… and {more:,} more {what} with it; --limit {shown + more} shows all")
 
@@ -114,7 +115,7 @@ def show(console: "Console", row: "SmoothedRow", places: tuple[tuple[int, int], 
 
     label = f", label {row.label}" if row.label is not None else ""
     window = f", window {row.window} (of {row.windows})" if row.window is not None else ""
-    console.print(Text(f"{row.split} row {row.row}{window}{label}", style="bold"))
+    console.print(Text(f"{printable(row.split)} row {row.row}{window}{label}", style="bold"))
     near = _near(len(row.tokens), places)
     # characters of some scripts take two columns
     width = min(max((cell_len(row.tokens[n].token) for n in near), default=0), WIDEST)

@@ -1,30 +1,16 @@
 """A dataset arrives somewhere: what is there already stays, nothing else is touched unasked, and manifest.json comes last."""
 
-import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
-from textsmooth.schemas.manifest import (
-    CARD,
-    MANIFEST,
-    PLAN,
-    QUARANTINE,
-    RECEIPTS,
-    RECEIPTS_FOLDER,
-    RUN,
-    TOKENIZER_FOLDER,
-    FileEntry,
-    Manifest,
-)
+from textsmooth.schemas.manifest import MANIFEST, OWN, PLAN, SHARD, FileEntry, Manifest
+from textsmooth.schemas.text import printable
 from textsmooth.stages.folder import Folder, LocalFolder
 from textsmooth.stages.storage import parse_json
 from textsmooth.stages.transfer import Reader, Target
 
-OWN = re.compile(
-    rf"{PLAN}|{RECEIPTS}|{QUARANTINE}|{RUN}|{CARD}|{TOKENIZER_FOLDER}/.+|{RECEIPTS_FOLDER}/[^/]+\.json|[^/]+/\d{{5,}}(-[0-9a-f]{{12}})?\.arrow"
-)  # what a dataset, or a run that makes one, has
-SHARD = re.compile(r"[^/]+/\d{5,}(-[0-9a-f]{12})?\.arrow")
 NAMED = 3  # files that a message names
 
 
@@ -67,7 +53,7 @@ def read_parcel(source: Folder) -> Parcel:
 
 
 def check_apart(source: Folder, target: str, folder: Folder | None) -> None:
-    """UsageError if one of two folders lies in the other."""
+    """UsageError if one of two folders lies in the other, or the target in a smoothed dataset on this machine."""
     if isinstance(source, LocalFolder) and isinstance(folder, LocalFolder):
         a, b = source.path.resolve(), folder.path.resolve()
         inside = a == b or a in b.parents or b in a.parents
@@ -76,6 +62,18 @@ def check_apart(source: Folder, target: str, folder: Folder | None) -> None:
         inside = a_.startswith(b_) or b_.startswith(a_)
     if inside:
         raise UsageError(f"{target} and {source.where} are not apart: one is the other, or lies in it; name another place")
+    if isinstance(folder, LocalFolder):
+        for above in folder.path.resolve().parents:
+            if (above / MANIFEST).is_file() and _is_dataset(above):
+                raise UsageError(f"{target} lies in the smoothed dataset {above}: name another place")
+
+
+def _is_dataset(path: Path) -> bool:
+    try:
+        Manifest.from_json(parse_json((path / MANIFEST).read_bytes(), ""), "")
+    except (DatasetError, OSError):
+        return False
+    return True
 
 
 def deliver(parcel: Parcel, target: Target, shown: TransferProgress, *, overwrite: bool = False, grows: bool = False) -> Delivered:
@@ -91,10 +89,10 @@ def deliver(parcel: Parcel, target: Target, shown: TransferProgress, *, overwrit
     same = there is not None and there.dataset == parcel.manifest.dataset
     lacking = target.lacks(entries, parcel.reader)
     # one made in another run has the same shards, and other times in its files
-    if same and (not lacking if before == parcel.data else there is not None and _is_whole(there, target, parcel.reader)):
+    if same and (not lacking if before == parcel.data else there is not None and not target.lacks(files_of(there), None)):
         target.tidy()
         return _delivered(entries, [], already=True)
-    stale = _stale(parcel, target, before, there, overwrite=overwrite, grows=grows)
+    stale = _stale(parcel, target, before, there, lacking, overwrite=overwrite, grows=grows)
     if before is not None and before != parcel.data:
         target.remove([MANIFEST])  # from here on it is no dataset
     if stale:
@@ -127,14 +125,17 @@ def _parsed(data: bytes, target: Target, *, overwrite: bool) -> Manifest | None:
         raise ConflictError(f"{error}; or replace it with --overwrite") from None
 
 
-def _is_whole(manifest: Manifest, target: Target, reader: Reader) -> bool:
-    files = target.files()
-    shards = [entry for entry in files_of(manifest) if SHARD.fullmatch(entry.path)]
-    return not target.lacks(shards, reader) and all(files.get(entry.path) == entry.bytes for entry in manifest.files)
-
-
-def _stale(parcel: Parcel, target: Target, before: bytes | None, there: Manifest | None, *, overwrite: bool, grows: bool) -> list[str]:
-    """Files of another dataset that have to go; ConflictError if that was not asked for."""
+def _stale(
+    parcel: Parcel,
+    target: Target,
+    before: bytes | None,
+    there: Manifest | None,
+    lacking: list[FileEntry],
+    *,
+    overwrite: bool,
+    grows: bool,
+) -> list[str]:
+    """Files of another dataset that have to go; ConflictError if that, or to replace what is not ours, was not asked for."""
     mine = {entry.path for entry in parcel.entries} | {MANIFEST}
     files = target.files()
     if there is not None:
@@ -151,6 +152,13 @@ def _stale(parcel: Parcel, target: Target, before: bytes | None, there: Manifest
     if len(others) > len(strange) and not overwrite:
         own = [name for name in others if name not in strange]
         raise ConflictError(f"{target.where} holds a part of another dataset ({_named(own)}): replace it with --overwrite, or name another")
+    # What an arrival has left is ours byte for byte; a part that was growing has its shards, and files that have to be replaced.
+    altered = sorted(entry.path for entry in lacking if entry.path in files)
+    begun = {entry.path for entry in parcel.entries if SHARD.fullmatch(entry.path)} & files.keys() - set(altered)
+    if altered and not (begun or overwrite):
+        raise ConflictError(
+            f"{target.where} holds other files of the same names ({_named(altered)}): replace them with --overwrite, or name another place"
+        )
     return [name for name in others if OWN.fullmatch(name)]
 
 
@@ -166,4 +174,4 @@ def _told(parcel: Parcel, target: Target, there: Manifest) -> str:
 
 
 def _named(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" … {len(names):,} in all" if len(names) > NAMED else "")
+    return ", ".join(map(printable, names[:NAMED])) + (f" … {len(names):,} in all" if len(names) > NAMED else "")

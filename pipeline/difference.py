@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from textsmooth.pipeline.shared_rows import SharedRows, shared_rows
-from textsmooth.pipeline.token_names import printable
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.manifest import PLAN, Manifest
 from textsmooth.schemas.plan import Plan
+from textsmooth.schemas.text import printable
 from textsmooth.stages.folder import Folder, open_folder, read_json, read_manifest
 from textsmooth.stages.stream import SmoothedDataset
 
@@ -82,11 +82,11 @@ class Difference:
 
     def summary(self) -> str:
         """What the command prints: the verdict, then only what differs."""
-        lines = [self.verdict, f"  A  {printable(self.a)}  {self.digests[0][:12]}", f"  B  {printable(self.b)}  {self.digests[1][:12]}"]
+        lines = [self.verdict, f"  A  {self.a}  {self.digests[0][:12]}", f"  B  {self.b}  {self.digests[1][:12]}"]
         if self.provenance:
-            lines += ["", *_table("made of", [(c.what, _shown(c.a), _shown(c.b)) for c in self.provenance])]
+            lines += ["", *_table("made of", [(printable(c.what), _shown(c.a), _shown(c.b)) for c in self.provenance])]
         if self.numbers:
-            lines += ["", *_table("in numbers", [(c.what, *_pair(c.a, c.b)) for c in self.numbers], right=True)]
+            lines += ["", *_table("in numbers", [(printable(c.what), *_pair(c.a, c.b)) for c in self.numbers], right=True)]
         if not self.same:
             units = self.shards.same_units
             other = units - self.shards.same_bytes if units is not None else 0
@@ -96,7 +96,7 @@ class Difference:
             lines += ["", *self.rows.lines()]
         if self.note:
             lines += ["", self.note]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def diff(a: str | Path, b: str | Path, *, rows: int = ROWS) -> Difference:
@@ -163,8 +163,7 @@ def _numbers(manifest: Manifest) -> dict[str, Any]:
 
 def _shared_shards(folders: tuple[Folder, Folder], manifests: tuple[Manifest, Manifest]) -> SharedShards:
     bytes_a, bytes_b = (Counter(shard.sha256 for shard in manifest.shards) for manifest in manifests)
-    plans = [_plan(folder) for folder in folders]
-    units = [{unit.id for unit in plan.units} for plan in plans if plan is not None]
+    units = [found for folder, manifest in zip(folders, manifests, strict=True) if (found := _units(folder, manifest)) is not None]
     return SharedShards(
         a=len(manifests[0].shards),
         b=len(manifests[1].shards),
@@ -173,11 +172,14 @@ def _shared_shards(folders: tuple[Folder, Folder], manifests: tuple[Manifest, Ma
     )
 
 
-def _plan(folder: Folder) -> Plan | None:
+def _units(folder: Folder, manifest: Manifest) -> set[str] | None:
+    """Ids of the units whose shards the dataset has; None if its plan does not tell."""
     try:
-        return Plan.from_json(read_json(folder, PLAN))
+        plan = Plan.from_json(read_json(folder, PLAN))
     except (FileNotFoundError, DatasetError):
         return None
+    there = {shard.path.rpartition(".")[0].partition("-")[0] for shard in manifest.shards}
+    return {unit.id for unit in plan.units if unit.name in there}
 
 
 def _shown(value: Any) -> str:
@@ -188,7 +190,7 @@ def _shown(value: Any) -> str:
 
 def _pair(a: Any, b: Any) -> tuple[str, str, str]:
     """Two numbers, and how far the second is from the first."""
-    if not all(isinstance(value, int | float) for value in (a, b)):
+    if not all(isinstance(value, int | float) and abs(value) < 1e100 for value in (a, b)):
         return _number(a), _number(b), ""
     more = b - a
     share = f" ({more / a:+.1%})" if a and isinstance(a, int) and abs(more / a) < 10 else ""

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textsmooth.pipeline.token_names import SPACE, TokenNames, fold, open_tokenizer, printable, readable, word_pattern
+from textsmooth.pipeline.token_names import SPACE, TokenNames, fold, open_tokenizer, readable, word_pattern
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import QUARANTINE
 from textsmooth.schemas.smoothing import Smoothing
+from textsmooth.schemas.text import printable
 from textsmooth.stages.codec import TokenBlock, decode
 from textsmooth.stages.collate import SmoothedCollator
 from textsmooth.stages.folder import open_folder, read_manifest

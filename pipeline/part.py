@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from textsmooth.pipeline.commit import jsonl
 from textsmooth.pipeline.delivery import Parcel
 from textsmooth.schemas.errors import UsageError
-from textsmooth.schemas.manifest import CARD, QUARANTINE, RECEIPTS, FileEntry, Manifest, ShardEntry
+from textsmooth.schemas.manifest import CARD, QUARANTINE, RECEIPTS, FileEntry, Manifest, ShardEntry, of_splits
 from textsmooth.stages.statistics import UnitStats
 from textsmooth.stages.storage import pretty_json
 from textsmooth.stages.transfer import Reader
@@ -59,10 +60,14 @@ def part(whole: Parcel, shards: tuple[ShardEntry, ...]) -> Parcel:
         receipts = {receipt["shard"]: receipt for receipt in lines if receipt["shard"] in kept}
         if set(receipts) == kept:
             ordered = [receipts[shard.path] for shard in shards]
-            made[RECEIPTS] = _jsonl(ordered)
-            skipped = [row for receipt in ordered for row in receipt.get("skipped", ())]
+            made[RECEIPTS] = jsonl(ordered)
+            skipped = [
+                {**row, "row": row["row"] + shard.row_offset}
+                for receipt, shard in zip(ordered, shards, strict=True)
+                for row in receipt.get("skipped", ())
+            ]
             if QUARANTINE in files and skipped:
-                made[QUARANTINE] = _jsonl(skipped)
+                made[QUARANTINE] = jsonl(skipped)
             elif QUARANTINE in files:
                 del files[QUARANTINE]
             total = sum((UnitStats(**receipt["stats"]) for receipt in ordered), start=UnitStats())
@@ -94,12 +99,8 @@ def _size(shards: tuple[ShardEntry, ...]) -> dict[str, Any]:
 
 def _sources(manifest: Manifest, shards: tuple[ShardEntry, ...]) -> tuple[dict[str, Any], ...]:
     """Of a merged dataset: with the splits that are left, which have to be whole, because rows are numbered through the sources."""
-    splits = dict.fromkeys(shard.split for shard in shards)
+    splits = tuple(dict.fromkeys(shard.split for shard in shards))
     cut = [name for name in splits if sum(shard.split == name for shard in shards) != len(manifest.split(name))]
     if manifest.sources and cut:
         raise UsageError(f"this dataset is merged of {len(manifest.sources)}: whole splits of it can be had (--split), not some shards")
-    return tuple({**source, "splits": {k: v for k, v in source["splits"].items() if k in splits}} for source in manifest.sources)
-
-
-def _jsonl(lines: Sequence[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    return of_splits(manifest.sources, splits)

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from textsmooth.pipeline.token_names import printable
 from textsmooth.schemas.manifest import Manifest
+from textsmooth.schemas.text import printable
 
 UNKNOWN = "unknown: ask whoever publishes it before you share this dataset"
 

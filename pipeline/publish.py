@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from textsmooth.pipeline.delivery import check_apart, deliver, read_parcel
+from textsmooth.pipeline.delivery import Parcel, check_apart, deliver, read_parcel
 from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import Manifest
+from textsmooth.schemas.text import printable
 from textsmooth.stages.folder import hub_uri, open_folder
 from textsmooth.stages.transfer import FolderTarget, Target
 
@@ -46,7 +47,7 @@ class Pushed:
         lines = [f"pushed   {self.page or self.where}{seen}", f"         {what}; dataset {self.dataset[:12]}"]
         lines += [f"note     {note}" for note in self.notes]
         lines.append(f"next     textsmooth train {name} --student STUDENT  |  textsmooth pull {name}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -67,7 +68,8 @@ def push(
     dataset: where one can be read. to: owner/name or hf://datasets/owner/name on the Hub, s3://bucket/folder, gs://bucket/folder, a folder.
     public: make the repository readable for all; it is private otherwise. overwrite: in place of another dataset there.
     say: is told the notes before anything is sent. manifest.json comes last: until then readers refuse what is there.
-    Raises UsageError, DatasetError (a file is not what the manifest says), ConflictError (something else is there), StorageError.
+    Raises UsageError, DatasetError (a file is not what the manifest says), ConflictError (something else is there, or would become
+    public), StorageError.
     """
     began = time.perf_counter()
     source = open_folder(dataset, reading=True)
@@ -79,11 +81,11 @@ def push(
         folder = open_folder(to)
         target: Target = FolderTarget(folder)
         check_apart(source, folder.where, folder)
-        notes = tuple(_notes(parcel.manifest, folder.where, None))
+        notes = tuple(map(printable, _notes(parcel.manifest, folder.where, None)))
     else:
-        target = _repository(uri, public=public)
+        target = _repository(uri, parcel, public=public)
         check_apart(source, target.where, None)
-        notes = tuple(_notes(parcel.manifest, target.where, public))
+        notes = tuple(map(printable, _notes(parcel.manifest, target.where, public)))
     for note in notes:
         say(note)
     with TransferProgress(progress) as shown:
@@ -111,17 +113,23 @@ def _hub_place(to: str | Path) -> str | None:
     text = str(to)
     if text.startswith("hf://"):
         return text
-    uri = hub_uri(to)
-    if uri is not None and Path(text).parent.is_dir():
-        raise UsageError(f"{text} may be a folder in {Path(text).parent}, or a dataset on the Hub: write ./{text}, or {uri}")
-    return uri
+    name, at, revision = text.rpartition("@")
+    if at and hub_uri(name) is not None and not Path(text).exists():
+        raise UsageError(f"push goes to branch main: leave @{revision} away, or write ./{text} for a folder")
+    try:
+        return hub_uri(to)
+    except UsageError:
+        folder, uri = Path(text).parent, f"hf://datasets/{text}"
+        raise UsageError(f"{text} may be a folder in {folder}, or a dataset on the Hub: write ./{text}, or {uri}") from None
 
 
-def _repository(uri: str, *, public: bool) -> Target:
+def _repository(uri: str, parcel: Parcel, *, public: bool) -> Target:
     from textsmooth.stages.hub_upload import HubTarget
 
     target = HubTarget(uri, public=public)
     target.open()
+    if public:
+        target.check_history(parcel.manifest.dataset, parcel.data, parcel.entries, parcel.reader)
     return target
 
 

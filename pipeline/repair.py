@@ -15,7 +15,7 @@ from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.request import Sources
 from textsmooth.pipeline.sources import Model, find_model, open_corpus
 from textsmooth.schemas.errors import CorpusError, TeacherError, UsageError
-from textsmooth.schemas.manifest import CARD, QUARANTINE, TOKENIZER_FOLDER, FileEntry, Manifest, ShardEntry
+from textsmooth.schemas.manifest import CARD, QUARANTINE, SHARD, TOKENIZER_FOLDER, FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.plan import Plan, Receipt, Unit
 from textsmooth.stages.folder import Folder, LocalFolder
 
@@ -36,6 +36,11 @@ class Repaired:
 
     mended: list[str] = field(default_factory=list)  # paths
     refused: list[str] = field(default_factory=list)  # why not, one line each
+
+
+def can_make(path: str) -> bool:
+    """Whether a file of a dataset can be made again at all: plan and receipts hold times of the run that made them."""
+    return path in (CARD, QUARANTINE) or path.startswith(f"{TOKENIZER_FOLDER}/") or SHARD.fullmatch(path) is not None
 
 
 def make_again(

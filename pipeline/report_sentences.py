@@ -8,8 +8,9 @@ import numpy as np
 
 from textsmooth.pipeline.inspect import label_of
 from textsmooth.pipeline.stats import sampled_blocks
-from textsmooth.pipeline.token_names import TokenNames, printable
+from textsmooth.pipeline.token_names import TokenNames
 from textsmooth.schemas.smoothing import Smoothing
+from textsmooth.schemas.text import printable
 from textsmooth.stages.codec import TokenBlock
 from textsmooth.stages.soften import cut
 from textsmooth.stages.stream import SmoothedDataset

@@ -14,8 +14,9 @@ from typing import Any
 from textsmooth.pipeline import report_charts as charts
 from textsmooth.pipeline.report_sentences import Sentence, Sentences, choose_sentences
 from textsmooth.pipeline.stats import MANIFEST, SAMPLE, Figures, figures
-from textsmooth.pipeline.token_names import TokenNames, open_tokenizer, printable
+from textsmooth.pipeline.token_names import TokenNames, open_tokenizer
 from textsmooth.schemas.errors import ConflictError, StorageError, UsageError
+from textsmooth.schemas.text import printable
 from textsmooth.schemas.version import VERSION
 from textsmooth.stages.folder import LocalFolder, open_folder, read_manifest
 from textsmooth.stages.storage import put

@@ -1,16 +1,21 @@
 """A dataset is pulled from where it is shared: all of it, or some shards as a dataset of their own."""
 
+import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
-from textsmooth.pipeline.delivery import check_apart, deliver, read_parcel
+from textsmooth.pipeline.card import card
+from textsmooth.pipeline.delivery import Parcel, check_apart, deliver, read_parcel
 from textsmooth.pipeline.part import chosen, part
 from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import UsageError
-from textsmooth.stages.folder import hub_uri, open_folder
+from textsmooth.schemas.manifest import CARD
+from textsmooth.schemas.text import printable
+from textsmooth.stages.folder import Folder, LocalFolder, hub_uri, is_uri, open_folder
 from textsmooth.stages.transfer import FolderTarget
 
 DEFAULT_FOLDER = "smoothed"
@@ -34,21 +39,22 @@ class Pulled:
     def summary(self) -> str:
         """What there is to tell, in lines."""
         there = f"; {self.kept_files:,} were there" if self.kept_files else ""
-        fetched = f"{self.files:,} file{'' if self.files == 1 else 's'}, {self.bytes / 1e6:,.1f} MB fetched{there}, every sha256 compared"
-        what = "nothing to do: it is there already, every sha256 compared" if self.already else fetched
+        fetched = f"{self.files:,} file{'' if self.files == 1 else 's'}, {self.bytes / 1e6:,.1f} MB fetched{there}"
+        by_name = is_uri(self.out) and self.kept_files  # in a store
+        compared = "shards that were there compared by name and size, all else by sha256" if by_name else "every sha256 compared"
+        what = f"{'nothing to do: it is there already' if self.already else fetched}, {compared}"
         part_of = f", a part of {self.partial_of[:12]}" if self.partial_of else ""
         counts = ", ".join(
             f"{name} {found['rows']:,} rows in {found['shards']:,} shard{'s' * (found['shards'] != 1)}"
             for name, found in self.splits.items()
         )
-        return "\n".join(
-            (
-                f"pulled   {self.out}  (dataset {self.dataset[:12]}{part_of})",
-                f"         {what}",
-                f"         {counts}",
-                f"next     textsmooth inspect {self.out}  |  textsmooth train {self.out} --student STUDENT",
-            )
+        lines = (
+            f"pulled   {self.out}  (dataset {self.dataset[:12]}{part_of})",
+            f"         {what}",
+            f"         {counts}",
+            f"next     textsmooth inspect {self.out}  |  textsmooth train {self.out} --student STUDENT",
         )
+        return "\n".join(map(printable, lines))
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -60,7 +66,7 @@ def pull(
     out: str | Path | None = None,
     *,
     splits: str | Sequence[str] = (),
-    shards: str | None = None,
+    shards: str | Sequence[int] | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     progress: str = "none",
@@ -69,17 +75,21 @@ def pull(
 
     source: owner/name or hf://datasets/owner/name[@revision][/folder] on the Hub, s3://bucket/folder, gs://bucket/folder, a folder.
     out: a folder or store; smoothed/<name of the source> if None. splits: only these. shards: only those at these places of each split,
-    like 0-9 or 0-3,7; the result is a dataset of its own, whose manifest says what it is a part of. revision: branch, tag or commit on
-    the Hub. overwrite: in place of another dataset in `out`; one that has only some of the shards grows without.
+    like 0-9 or 0-3,7, or their numbers; the result is a dataset of its own, whose manifest says what it is a part of. revision: branch,
+    tag or commit on the Hub. overwrite: in place of another dataset in `out`; one that has only some of the shards grows without.
     Raises UsageError, DatasetError (what arrives is not what the manifest says), ConflictError (something else is there), StorageError.
     """
     began = time.perf_counter()
     folder = open_folder(_at(source, revision), reading=True)
-    whole = read_parcel(folder)
-    parcel = part(whole, chosen(whole.manifest, (splits,) if isinstance(splits, str) else splits, shards))
-    name = PurePosixPath(folder.where.rstrip("/").partition("@")[0]).name
-    place = open_folder(out or f"{DEFAULT_FOLDER}/{name}")
+    whole = _with_card(read_parcel(folder))
+    numbers = shards if shards is None or isinstance(shards, str) else ",".join(map(str, shards))
+    parcel = part(whole, chosen(whole.manifest, (splits,) if isinstance(splits, str) else splits, numbers))
+    place = open_folder(out or f"{DEFAULT_FOLDER}/{_name(folder)}")
     check_apart(folder, place.where, place)
+    if isinstance(place, LocalFolder):
+        for path in (place.path, *place.path.parents):
+            if path.is_symlink() and not path.exists():
+                raise UsageError(f"{path} is a link that leads nowhere: make or mount what it points to, or name another place")
     with TransferProgress(progress) as shown:
         found = deliver(parcel, FolderTarget(place), shown, overwrite=overwrite, grows=True)
         manifest = parcel.manifest
@@ -106,6 +116,22 @@ def pull(
     return pulled
 
 
+def _with_card(parcel: Parcel) -> Parcel:
+    """The card made again from the manifest, where that gives the bytes that it lists: whoever shares a dataset may have edited theirs."""
+    made = card(parcel.manifest).encode()
+    if not any(file.path == CARD and file.sha256 == hashlib.sha256(made).hexdigest() for file in parcel.manifest.files):
+        return parcel  # of another version
+    return replace(parcel, reader=replace(parcel.reader, made={**parcel.reader.made, CARD: made}))
+
+
+def _name(folder: Folder) -> str:
+    """What a dataset is called where it lies."""
+    if isinstance(folder, LocalFolder):
+        return folder.path.resolve().name
+    where = folder.where.partition("@")[0] if folder.where.startswith("hf://") else folder.where
+    return PurePosixPath(where.rstrip("/")).name
+
+
 def _at(source: str | Path, revision: str | None) -> str | Path:
     """A source at a revision."""
     if revision is None:
@@ -115,4 +141,5 @@ def _at(source: str | Path, revision: str | None) -> str | Path:
         raise UsageError(f"--revision {revision} is of a repository on the Hub, named as owner/name; {source} is not")
     head, _, folder = uri.removeprefix("hf://datasets/").partition("/")
     name, _, below = folder.partition("/")
-    return f"hf://datasets/{head}/{name}@{revision}{f'/{below}' if below else ''}"
+    quoted = revision if revision.startswith("refs/") else quote(revision, safe="")
+    return f"hf://datasets/{head}/{name}@{quoted}{f'/{below}' if below else ''}"

@@ -1,4 +1,4 @@
-"""run.json: what the last run in a folder did, how fast, and what it cost. Beside the dataset, not part of it: no digest knows it."""
+"""run.json: what the last run in a folder did, how fast, and what it cost. Beside the dataset, not of it; its digest is its own."""
 
 import datetime
 import time
@@ -9,6 +9,7 @@ from typing import Any
 from textsmooth.pipeline.drain import Terminated
 from textsmooth.pipeline.executors import Executor, Outcome
 from textsmooth.pipeline.progress import Progress
+from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import StorageError, TextsmoothError, first_line
 from textsmooth.schemas.manifest import RUN
@@ -88,8 +89,9 @@ class RunRecord:
         """Put run.json into the folder, if the run began; storage that says no is no reason for a run to fail."""
         if self._out is not None:
             self.phase(self._phase)
+            body = self.to_json(error)
             with suppress(StorageError, OSError):
-                self._out.put(RUN, pretty_json(self.to_json(error)))
+                self._out.put(RUN, pretty_json({**body, "digest": digest(body)}))
 
     def to_json(self, error: BaseException | None = None) -> dict[str, Any]:
         """The record, as docs/jobs.md describes it."""

@@ -14,9 +14,10 @@ import numpy as np
 from textsmooth.pipeline.inspect import label_of
 from textsmooth.pipeline.provenance import provenance
 from textsmooth.pipeline.tally import Histogram, SmoothedWord, Tally
-from textsmooth.pipeline.token_names import TokenNames, open_tokenizer, printable
+from textsmooth.pipeline.token_names import TokenNames, open_tokenizer
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
+from textsmooth.schemas.text import printable
 from textsmooth.stages.codec import TokenBlock, decode
 from textsmooth.stages.folder import open_folder, read_manifest
 from textsmooth.stages.statistics import BINS

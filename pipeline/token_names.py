@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from textsmooth.schemas.errors import DatasetError, StorageError
 from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER
+from textsmooth.schemas.text import printable
 from textsmooth.stages.folder import Folder
 
 if TYPE_CHECKING:
@@ -37,17 +38,6 @@ def open_tokenizer(folder: Folder) -> "Tokenizer":
         raise
     except Exception as error:  # tokenizers raises nothing narrower
         raise DatasetError(f"{folder.at(name)} is missing or damaged ({error}); {AGAIN}") from None
-
-
-def printable(text: str) -> str:
-    """The text on one line, characters that would steer a terminal or turn the reading direction written as escapes."""
-    return text if text.isprintable() else "".join(map(_shown, text))
-
-
-def _shown(char: str) -> str:
-    if "\udc80" <= char <= "\udcff":  # a byte that is no UTF-8
-        return f"<0x{ord(char) - 0xDC00:02X}>"
-    return char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode()
 
 
 class TokenNames:

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from textsmooth.pipeline.check_records import Records, check_records, read_checked
+from textsmooth.pipeline.check_records import SENSELESS, Records, check_records, read_checked
 from textsmooth.pipeline.progress import Progress
-from textsmooth.pipeline.repair import From, Repaired, make_again
+from textsmooth.pipeline.repair import From, Repaired, can_make, make_again
 from textsmooth.pipeline.second_opinion import SecondOpinion, second_opinion
 from textsmooth.pipeline.transfer_progress import TransferProgress
-from textsmooth.schemas.errors import DatasetError, UsageError
+from textsmooth.schemas.errors import DatasetError, UsageError, first_line
 from textsmooth.schemas.manifest import MANIFEST, FileEntry, Manifest, ShardEntry
+from textsmooth.schemas.text import printable
 from textsmooth.stages.check import Finding, check_shard, expected_schema, missing
 from textsmooth.stages.folder import Folder, LocalFolder, open_folder, read_manifest
 
@@ -79,9 +80,9 @@ class Verified:
             f"files; {self.bytes / 1e6:,.1f} MB in {self.seconds:.2f} s, {self.bytes / 1e6 / max(self.seconds, 1e-9):,.0f} MB/s"
         )
         if self.teacher is not None:
-            lines.append(self.teacher.summary())
+            lines += self.teacher.summary().splitlines()
         lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join([*lines, *([f"  {self.advice()}"] if self.findings else [])])
+        return "\n".join(map(printable, [*lines, *([f"  {self.advice()}"] if self.findings else [])]))
 
     def advice(self) -> str:
         """What to do next about findings."""
@@ -91,6 +92,11 @@ class Verified:
             return "tell who has published it"
         if self.refused or self.mended:
             return "what is left has to be fetched again, or the dataset made again with --overwrite"
+        if not any(finding.altered and can_make(finding.path) for finding in self.findings):
+            files = dict.fromkeys(finding.path for finding in self.findings if finding.altered)
+            if len(files) == len(self.damaged):
+                return "none of these can be made again: fetch them again"
+            return "nothing that --repair mends: the dataset contradicts itself or its teacher; fetch it again from who made it"
         return f"textsmooth verify {self.dataset} --repair makes damaged files again from corpus and teacher; or fetch them again"
 
 
@@ -205,7 +211,7 @@ def _check(folder: Folder, workers: int | None, progress: str) -> _Found:
     found.notes += records.notes
     found.bytes += records.bytes
     entries = [FileEntry(path=s.path, bytes=s.bytes, sha256=s.sha256) for s in manifest.shards]
-    workers = workers or (os.cpu_count() or 1 if isinstance(folder, LocalFolder) else STORE_WORKERS)
+    workers = workers or (_cpus() if isinstance(folder, LocalFolder) else STORE_WORKERS)
     look = partial(_look, folder, manifest, records)
     with TransferProgress(progress) as shown, ThreadPoolExecutor(workers, "check") as threads:
         shown.start(entries, entries)
@@ -215,6 +221,11 @@ def _check(folder: Folder, workers: int | None, progress: str) -> _Found:
             shown.done(entry)
     found.seconds = time.perf_counter() - start
     return found
+
+
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _repaired(found: _Found, places: From, progress: str) -> None:
@@ -248,3 +259,5 @@ def _look(folder: Folder, manifest: Manifest, records: Records, entry: ShardEntr
         return [Finding(path=entry.path, what=str(error).partition(";")[0].removeprefix(f"{entry.path} "), altered=True)]
     except OSError as error:
         return [Finding(path=entry.path, what=f"cannot be read: {error.strerror or error}")]
+    except SENSELESS as error:
+        return [Finding(path=entry.path, what=f"does not fit what plan and receipts say of it: {first_line(error)}")]

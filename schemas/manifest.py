@@ -1,12 +1,15 @@
 """The manifest: the one file that makes a folder a smoothed dataset. Published last, never changed."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Self
 
 from textsmooth.schemas.canonical import digest, lean
 from textsmooth.schemas.errors import DatasetError, UsageError
+from textsmooth.schemas.manifest_fields import check_fields
+from textsmooth.schemas.plan import SPLIT
 from textsmooth.schemas.version import FORMAT_VERSION
 
 MANIFEST = "manifest.json"
@@ -19,6 +22,14 @@ QUARANTINE = "quarantine.jsonl"
 RUN = "run.json"  # what the last run did: not part of the dataset
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+_PLAIN = r"\w(?:[\w .,+@=()-]*[\w)])?"  # name of a file: no dot first, nothing that a system reads otherwise
+_TOKENIZER = rf"{TOKENIZER_FOLDER}/(?:{_PLAIN}/)*{_PLAIN}"
+SHARD = re.compile(rf"({SPLIT.pattern})/[0-9]{{5,}}(?:-[0-9a-f]{{12}})?\.arrow")  # its first group is the split
+OWN = re.compile(  # what a dataset, or a run that makes one, has beside manifest.json
+    rf"{PLAN}|{RECEIPTS}|{QUARANTINE}|{RUN}|{CARD}|{_TOKENIZER}|{RECEIPTS_FOLDER}/[^/]+\.json|{SHARD.pattern}"
+)
+# What a manifest may list beside shards: what this version writes, and data and texts at the top that a later one may add.
+LISTED = re.compile(rf"{CARD}|{_TOKENIZER}|(?!(?:{MANIFEST}|{RUN})$)[a-z0-9][a-z0-9_-]*\.(?:json|jsonl|md|txt)")
 AGAIN = "fetch the dataset again, or make it again with --overwrite"
 
 
@@ -117,6 +128,7 @@ class Manifest:
             )
         body = {k: v for k, v in value.items() if k != "digest"}
         try:
+            check_fields(body)
             altered = digest(body) != value.get("digest")
             del body["format"]
             shards = tuple(ShardEntry(**_known(ShardEntry, s)) for s in body.pop("shards"))
@@ -124,32 +136,30 @@ class Manifest:
             sources = tuple(body.pop("sources", ()))
             manifest = cls(shards=shards, files=files, sources=sources, **_known(cls, body))
             altered = altered or manifest.dataset != cls.dataset_digest(manifest.plan, shards)
-            _check_sources(sources)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
+        except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
             raise DatasetError(f"{where} is damaged ({error}); {AGAIN}") from None
-        digests = (
-            manifest.dataset,
-            manifest.plan,
-            manifest.partial_of or manifest.dataset,
-            *(s.sha256 for s in shards),
-            *(f.sha256 for f in files),
-        )
-        if not all(isinstance(text, str) and SHA256.fullmatch(text) for text in digests):  # they name files in a cache
-            raise DatasetError(f"{where} is damaged (a digest is none); {AGAIN}")
-        for path in (*(shard.path for shard in shards), *(file.path for file in files)):
-            if path.startswith("/") or "\\" in path or ".." in path.split("/"):
-                raise DatasetError(f"{where} lists {path!r}, which is outside the dataset; do not use this dataset")
+        _check_paths(shards, files, where)
         if altered:
             raise DatasetError(f"{where} was altered: its digest does not fit; {AGAIN}")
         return manifest
 
 
-def _check_sources(sources: tuple[Any, ...]) -> None:
-    """ValueError, KeyError, TypeError or AttributeError unless these are the sources of a merged dataset."""
-    for source in sources:
-        counts = [count["rows"] for count in source["splits"].values()]
-        if not isinstance(source["corpus"]["name"], str) or not all(isinstance(rows, int) and rows > 0 for rows in counts):
-            raise ValueError("its sources are none")
+def of_splits(sources: tuple[dict[str, Any], ...], splits: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
+    """The sources of a merged dataset, as one that has only these splits of it tells them."""
+    return tuple({**source, "splits": {k: v for k, v in source["splits"].items() if k in splits}} for source in sources)
+
+
+def _check_paths(shards: tuple[ShardEntry, ...], files: tuple[FileEntry, ...], where: str) -> None:
+    """DatasetError for a path that a dataset has not: whoever fetches it writes there."""
+    wrong = [shard.path for shard in shards if (found := SHARD.fullmatch(shard.path)) is None or found[1] != shard.split]
+    wrong += [file.path for file in files if LISTED.fullmatch(file.path) is None]
+    paths = Counter([*(shard.path for shard in shards), *(file.path for file in files)])
+    wrong += [path for path in paths if not path.isprintable()]
+    if wrong:
+        raise DatasetError(f"{where} lists {wrong[0]!r}, which is no file of a smoothed dataset; do not use this dataset")
+    twice = next((path for path, times in paths.items() if times > 1), None)
+    if twice is not None:
+        raise DatasetError(f"{where} lists {twice!r} twice; do not use this dataset")
 
 
 @cache

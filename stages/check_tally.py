@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textsmooth.schemas.text import printable
+
 Say = Callable[[int], str]  # what is wrong, by the number of a row or token
 
 
@@ -29,7 +31,7 @@ class Finding:
         numbers = (("row", self.row), ("window", self.window), ("token", self.token))
         where = "".join(f", {name} {number:,}" for name, number in numbers if number is not None)
         more = f" (and {self.more:,} more {'rows' if self.token is None else 'tokens'} like it)" if self.more else ""
-        return f"{self.path}{where}: {self.what}{more}"
+        return printable(f"{self.path}{where}: {self.what}{more}")
 
     def to_json(self) -> dict[str, Any]:
         return {

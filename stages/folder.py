@@ -27,10 +27,16 @@ def is_uri(place: str | Path) -> bool:
 def hub_uri(place: str | Path) -> str | None:
     """The URI of a dataset on the Hub that is called by its name, owner/name; None for another place, and for a name that lies here.
 
-    A Path is never such a name.
+    A Path is never such a name. UsageError for one that its first part, a folder here, makes a slip of the pen as well.
     """
-    named = isinstance(place, str) and HUB_NAME.fullmatch(place) is not None
-    return f"hf://datasets/{place}" if named and not os.path.lexists(place) else None
+    if not isinstance(place, str) or HUB_NAME.fullmatch(place) is None or os.path.lexists(place):
+        return None
+    uri, above = f"hf://datasets/{place}", Path(place).parent
+    if above.is_dir():
+        here = [f"{above}/{path.name}" for path in above.iterdir() if path.is_dir()]
+        like = difflib.get_close_matches(place, here, n=1)
+        raise UsageError(f"no folder {place} here{f' (closest: {like[0]})' if like else ''}; for the Hub write {uri}")
+    return uri
 
 
 class Folder(ABC):
@@ -213,10 +219,7 @@ def _on_hub(name: str, uri: str) -> Folder:
     try:
         return HubFolder(uri)
     except (DatasetError, UsageError) as error:
-        above = Path(name).parent
-        here = [f"{above}/{path.name}" for path in above.iterdir() if path.is_dir()] if above.is_dir() else []
-        like = difflib.get_close_matches(name, here, n=1)
-        raise type(error)(f"no folder {name} here{f', but {like[0]}' if like else ''}; as a name on the Hub: {error}") from None
+        raise type(error)(f"no folder {name} here; as a name on the Hub: {error}") from None
 
 
 def read_json(folder: Folder, name: str) -> object:

@@ -127,6 +127,11 @@ def _pause(error: Exception, wait: float, passing: tuple[int, ...]) -> float | N
     return None
 
 
+def invalid_name(repo: Repo) -> str:
+    """What is said of a name that no repository on the Hub can have."""
+    return f"{repo.name} cannot be a name on the Hub: at most 96 of A-Z a-z 0-9 - _ . with no -- or .., no - or . at an end, no .git"
+
+
 def explain(repo: Repo, error: BaseException) -> Exception | None:
     """The one line for an error that is the Hub's, or Unreachable; None for any other."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
@@ -148,6 +153,8 @@ def _explain(repo: Repo, error: BaseException) -> Exception | None:
     status = status_of(error)
     if isinstance(error, errors.OfflineModeIsEnabled):
         return Unreachable("HF_HUB_OFFLINE is set")
+    if isinstance(error, errors.HFValidationError):
+        return UsageError(invalid_name(repo))
     if isinstance(error, errors.GatedRepoError):
         login = "your account may not read it yet" if get_token() else f"then {token}"
         return repo.trouble(f"{repo} is gated: ask for access at {page}, {login}")

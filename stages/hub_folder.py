@@ -38,6 +38,8 @@ class HubFolder(Folder):
         if found is None or ".." in found["folder"].split("/"):
             raise UsageError(f"{uri}: a dataset on the Hub is hf://datasets/owner/name, with @revision and the folder in it where needed")
         revision = unquote(found["revision"]) if found["revision"] else None
+        if revision and ".." in revision:
+            raise UsageError(f"{uri}: {revision!r} is no branch, tag or commit")
         self.where = uri.rstrip("/")
         self._repo = Repo(kind="dataset", name=found["name"], revision=revision, option=OPTION)
         self._prefix = f"{found['folder'][1:]}/" if found["folder"] else ""

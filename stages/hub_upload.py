@@ -4,15 +4,18 @@ Transfers are huggingface_hub's: by Xet where the package hf_xet is there, else,
 transferred is kept by the Hub until it is committed, so that a second run sends only what is missing.
 """
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError, TextsmoothError, UsageError, first_line
-from textsmooth.schemas.manifest import CARD, MANIFEST, FileEntry
-from textsmooth.stages.hub_errors import Repo, Unreachable, ask, chain, status_of
+from textsmooth.schemas.manifest import CARD, MANIFEST, FileEntry, Manifest
+from textsmooth.schemas.text import printable
+from textsmooth.stages.hub_errors import Repo, Unreachable, ask, chain, invalid_name, status_of
 from textsmooth.stages.hub_folder import URI, HubFolder
+from textsmooth.stages.storage import parse_json
 from textsmooth.stages.transfer import Done, Reader
 
 T = TypeVar("T")
@@ -82,13 +85,56 @@ class HubTarget:
         self._list()
 
     def _list(self) -> None:
+        self._listed = self._tree(self._head)
+
+    def _tree(self, commit: str) -> dict[str, Any]:
         from huggingface_hub.hf_api import RepoFile
 
         def get() -> dict[str, Any]:
-            tree = self._api.list_repo_tree(self.name, recursive=True, revision=self._head, repo_type="dataset")
+            tree = self._api.list_repo_tree(self.name, recursive=True, revision=commit, repo_type="dataset")
             return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
-        self._listed = self._ask(get)
+        return self._ask(get)
+
+    def check_history(self, dataset: str, data: bytes, entries: list[FileEntry], reader: Reader) -> None:
+        """ConflictError if the repository is private, and making it public would show more than this dataset: it keeps what was replaced.
+
+        dataset: its digest. data: its manifest.json. One made again, with the same digest, counts as the same.
+        """
+        if not self.private:
+            return
+        whole = FileEntry(path=MANIFEST, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        mine = {entry.path: entry for entry in (*entries, whole)}
+        made = Reader(source=reader.source, made={**reader.made, MANIFEST: data})
+        seen = {(path, found.blob_id) for path, found in self._listed.items()} if self._holds(dataset) else set()
+        for commit in self._commits():
+            for path, found in self._tree(commit).items():
+                if path in self.spared or (path, found.blob_id) in seen:
+                    continue
+                if path not in mine or not self._is(found, mine[path], made):
+                    raise ConflictError(
+                        f"{self.name} is private and its history has another dataset or other files ({printable(path)}), which --public "
+                        f"would let all read: push to a new repository, or delete this one at {self.page}/settings first"
+                    )
+                seen.add((path, found.blob_id))
+
+    def _holds(self, dataset: str) -> bool:
+        data, where = self.manifest(), f"{self.where}/{MANIFEST}"
+        try:
+            return data is not None and Manifest.from_json(parse_json(data, where), where).dataset == dataset
+        except DatasetError:
+            return False
+
+    def _commits(self) -> list[str]:
+        """All commits of branches, tags and pull requests; what the Hub converts is made from these."""
+
+        def get() -> list[str]:
+            refs = self._api.list_repo_refs(self.name, repo_type="dataset", include_pull_requests=True)
+            heads = {ref.target_commit for ref in (*refs.branches, *refs.tags, *(refs.pull_requests or ()))}
+            return [commit.commit_id for head in sorted(heads) for commit in log(self.name, repo_type="dataset", revision=head)]
+
+        log = self._api.list_repo_commits
+        return list(dict.fromkeys(self._ask(get)))
 
     def manifest(self) -> bytes | None:
         return HubFolder(f"{self.where}@{self._head}").read(MANIFEST) if MANIFEST in self._listed else None
@@ -96,16 +142,20 @@ class HubTarget:
     def files(self) -> dict[str, int]:
         return {name: entry.size for name, entry in self._listed.items()}
 
-    def lacks(self, entries: Iterable[FileEntry], reader: Reader) -> list[FileEntry]:
-        return [entry for entry in entries if not self._has(entry, reader)]
+    def lacks(self, entries: Iterable[FileEntry], reader: Reader | None) -> list[FileEntry]:
+        return [entry for entry in entries if entry.path not in self._listed or not self._is(self._listed[entry.path], entry, reader)]
 
-    def _has(self, entry: FileEntry, reader: Reader) -> bool:
+    def _is(self, found: Any, entry: FileEntry, reader: Reader | None) -> bool:
         from huggingface_hub.utils.sha import git_hash
 
-        found = self._listed.get(entry.path)
-        if found is None or found.size != entry.bytes:
+        if found.size != entry.bytes:
             return False
-        return bool(found.lfs.sha256 == entry.sha256 if found.lfs else found.blob_id == git_hash(reader.bytes(entry)))
+        if found.lfs:
+            return bool(found.lfs.sha256 == entry.sha256)
+        if reader is not None:
+            return bool(found.blob_id == git_hash(reader.bytes(entry)))
+        there = HubFolder(f"{self.where}@{self._head}").read(entry.path)
+        return hashlib.sha256(there).hexdigest() == entry.sha256
 
     def send(self, entries: list[FileEntry], reader: Reader, done: Done) -> None:
         self._create()
@@ -258,6 +308,8 @@ def _explain_one(repo: Repo, error: BaseException) -> Exception | None:
     from huggingface_hub.utils import httpx
 
     status = status_of(error)
+    if isinstance(error, errors.HFValidationError):
+        return UsageError(invalid_name(repo))
     if isinstance(error, errors.OfflineModeIsEnabled):
         return Unreachable("HF_HUB_OFFLINE is set: unset it")
     if isinstance(error, ValueError) and "Invalid metadata in README.md" in str(error):
@@ -283,4 +335,4 @@ def _explain_one(repo: Repo, error: BaseException) -> Exception | None:
 
 
 def _said(error: Any) -> str:
-    return " ".join(str(getattr(error, "server_message", None) or first_line(error)).split()).rstrip(".")
+    return printable(" ".join(str(getattr(error, "server_message", None) or first_line(error)).split()).rstrip("."))

@@ -1,7 +1,11 @@
 """Files of a dataset on their way to another folder: compared with the manifest while they are read, put in place whole, many at a time."""
 
+import fcntl
 import hashlib
 import io
+import os
+import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -13,12 +17,13 @@ from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError, UsageError
 from textsmooth.schemas.manifest import AGAIN, MANIFEST, FileEntry
 from textsmooth.stages import storage
-from textsmooth.stages.folder import Folder, LocalFolder, is_temp
+from textsmooth.stages.folder import Folder, LocalFolder
 from textsmooth.stages.hub_folder import HubFolder
 
 AT_ONCE = 8  # files on their way
 MEMORY_BYTES = 1 << 30  # that files on their way to a store may take together
-SCRATCH = f"{storage.TEMP_PREFIX}hub"  # folder in a local target: files as they arrive from the Hub, parts of files too
+SCRATCH = f"{storage.TEMP_PREFIX}hub-"  # folder in a local target: files as they arrive from the Hub, parts of files too
+TEMP = re.compile(rf"(.+/)?{re.escape(storage.TEMP_PREFIX)}[0-9a-f]{{16}}|{re.escape(SCRATCH)}[0-9a-f]{{16}}/.+")  # what is made here
 
 Done = Callable[[FileEntry], None]
 
@@ -87,8 +92,8 @@ class Target(Protocol):
     def files(self) -> dict[str, int]:
         """Sizes of the files that are there, but for temporary ones."""
 
-    def lacks(self, entries: Iterable[FileEntry], reader: Reader) -> list[FileEntry]:
-        """Those that are not there with these bytes."""
+    def lacks(self, entries: Iterable[FileEntry], reader: Reader | None) -> list[FileEntry]:
+        """Those that are not there with these bytes. reader: has them, which may spare reading what is there."""
 
     def send(self, entries: list[FileEntry], reader: Reader, done: Done) -> None:
         """Put files in place; done: called for each."""
@@ -137,9 +142,9 @@ class FolderTarget:
     def files(self) -> dict[str, int]:
         if not self.folder.exists():
             return {}
-        return {name: size for name, size in self.folder.files().items() if not is_temp(name) and not name.startswith(f"{SCRATCH}/")}
+        return {name: size for name, size in self.folder.files().items() if not TEMP.fullmatch(name)}
 
-    def lacks(self, entries: Iterable[FileEntry], reader: Reader) -> list[FileEntry]:
+    def lacks(self, entries: Iterable[FileEntry], reader: Reader | None) -> list[FileEntry]:
         """On this machine all that is there is read; in a store what has the right size, and no name that carries its content."""
         files, there = self.files(), []
         missing = {entry.path: entry for entry in entries}
@@ -159,23 +164,28 @@ class FolderTarget:
         return list(missing.values())
 
     def send(self, entries: list[FileEntry], reader: Reader, done: Done) -> None:
-        call = self._place if isinstance(self.folder, LocalFolder) else self._put
-        largest = max((entry.bytes for entry in entries), default=1)
-        fit = AT_ONCE if isinstance(self.folder, LocalFolder) else max(1, min(AT_ONCE, MEMORY_BYTES // max(largest, 1)))
-        many(lambda entry: call(entry, reader), entries, done, at_once=fit)
+        if not isinstance(self.folder, LocalFolder):
+            largest = max((entry.bytes for entry in entries), default=1)
+            fit = max(1, min(AT_ONCE, MEMORY_BYTES // max(largest, 1)))
+            many(lambda entry: self._put(entry, reader), entries, done, at_once=fit)
+        elif entries and isinstance(reader.source, HubFolder):
+            with _scratch(self.folder.path) as scratch:
+                many(lambda entry: self._place(entry, reader, scratch), entries, done)
+        else:
+            many(lambda entry: self._place(entry, reader, None), entries, done)
 
     def _put(self, entry: FileEntry, reader: Reader) -> None:
         self.folder.put(entry.path, reader.bytes(entry))
 
-    def _place(self, entry: FileEntry, reader: Reader) -> None:
+    def _place(self, entry: FileEntry, reader: Reader, scratch: Path | None) -> None:
         assert isinstance(self.folder, LocalFolder)
         path = self.folder.path / entry.path
-        if not isinstance(reader.source, HubFolder) or entry.path in reader.made:
+        if scratch is None or not isinstance(reader.source, HubFolder) or entry.path in reader.made:
             storage.put_stream(path, lambda file: reader.write_to(entry, file.write))
             return
         for again in (False, True):  # what arrived damaged is fetched once more
             try:
-                found = reader.source.fetch(entry.path, self.folder.path / SCRATCH, again=again)
+                found = reader.source.fetch(entry.path, scratch, again=again)
             except FileNotFoundError:
                 raise DatasetError(f"{entry.path} is missing in {reader.source}; tell who has published it") from None
             if found.stat().st_size == entry.bytes and file_sha256(found) == entry.sha256:
@@ -194,8 +204,50 @@ class FolderTarget:
 
     def tidy(self) -> None:
         if isinstance(self.folder, LocalFolder):
-            left = [name for name in self.folder.files() if is_temp(name)] if self.folder.path.is_dir() else []
-            self.folder.remove([SCRATCH, *left])
+            for path in _scratches(self.folder.path):
+                if (lock := _lock(path)) is not None:  # of no process that still works there
+                    storage.remove(path)
+                    os.close(lock)
+            self.folder.remove([name for name in self.folder.files() if TEMP.fullmatch(name) and not name.startswith(SCRATCH)])
 
     def finish(self, *, public: bool) -> None:
         assert not public
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder inside `folder` that this call alone uses, gone if all went well; one that a killed run has left is taken over."""
+    path, lock = next(((path, lock) for path in _scratches(folder) if (lock := _lock(path)) is not None), (None, None))
+    if path is None:
+        path = folder / f"{SCRATCH}{secrets.token_hex(8)}"
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}; see to the folder, or name another place") from error
+        lock = _lock(path)
+    try:
+        yield path
+        storage.remove(path)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _scratches(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{SCRATCH}*") if TEMP.fullmatch(f"{path.name}/x") and path.is_dir())
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a folder until the descriptor is closed; None if another process has it, or has removed it, or there are no locks."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None

@@ -1,7 +1,7 @@
 """What the tests of training share: small synthetic smoothed datasets, a tokenizer, and tiny random models."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from transformers import PreTrainedTokenizerFast
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.manifest import MANIFEST, FileEntry, Manifest, ShardEntry
+from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, TeacherIdentity
 from textsmooth.schemas.shard import ShardMeta, shard_schema
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.codec import TokenBlock, encode
 from textsmooth.stages.shard import shard_bytes
+from textsmooth.stages.statistics import UnitStats
 from textsmooth.stages.storage import pretty_json
 from textsmooth.stages.tokenize import special_ids, vocab_digest
 
@@ -126,6 +128,13 @@ def random_rows(seed: int, rows: int, *, first_row: int = 0, label_kind: str | N
     return Dense(block=block, logits=logits, plain=plain)
 
 
+def stats_of(block: TokenBlock) -> UnitStats:
+    """What the manifest says of a shard, of its numbers as they are stored."""
+    soft = block.soft
+    stored = replace(soft, logprobs=soft.logprobs.astype(np.float16), original_logprob=soft.original_logprob.astype(np.float16))
+    return UnitStats.of(stored, topk=TOPK, rows=len(block))
+
+
 def write_dataset(
     folder: Path,
     splits: dict[str, list[TokenBlock]],
@@ -175,21 +184,42 @@ def write_dataset(
                     sha256=file_sha256(path),
                 )
             )
-    corpus = {"name": "synthetic", "label_kind": label_kind, "label_names": None if label_names is None else list(label_names)}
+    corpus = CorpusIdentity(
+        name="synthetic",
+        files={split: [f"{split}.jsonl"] for split in splits},
+        text_columns=("text",),
+        label_column=label_kind and "label",
+        label_kind=label_kind,
+        label_names=label_names,
+        keep_columns=(),
+        limit=None,
+    )
+    teacher = TeacherIdentity(
+        name="tiny",
+        digest="1" * 64,
+        tokenizer_digest="2" * 64,
+        vocab_digest=vocab_digest(tokenizer),
+        vocab_size=VOCAB,
+        model_type="bert",
+    )
+    knows = TaskTeacherIdentity(
+        name="knows", digest="3" * 64, tokenizer_digest="4" * 64, kind=label_kind or "class", width=width or 1, max_length=40
+    )
+    counted = sum((stats_of(block) for blocks in splits.values() for block in blocks), start=UnitStats())
+    told = counted.summary()
+    del told["unlabelled_rows"]  # not known
     manifest = Manifest(
         dataset=Manifest.dataset_digest("0" * 64, tuple(shards)),
         plan="0" * 64,
-        corpus=corpus,
-        teacher={"name": "tiny", "vocab_digest": vocab_digest(tokenizer), "vocab_size": VOCAB},
+        corpus=corpus.to_json(),
+        teacher=teacher.to_json(),
         config=generation.to_json(),
         token_types=True,
         special_ids=special_ids(tokenizer),
         shards=tuple(shards),
         files=tuple(FileEntry(path=str(p.relative_to(folder)), bytes=p.stat().st_size, sha256=file_sha256(p)) for p in files),
-        statistics=statistics or {},
-        task_teacher={"name": "knows", "kind": label_kind or "class", "width": width, "names": None, "order": None}
-        if task_teacher
-        else None,
+        statistics={**told, "bytes": 0, "bytes_per_token": 0.0, **(statistics or {})},
+        task_teacher=asdict(knows) if task_teacher else None,
         versions={},
         created="2026-01-01T00:00:00Z",
     )

@@ -27,6 +27,7 @@ from hub_uploads import Refused, Taking, Uploads
 
 ID = r"(?P<id>[^/]+(?:/[^/]+)?)"
 API = re.compile(rf"/api/(?P<kind>models|datasets)/{ID}(?:/(?P<verb>revision|tree|paths-info)/(?P<revision>[^/]+)(?:/(?P<path>.*))?)?")
+REFS = re.compile(rf"/api/(?P<kind>models|datasets)/{ID}/(?P<verb>refs|commits/(?P<revision>[^/]+))")
 RESOLVE = re.compile(rf"/(?:(?P<kind>datasets)/)?{ID}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 BLOCK = 1 << 16
 
@@ -185,6 +186,8 @@ class Handler(Taking, BaseHTTPRequestHandler):
                 raise Refused(self._fault.status, "the answer is lost")
             if taken is not None:
                 self._json(taken[1], taken[0], {"ETag": taken[1]["etag"]} if "etag" in taken[1] else None)
+            elif found := REFS.fullmatch(url.path):
+                self._refs(found)
             elif found := API.fullmatch(url.path):
                 self._api(found, parse_qs(url.query), parse_qs(body.decode()))
             elif found := re.fullmatch(r"/cdn/([0-9a-f]{64})", url.path):
@@ -231,6 +234,18 @@ class Handler(Taking, BaseHTTPRequestHandler):
             infos = [self.server.entry(p, blobs[p]) if p in blobs else {"type": "directory", "path": p, "oid": "0" * 40} for p in asked]
             return self._json(infos)
         return self._json({"id": name, "sha": commit, "private": repo in self.server.private, "gated": repo in self.server.gated})
+
+    def _refs(self, found: re.Match[str]) -> None:
+        repo = self._repo(found["kind"], found["id"])
+        if found["verb"] == "refs":
+            names = self.server.branches(repo)
+            heads = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": self._at(repo, name)[0]} for name in names]
+            return self._json({"branches": heads, "converts": [], "tags": [], "pullRequests": []})
+        commit = self._at(repo, found["revision"])[0]
+        known = self.server.history.get(repo, [commit])
+        before = known[: known.index(commit) + 1] if commit in known else [commit]
+        told = {"authors": [], "date": "2026-01-01T00:00:00.000Z", "title": "", "message": ""}
+        return self._json([{"id": one, **told} for one in reversed(before)])
 
     def _tree(self, commit: str, blobs: dict[str, Blob], folder: str, query: dict[str, list[str]]) -> None:
         prefix = f"{folder}/" if folder else ""

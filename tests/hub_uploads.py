@@ -46,6 +46,7 @@ class Uploads:
         self.multipart = 1 << 20  # bytes of a part; larger files are sent in parts
         self.folder_files = 10_000  # in one folder, at most
         self.commits: list[tuple[str, str, list[str]]] = []  # repository, title, what was done to which path
+        self.history: dict[str, list[str]] = {}  # repository -> its commits, as far as they were made here
         self.uploads = Path(tempfile.mkdtemp(prefix="hub-"))
         self.writing = threading.RLock()
 
@@ -191,6 +192,7 @@ class Taking:
         self.server.revisions[repo] = {**self.server.branches(repo), revision: folder}
         self.server.commits.append((repo, title["summary"], done))
         commit = self.server.commit(repo, revision)
+        self.server.history.setdefault(repo, [head]).append(commit)
         return 200, {"commitUrl": f"{self.server.url}/{repo}/commit/{commit}", "commitOid": commit}
 
     def _changes(self, lines: list[dict[str, Any]], files: dict[str, Path | bytes]) -> Iterator[str]:

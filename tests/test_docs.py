@@ -68,8 +68,9 @@ def test_every_command_and_every_loop_of_the_page_on_training_runs(tmp_path: Pat
 
 @pytest.mark.docs
 def test_the_tutorial_and_the_page_on_looking_run(tmp_path: Path) -> None:
-    rows = (demo.corpus_folder() / "train.jsonl").read_text().splitlines()[200:260]
-    (tmp_path / "more.jsonl").write_text("\n".join(rows) + "\n")
+    rows = (demo.corpus_folder() / "train.jsonl").read_text().splitlines()
+    (tmp_path / "more.jsonl").write_text("\n".join(rows[200:260]) + "\n")
+    (tmp_path / "others.jsonl").write_text("\n".join(rows[260:300]) + "\n")
     tutorial = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     said = [run([sys.executable, "-c", code], tmp_path) for code in blocks(tutorial, "python")]
     assert len(said) == 6 and said[1].startswith("1 ") and "holds another run" in said[1]

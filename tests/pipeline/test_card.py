@@ -258,6 +258,14 @@ def test_no_name_breaks_the_card(name: str, hub: Path, tmp_path: Path) -> None:
     assert card_head(tmp_path)["configs"] == head_of(plain)["configs"]
 
 
+def test_no_split_steers_who_reads_the_card(hub: Path) -> None:
+    manifest = read_manifest(hub / "reviews")
+    evil = "x\x1b[31m\u202e\n"
+    strange = replace(manifest, shards=tuple(replace(shard, split=evil, path=f"{evil}/0.arrow") for shard in manifest.shards))
+    body = card(strange).split("\n---\n", 1)[1]
+    assert all(text.isprintable() for text in body.split("\n"))
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_an_escaped_text_reads_as_it_was(name: str) -> None:
     read_back = html.unescape(re.sub(r"\\([\\`*_\[\]#|~$])", r"\1", escaped(name)))

@@ -104,7 +104,8 @@ def test_a_unit_is_named_after_all_that_decides_its_bytes() -> None:
 def test_the_code_digest_covers_every_module_that_a_unit_runs() -> None:
     """Walks the imports of pipeline/unit.py; what is exempt decides no bytes."""
     exempt = {
-        "schemas/canonical.py", "schemas/errors.py", "schemas/manifest.py", "schemas/version.py",  # digests, words, names
+        "schemas/canonical.py", "schemas/errors.py", "schemas/version.py",  # digests, words
+        "schemas/manifest.py", "schemas/manifest_fields.py",  # names
         "stages/corpus.py", "stages/hub.py", "stages/hub_errors.py", "stages/hub_files.py", "pipeline/sources.py",  # rows are hashed
         "stages/device.py", "stages/statistics.py", "stages/storage.py", "pipeline/request.py", "pipeline/task_teacher.py",  # in the plan
         "pipeline/receipts.py", "pipeline/watch.py",  # names, time

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,11 +17,13 @@ from textsmooth.pipeline.cli import run, textsmooth
 from textsmooth.pipeline.difference import Difference, diff
 from textsmooth.pipeline.generation import generate
 from textsmooth.pipeline.merging import merge
+from textsmooth.pipeline.retrieve import pull
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages.codec import decode
 from textsmooth.stages.divergence import divergence
 from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.storage import pretty_json
 from textsmooth.stages.stream import SmoothedDataset
 
 ROWS = rows(40, 41)
@@ -57,6 +60,24 @@ def test_the_same_dataset_is_the_same(a: Path, tmp_path: Path) -> None:
         found = diff(a, other)
         assert found.same and found.rows is None and changed(found) == {}
         assert found.summary().splitlines()[0] == f"the same dataset: {read_manifest(a).dataset[:12]}"
+
+
+def test_units_of_a_part_are_those_of_its_shards(a: Path, tmp_path: Path) -> None:
+    pull(str(a), str(tmp_path / "part"), shards="1")
+    for found in (diff(tmp_path / "part", a), diff(a, tmp_path / "part")):
+        assert (found.shards.same_bytes, found.shards.same_units) == (1, 1)
+        assert "of the same units" not in found.summary()
+
+
+def test_nothing_that_differs_steers_a_terminal(a: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(a, tmp_path / "evil"))
+    manifest = read_manifest(folder)
+    evil = {"\x1b]0;owned\x07": "\u202e1"}
+    forged = replace(manifest, versions=evil, config={**manifest.config, **evil}, statistics={**manifest.statistics, "\x9b1m": 3})
+    (folder / "manifest.json").write_bytes(pretty_json(replace(forged, dataset=manifest.dataset).to_json()))
+    told = replace(diff(a, folder, rows=0), digests=("0" * 64, "1" * 64)).summary()
+    assert "\\x1b]0;owned" in told and "\\x9b1m" in told
+    assert all(line.isprintable() for line in told.split("\n"))
 
 
 def test_another_k_is_told_in_settings_numbers_and_rows(a: Path, make: Callable[..., Path]) -> None:

@@ -259,6 +259,11 @@ def test_a_corpus_cannot_steer_the_terminal(tmp_path: Path, monkeypatch: pytest.
     assert sum(line.startswith("train row ") for line in ran.out.splitlines()) == 12
 
 
+def test_a_split_cannot_steer_the_terminal() -> None:
+    row = SmoothedRow(split="\x1b]0;x\x07", row=0, window=None, windows=1, label=None, tokens=())
+    assert rendered(row) == "\\x1b]0;x\\x07 row 0\n"
+
+
 def rendered(row: SmoothedRow, **options: object) -> str:
     out = io.StringIO()
     show(Console(file=out, highlight=False, markup=False, emoji=False, soft_wrap=True, **options), row)

@@ -20,6 +20,8 @@ from textsmooth.pipeline.cli import run, textsmooth
 from textsmooth.pipeline.generation import generate
 from textsmooth.pipeline.inspect import read_row
 from textsmooth.pipeline.merging import Merged, merge
+from textsmooth.pipeline.retrieve import pull
+from textsmooth.pipeline.verification import verify
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
@@ -377,6 +379,23 @@ def test_part_of_a_dataset_is_refused(a: Path, b: Path, tmp_path: Path) -> None:
     (tmp_path / "part/manifest.json").write_bytes(storage.pretty_json(part.to_json()))
     with pytest.raises(DatasetError, match="has only some shards of dataset"):
         merge([tmp_path / "part", b], tmp_path / "out")
+
+
+def test_rows_left_out_keep_their_numbers_in_a_part_of_a_merged_dataset(make: Callable[..., Path], tmp_path: Path) -> None:
+    one, two = ([{**row, "text": None} if n == 3 else row for n, row in enumerate(lines)] for lines in (LABELLED[:8], LABELLED[8:18]))
+    sources = [make(n, {"train": r, "test": r}, skip_bad_rows=True) for n, r in (("left", one), ("right", two))]
+    merge(sources, tmp_path / "whole")
+    pull(str(tmp_path / "whole"), str(tmp_path / "part"), splits=["test"])
+    lines = [json.loads(line) for line in (tmp_path / "part/quarantine.jsonl").read_text().splitlines()]
+    assert [(line["split"], line["row"]) for line in lines] == [("test", 3), ("test", 11)]
+    found = verify(tmp_path / "part")
+    assert found.ok, found.summary()
+    assert verify(tmp_path / "whole").ok
+    manifest = read_manifest(tmp_path / "part")
+    forged = replace(manifest, shards=tuple(replace(shard, row_offset=0) for shard in manifest.shards))
+    (tmp_path / "part/manifest.json").write_bytes(storage.pretty_json(forged.to_json()))
+    text = verify(tmp_path / "part").summary()
+    assert "quarantine.jsonl: has other rows" in text and "0 rows come before test/" in text
 
 
 # --- the command -------------------------------------------------------------------------------------------------------------------

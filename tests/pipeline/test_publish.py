@@ -54,6 +54,14 @@ def test_one_made_again_with_the_same_shards_is_there_already(hub: Hub, made: Pa
     manifest["created"] = "2020-01-01T00:00:00+00:00"
     rewrite(other, manifest)
     assert push(other, "me/set").already
+    folder = shutil.copytree(hub.branches("datasets/me/set")["main"], hub.uploads / "damaged")
+    for name in ("plan.json", "tokenizer/tokenizer.json"):  # small, and large enough for LFS
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (folder / name).unlink()
+        (folder / name).write_bytes(data)
+    hub.revisions["datasets/me/set"]["main"] = folder
+    assert push(other, "me/set").files == 2 and at_head(hub) == files_of(other)
 
 
 def test_what_is_lost_there_is_sent_again_and_nothing_else(hub: Hub, made: Path) -> None:
@@ -104,6 +112,69 @@ def test_a_repository_with_something_else_is_left_alone(hub: Hub, made: Path) ->
     with pytest.raises(ConflictError, match="holds other files"):
         push(made, "tiny/pictures", public=True, overwrite=True)
     assert not hub.commits
+
+
+def test_a_repository_with_a_card_of_its_own_keeps_it(hub: Hub, made: Path) -> None:
+    own = {"README.md": b"# my own", "LICENSE": b"mine", ".gitattributes": b""}
+    folder = hub.root / "datasets/me/own"
+    folder.mkdir(parents=True)
+    for name, data in own.items():
+        (folder / name).write_bytes(data)
+    hub.private["datasets/me/own"] = {TOKEN}
+    with pytest.raises(ConflictError, match=r"holds other files of the same names \(README.md\): replace them with --overwrite, or name"):
+        push(made, "me/own")
+    assert not hub.commits and at_head(hub, "datasets/me/own")["README.md"] == b"# my own"
+    push(made, "me/own", overwrite=True)
+    assert at_head(hub, "datasets/me/own") == {**files_of(made), "LICENSE": b"mine"}
+
+
+def test_a_history_with_another_dataset_is_not_made_public(hub: Hub, made: Path, smoothed: Path, textsmooth: Callable[..., Ran]) -> None:
+    push(smoothed, "me/set")
+    said = r"me/set is private and its history has another dataset or other files \(.*\), which --public would let all read: push to a new"
+    for overwrite in (False, True):
+        with pytest.raises(ConflictError, match=said):
+            push(made, "me/set", public=True, overwrite=overwrite)
+    assert at_head(hub) == files_of(smoothed) and "datasets/me/set" in hub.private
+    push(made, "me/set", overwrite=True)
+    ran = textsmooth("push", made, "me/set", "--public", "--progress", "none")
+    assert ran.code == 1 and len(ran.err.splitlines()) == 1 and "datasets/me/set" in hub.private
+    branches = hub.revisions["datasets/me/set"]
+    push(made, "me/other")
+    hub.revisions["datasets/me/other"]["draft"] = branches["main"]
+    push(made, "me/other", public=True)  # the same dataset on another branch
+    assert "datasets/me/other" not in hub.private
+
+
+def test_another_branch_counts_too_and_one_made_again_does_not(hub: Hub, made: Path, smoothed: Path, tmp_path: Path) -> None:
+    push(made, "me/set")
+    other = shutil.copytree(made, tmp_path / "other")
+    manifest = json.loads((other / MANIFEST).read_bytes())
+    rewrite(other, {**manifest, "created": "2020-01-01T00:00:00+00:00"})
+    hub.revisions["datasets/me/set"]["draft"] = smoothed
+    with pytest.raises(ConflictError, match="another dataset or other files"):
+        push(other, "me/set", public=True)
+    del hub.revisions["datasets/me/set"]["draft"]
+    assert push(other, "me/set", public=True).already and "datasets/me/set" not in hub.private
+
+
+@pytest.mark.parametrize("name", ["me/a--b", "me/a..b", "me/x.git", "me/set.", f"{'m' * 97}/x", "hf://datasets/../.."])
+def test_a_name_that_cannot_be_is_told(hub: Hub, made: Path, textsmooth: Callable[..., Ran], name: str) -> None:
+    for ran in (textsmooth("pull", name, "out"), textsmooth("push", made, name)):
+        assert ran.code == 2 and len(ran.err.splitlines()) == 1 and "cannot be a name on the Hub: at most 96 of A-Z" in ran.err, ran.err
+
+
+def test_what_strangers_wrote_does_not_steer_a_terminal(made: Path, textsmooth: Callable[..., Ran], tmp_path: Path) -> None:
+    other = shutil.copytree(made, tmp_path / "other")
+    manifest = json.loads((other / MANIFEST).read_bytes())
+    manifest["corpus"]["license"] = "mit\x1b]0;owned\x07, \u202eevil"
+    manifest["teacher"]["name"] = "bert\x1b[2J"
+    rewrite(other, manifest)
+    for ran in (textsmooth("push", other, "./a", "--progress", "none"), textsmooth("pull", other, "./b", "--progress", "none")):
+        assert ran.code == 0 and all(line.isprintable() for line in (ran.out + ran.err).splitlines())
+    (tmp_path / "desk/c").mkdir()
+    (tmp_path / "desk/c/x\x1b[2J").write_text("")
+    ran = textsmooth("pull", other, "./c", "--progress", "none")
+    assert ran.code == 1 and ran.err.strip().isprintable()
 
 
 @pytest.mark.parametrize(

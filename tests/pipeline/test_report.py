@@ -20,9 +20,9 @@ from textsmooth.pipeline import cli
 from textsmooth.pipeline.cli_report import report as report_command
 from textsmooth.pipeline.report_charts import nice_ticks
 from textsmooth.pipeline.reporting import LAM, LEVELS, embedded, report
-from textsmooth.pipeline.token_names import printable
 from textsmooth.schemas.errors import ConflictError, UsageError
 from textsmooth.schemas.smoothing import Smoothing
+from textsmooth.schemas.text import printable
 from textsmooth.stages.collate import SmoothedCollator
 from textsmooth.stages.stream import SmoothedDataset
 

@@ -26,25 +26,29 @@ from textsmooth.stages.stream import SmoothedDataset
 # From the Hub
 
 
-def test_a_folder_wins_over_a_name_and_neither_is_told(hub: Hub, made: Path, textsmooth: Callable[..., Ran], tmp_path: Path) -> None:
+def test_a_folder_wins_over_a_name_and_a_slip_of_the_pen_is_told(hub: Hub, made: Path, textsmooth: Callable[..., Ran]) -> None:
     push(made, "me/set")
+    push(made, "me/mime")  # somebody else's
     assert read_manifest("me/set").dataset == read_manifest(made).dataset
     Path("me").mkdir()
     shutil.copytree(made, "me/mine")
     assert open_folder("me/mine", reading=True).where == "me/mine"
-    ran = textsmooth("inspect", "me/mime")
-    assert ran.code == 2 and len(ran.err.splitlines()) == 1
-    assert "no folder me/mime here, but me/mine; as a name on the Hub: no dataset me/mime" in ran.err
+    for args in (["inspect", "me/mime"], ["pull", "me/mime", "out"], ["pull", "me/mime", "out", "--revision", "main"]):
+        ran = textsmooth(*args)
+        assert ran.code == 2 and ran.err.splitlines()[0].endswith(
+            "no folder me/mime here (closest: me/mine); for the Hub write hf://datasets/me/mime"
+        )
+    assert textsmooth("pull", "hf://datasets/me/mime", "out", "--progress", "none").code == 0
+    ran = textsmooth("inspect", "they/set")
+    assert ran.code == 2 and "no folder they/set here; as a name on the Hub: no dataset they/set" in ran.err
     assert textsmooth("push", made, "me/new").err.endswith("write ./me/new, or hf://datasets/me/new\n")
     assert not hub.branches("datasets/me/new")
 
 
 def test_offline_a_name_that_is_nowhere_is_told(made: Path, textsmooth: Callable[..., Ran], hub: Hub, monkeypatch) -> None:
     go_offline(monkeypatch)
-    Path("smoothed").mkdir()
-    shutil.copytree(made, "smoothed/demo-demo-k32")
     ran = textsmooth("inspect", "smoothed/demo-demo-k23")
-    assert "no folder smoothed/demo-demo-k23 here, but smoothed/demo-demo-k32; as a name on the Hub: HF_HUB_OFFLINE is set" in ran.err
+    assert "no folder smoothed/demo-demo-k23 here; as a name on the Hub: HF_HUB_OFFLINE is set" in ran.err
     assert textsmooth("push", made, "me/set").err.startswith("textsmooth push: HF_HUB_OFFLINE is set")
 
 
@@ -65,6 +69,11 @@ def test_a_revision_is_pulled(hub: Hub, made: Path, smoothed: Path, tmp_path: Pa
     assert pull("me/set", tmp_path / "new").dataset == read_manifest(smoothed).dataset
     with pytest.raises(UsageError, match="--revision x is of a repository on the Hub"):
         pull(made, tmp_path / "x", revision="x")
+    hub.revisions["datasets/me/set"]["my/draft"] = made
+    assert pull("me/set", tmp_path / "draft", revision="my/draft").dataset == read_manifest(made).dataset
+    for asked in ({"source": "me/set", "revision": "../main"}, {"source": "hf://datasets/me/set@../main"}):
+        with pytest.raises(UsageError, match=r"'\.\.(/main)?' is no branch, tag or commit"):
+            pull(out=tmp_path / "x", **asked)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +122,23 @@ def test_killed_while_it_pulls_the_same_command_ends_it(
     assert files_of(out) == files_of(made) and tree(out) == tree(made)
 
 
+@pytest.mark.parametrize("wait_s", [0, 0.05])
+def test_two_pull_into_one_folder_at_once(
+    hub: Hub, made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path, wait_s: float
+) -> None:
+    push(made, "me/set")
+    out = tmp_path / "out"
+    left = out / ".tmp-hub-0123456789abcdef"  # of a run that was killed
+    left.mkdir(parents=True)
+    hub.faults.append(Fault("GET .*", delay_s=0.02))
+    slow = "import time\nfrom textsmooth.stages import storage\nreal = storage._move\n"
+    slow += f"storage._move = lambda *paths: (time.sleep({wait_s}), real(*paths))\n"
+    processes = [textsmooth_process("pull", "me/set", out, "--progress", "none", hub=hub, patch=patch) for patch in (slow, "")]
+    for ran in [process.wait() for process in processes]:
+        assert ran.code == 0, ran.err
+    assert files_of(out) == files_of(made) and tree(out) == tree(made)
+
+
 def test_a_student_is_trained_from_a_name(hub: Hub, smoothed: Path, student: Path, textsmooth: Callable[..., Ran]) -> None:
     push(smoothed, "me/set")
     args = ["--student", student, "--out", "student", "--max-steps", 2, "--batch-size", 4, "--progress", "none", "--threads", 1]
@@ -147,6 +173,27 @@ def test_some_shards_are_a_dataset_that_says_so(made: Path, tmp_path: Path) -> N
     assert loaded["row"] == rows
 
 
+def test_places_that_cannot_be_are_told(made: Path, tmp_path: Path, textsmooth: Callable[..., Ran]) -> None:
+    Path("gone").symlink_to("/nonexistent/share")
+    for out in ("gone", "gone/below"):
+        ran = textsmooth("pull", made, out)
+        assert ran.code == 2 and "gone is a link that leads nowhere" in ran.err
+    ran = textsmooth("push", made, "me/set@v1")
+    assert ran.code == 2 and ran.err.endswith("push goes to branch main: leave @v1 away, or write ./me/set@v1 for a folder\n")
+
+
+def test_shards_may_be_numbers(made: Path, tmp_path: Path) -> None:
+    assert pull(made, tmp_path / "a", shards=[0, 1]).dataset == pull(made, tmp_path / "b", shards="0-1").dataset
+
+
+def test_a_card_that_was_edited_where_it_is_shared_does_not_keep_the_data_back(made: Path, tmp_path: Path) -> None:
+    push(made, tmp_path / "shared")
+    card = tmp_path / "shared/README.md"
+    card.write_text(card.read_text().replace("license: ", "license: mit # ", 1) + "Collected by us.\n")
+    assert pull(tmp_path / "shared", tmp_path / "out").dataset == read_manifest(made).dataset
+    assert (tmp_path / "out/README.md").read_bytes() == (made / "README.md").read_bytes()
+
+
 def test_a_split_is_a_part_and_all_of_them_are_the_whole(smoothed: Path, tmp_path: Path) -> None:
     found = pull(smoothed, tmp_path / "part", splits=["validation"])
     assert found.splits == {"validation": {"shards": 1, "rows": 60, "tokens": found.splits["validation"]["tokens"]}}
@@ -167,6 +214,19 @@ def test_a_part_grows_to_the_whole_and_does_not_shrink(made: Path, tmp_path: Pat
     assert files_of(out) == files_of(made)
     pull(made, out, shards="0", overwrite=True)
     assert len(read_manifest(out).shards) == 1 and len(list(out.rglob("*.arrow"))) == 1
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_killed_while_it_grows_the_same_command_ends_it(
+    made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path, call: int
+) -> None:
+    out = tmp_path / "out"
+    pull(made, out, shards="1")
+    patch = f"die_at('textsmooth.stages.storage', None, '_move', {call})\n"
+    assert textsmooth_process("pull", made, out, "--progress", "none", patch=patch).wait().code == -9
+    assert not (out / MANIFEST).exists()
+    pull(made, out)
+    assert files_of(out) == files_of(made)
 
 
 @pytest.mark.parametrize(
@@ -266,40 +326,6 @@ def test_a_damaged_file_of_a_folder_is_fetched_again(made: Path, tmp_path: Path)
     shard.write_bytes(data)
     (out / "tokenizer" / "tokenizer.json").unlink()
     assert pull(made, out).files == 2 and files_of(out) == files_of(made)
-
-
-def test_a_folder_with_something_else_is_left_alone(made: Path, smoothed: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "letter.txt").write_text("mine")
-    for overwrite in (False, True):
-        with pytest.raises(ConflictError, match=r"holds other files \(letter.txt\)"):
-            pull(made, out, overwrite=overwrite)
-    (out / "letter.txt").unlink()
-    (out / "train").mkdir()
-    (out / "train/00000-0123456789ab.arrow").write_bytes(b"of another")
-    with pytest.raises(ConflictError, match=r"holds a part of another dataset \(train/00000-0123456789ab.arrow\)"):
-        pull(made, out)
-    pull(made, out, overwrite=True)
-    assert files_of(out) == files_of(made)
-    with pytest.raises(ConflictError, match="has another dataset"):
-        push(smoothed, out)
-    (out / "notes.txt").write_text("mine")
-    push(smoothed, out, overwrite=True)
-    assert files_of(out) == {**files_of(smoothed), "notes.txt": b"mine"}
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="is a file; name a folder"):
-        push(made, tmp_path / "file")
-    for place in (made, made / "inside", made.parent):
-        with pytest.raises(UsageError, match="are not apart"):
-            push(made, place)
-
-
-def test_a_manifest_of_somebody_else_is_not_replaced(made: Path, tmp_path: Path) -> None:
-    (tmp_path / MANIFEST).write_text('{"name": "an app"}')
-    with pytest.raises(ConflictError, match="is not the manifest of a smoothed dataset"):
-        push(made, tmp_path)
-    assert (tmp_path / MANIFEST).read_text() == '{"name": "an app"}'
 
 
 # What is seen

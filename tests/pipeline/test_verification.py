@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,15 @@ import pytest
 import torch
 from helpers_gen import POSITIONS, VOCAB, Ran, files_of, make_model, make_tokenizer, rows, sentence, write_jsonl
 
+from textsmooth.pipeline import cli, verification
+from textsmooth.pipeline.difference import diff
+from textsmooth.pipeline.inspect import SmoothedRows
 from textsmooth.pipeline.merging import merge
 from textsmooth.pipeline.publish import push
 from textsmooth.pipeline.retrieve import pull
+from textsmooth.pipeline.stats import figures
 from textsmooth.pipeline.verification import Verified, verify
+from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.errors import DatasetError, TeacherError, UsageError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.stages.check import Finding
@@ -29,6 +36,7 @@ from textsmooth.stages.shard import shard_bytes
 from textsmooth.stages.storage import pretty_json
 
 BAD_ROW = 7
+BAD = {"split": "train", "row": "x", "file": "f", "file_row": 0, "error": "e"}
 KINDS: dict[str, tuple[object, ...]] = {
     "single": ("--temperatures", "0.5,1,2", "--mass", 0.9, "--keep-columns", "note", "--label-column", "label"),
     "pair": (),
@@ -136,10 +144,10 @@ def test_what_was_made_is_whole_and_what_the_teacher_says(name: str, kinds: dict
     manifest = read_manifest(folder)
     assert said(found) == [] and found.ok
     assert (found.shards, found.digest) == (len(manifest.shards), manifest.dataset)
-    assert found.bytes == sum(len(data) for path, data in files_of(folder).items() if path != "run.json")
+    assert found.bytes == sum(map(len, files_of(folder).values()))
     assert found.teacher is not None and found.teacher.rows == 12 and found.teacher.tokens > 12
     assert found.teacher.ids_differ == 0 and found.teacher.kl_max < 1e-6 and found.teacher.variation_max < 1e-3
-    assert found.notes == ("run.json is a record of the last run, in no digest: not checked",)
+    assert found.notes == ()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -149,16 +157,11 @@ def test_the_teacher_in_another_number_format_is_within_its_limits(dtype: str, k
     assert 1e-4 < found.teacher.variation_max < found.teacher.variation_limit
 
 
-def targets(folder: Path) -> list[str]:
-    """Files whose every bit is covered: all but the record of the run."""
-    return [path for path in files_of(folder) if path != "run.json"]
-
-
 def test_a_flipped_bit_anywhere_is_found(dataset: Path) -> None:
     """As benchmarks/verify.py --flips does a thousand times; in every file, the manifest most often."""
     rng = random.Random(0)
-    files = targets(dataset)
-    picked = [*files, *(["manifest.json"] * 40), *rng.choices(files, k=100)]
+    files = list(files_of(dataset))
+    picked = [*files, *(["manifest.json"] * 40), *(["run.json"] * 10), *rng.choices(files, k=100)]
     missed = []
     for name in picked:
         path = dataset / name
@@ -167,7 +170,7 @@ def test_a_flipped_bit_anywhere_is_found(dataset: Path) -> None:
         if verify(dataset, workers=1).ok:
             missed.append((name, bit))
         flip(path, bit)
-    assert missed == [] and len(picked) > 145 and verify(dataset).ok
+    assert missed == [] and len(picked) > 155 and verify(dataset).ok
 
 
 @pytest.mark.parametrize(
@@ -232,6 +235,8 @@ def test_records_that_do_not_agree_are_told_though_their_digests_fit(dataset: Pa
         ("receipts.jsonl", lines([{**receipts[0], "stats": stats}, *receipts[1:]]), "has smoothed"),
         ("receipts.jsonl", lines([{**receipts[0], "stats": stats}, *receipts[1:]]), "has smoothed_tokens in its statistics"),
         ("receipts.jsonl", b"[]\n", "cannot be read"),
+        ("receipts.jsonl", lines([{**receipts[0], "rows": [7]}, *receipts[1:]]), "receipts.jsonl: makes no sense"),
+        ("receipts.jsonl", lines([{**receipts[0], "skipped": [BAD]}, *receipts[1:]]), "receipts.jsonl: makes no sense"),
         ("plan.json", pretty_json({**plan, "runtime": {"threads": 3}}), "plan.json was altered"),
         ("README.md", b"---\n---\n# mine\n", "is not made from this manifest"),
         ("tokenizer/tokenizer.json", json.dumps(tokenizer).encode(), "maps other tokens to ids"),
@@ -255,7 +260,7 @@ def test_records_that_do_not_agree_are_told_though_their_digests_fit(dataset: Pa
     assert "plan.json: has another config than the manifest" in text and "says topk 6 in its metadata, the manifest 5" in text
     (dataset / "manifest.json").write_bytes(whole["manifest.json"])
     remade(dataset, corpus={"name": "x"})
-    assert "manifest.json: does not say what its shards are" in "\n".join(said(verify(dataset)))
+    assert "manifest.json: is damaged (corpus has no files)" in said(verify(dataset))
 
 
 def forge(folder: Path, change: Callable[[Any], Any]) -> None:
@@ -290,6 +295,7 @@ def test_exchanged_soft_ids_are_found_by_the_teacher_alone(dataset: Path, where:
     found = verify(dataset, against_teacher=100, teacher=where["teacher"])
     wrong = [f for f in found.findings if "is not what the teacher says" in f.what]
     assert len(wrong) == 1 and wrong[0].row == 0 and wrong[0].token is not None
+    assert "--repair mends" in found.advice() and "contradicts itself or its teacher" in found.advice()
     assert found.teacher is not None and found.teacher.kl_max > found.teacher.kl_limit
 
 
@@ -353,8 +359,8 @@ def test_repair_refuses_other_bytes_and_says_what_differs(dataset: Path, where: 
         verify(dataset, repair=True, teacher=where["teacher"])
     manifest = read_manifest(dataset)
     first = replace(manifest.shards[0], sha256="0" * 64)
-    digest = Manifest.dataset_digest(manifest.plan, (first, *manifest.shards[1:]))
-    forged = replace(manifest, shards=(first, *manifest.shards[1:]), dataset=digest)
+    name = Manifest.dataset_digest(manifest.plan, (first, *manifest.shards[1:]))
+    forged = replace(manifest, shards=(first, *manifest.shards[1:]), dataset=name)
     (dataset / "manifest.json").write_bytes(pretty_json(forged.to_json()))
     found = verify(dataset, repair=True, **where)
     assert any("made here it is other bytes, though versions and device are the same" in why for why in found.refused)
@@ -370,9 +376,84 @@ def test_what_cannot_be_made_again_is_to_be_fetched(dataset: Path, where: dict[s
     assert found.mended == (f"train/{shard.name}",)
     assert found.refused == ("receipts.jsonl cannot be made again, it holds times of the run that made it: fetch it again",)
     assert found.damaged == ("receipts.jsonl",) and "fetched again" in found.summary()
+    assert verify(dataset).advice() == "none of these can be made again: fetch them again"
     flip(dataset / "plan.json", 900)
     flip(shard, 5_000)
     assert "shards cannot be made again without plan.json: fetch it first" in verify(dataset, repair=True, **where).refused
+
+
+def test_what_stands_where_a_file_should_be_is_told(dataset: Path) -> None:
+    shard = sorted((dataset / "train").iterdir())[0]
+    for path in (shard, dataset / "plan.json"):
+        path.unlink()
+        path.mkdir()
+    shutil.rmtree(dataset / "tokenizer")
+    (dataset / "tokenizer").write_text("")
+    found = verify(dataset)
+    assert {f"train/{shard.name}: cannot be read: Is a directory", "plan.json: cannot be read: Is a directory"} <= set(said(found))
+    assert "tokenizer/tokenizer.json: cannot be read: Not a directory" in said(found)
+    assert "--repair makes" not in found.advice()
+
+
+def test_the_record_of_a_run_has_its_own_digest(dataset: Path) -> None:
+    record = json.loads((dataset / "run.json").read_bytes())
+    first = {name: value for name, value in record.items() if name != "digest"}
+    cases = {"rows": {**record, "rows": 1}, "digest": {**first, "digesu": record["digest"]}, "none": []}
+    for name, value in cases.items():
+        (dataset / "run.json").write_bytes(pretty_json(value) if isinstance(value, dict) else b"[]\n")
+        assert said(verify(dataset)) == ["run.json: was altered since the run wrote it; it is a record, not of the dataset: remove it"], (
+            name
+        )
+    (dataset / "run.json").write_bytes(pretty_json(first))  # of a version that gave it none
+    found = verify(dataset)
+    assert found.ok and found.notes == ("run.json is a record of the last run, in no digest: not checked",)
+
+
+WRONG = [None, -1, 1, 10**30, 1.5, 1e308, "", "x", "\x1b[31m", "a\0b", [], {}, [1], {"a": 1}, True, "é", "../x"]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where any value of a JSON value stands."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, inner in items for place in places(inner, (*path, key)))]
+
+
+def test_a_manifest_with_any_value_exchanged_is_read_or_refused_in_one_line(dataset: Path, kinds: dict[str, Any], tmp_path: Path) -> None:
+    """With digests that fit, as a forger makes them: nothing but one of our errors comes of it, and nothing that steers a terminal."""
+    rng, whole = random.Random(1), json.loads((dataset / "manifest.json").read_bytes())
+    spots = [
+        path for path in places(whole) if path and path[0] not in ("digest", "dataset") and path[:2] != ("statistics", "p_original_bins")
+    ]
+    readers: list[Callable[[], object]] = [
+        lambda: figures(dataset).to_json(),
+        lambda: SmoothedRows(dataset).row(0),
+        lambda: diff(dataset, kinds["pair"][0], rows=0).summary(),
+        lambda: pull(str(dataset), str(tmp_path / "part"), shards="1", overwrite=True),
+    ]
+    read = 0
+    for _ in range(150):
+        value = json.loads(json.dumps(whole))
+        *way, last = rng.choice(spots)
+        place = value
+        for step in way:
+            place = place[step]
+        place[last] = rng.choice(WRONG)
+        with suppress(KeyError, TypeError):
+            listed = [[shard[name] for name in ("path", "split", "rows", "tokens", "entries", "sha256")] for shard in value["shards"]]
+            value["dataset"] = digest({"plan": value["plan"], "shards": listed})
+        value["digest"] = digest({name: inner for name, inner in value.items() if name != "digest"})
+        (dataset / "manifest.json").write_bytes(pretty_json(value))
+        try:
+            assert all(line.isprintable() for line in verify(dataset, workers=1).summary().splitlines())
+            Manifest.from_json(value, "m")
+        except DatasetError as error:
+            assert "\n" not in str(error)
+            continue
+        read += 1
+        for reader in readers:
+            with suppress(DatasetError, UsageError):
+                reader()
+    assert 5 < read < 75
 
 
 def test_merged_datasets_are_verified_too(kinds: dict[str, tuple[Path, list[str]]], gen: Callable[..., Ran], tmp_path: Path) -> None:
@@ -398,7 +479,7 @@ def test_a_part_of_a_dataset_is_verified_as_one(kinds: dict[str, tuple[Path, lis
 
 def test_the_command_prints_findings_and_ends_with_1(dataset: Path, textsmooth: Callable[..., Ran]) -> None:
     ran = textsmooth("verify", dataset)
-    assert (ran.code, len(ran.out.splitlines())) == (0, 3) and "nothing wrong" in ran.out
+    assert (ran.code, len(ran.out.splitlines())) == (0, 2) and "nothing wrong" in ran.out
     assert [json.loads(line)["event"] for line in ran.err.splitlines()] == ["started", "files"]
     shards = sorted((dataset / "train").iterdir())
     flip(shards[0], 9_999)
@@ -411,6 +492,29 @@ def test_the_command_prints_findings_and_ends_with_1(dataset: Path, textsmooth: 
     assert ran.code == 1 and not told["ok"] and told["findings"][0]["path"] == f"train/{shards[0].name}"
     assert textsmooth("verify", dataset, "--against-teacher", -1).code == 2
     assert textsmooth("verify", dataset / "no").code == 2
+
+
+def test_nothing_that_is_told_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = Finding(path="train/\x1b]0;x\x07.arrow", what="has column \u202eevil\n")
+    found = Verified(dataset="d\x1b[2J", digest="0" * 64, findings=(evil,), notes=("\x9b1m",), refused=("\x1b[1m",))
+    for text in (str(evil), *found.summary().split("\n")):
+        assert text.isprintable() and text
+    assert cli.told(lambda: fail(UsageError("shard \x1b[31m\x07 is missing")), "textsmooth x", after="", debug=False) == 2
+    assert capsys.readouterr().err == "textsmooth x: shard \\x1b[31m\\x07 is missing\n"
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def test_an_interrupted_repair_has_written() -> None:
+    assert cli._resume("textsmooth", ["verify", "d", "--repair"]) == "files that were mended are in place, the same command mends the rest"
+    assert cli._resume("textsmooth", ["verify", "d"]) == "nothing was written"
+
+
+def test_no_more_threads_than_cpus_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 999)
+    assert verification._cpus() == len(os.sched_getaffinity(0)) < 999
 
 
 def test_findings_are_bounded() -> None:

@@ -373,7 +373,7 @@ def test_a_dataset_that_is_none_is_told_in_one_line(made: Path, desk: Path, caps
     for content, words in {
         altered(created="yesterday"): "was altered",
         altered(format=2): "has format 2, this version of textsmooth reads 1; update textsmooth",
-        altered(shards=[]): "was altered",
+        altered(shards=[]): "is damaged",
         altered(shards=3): "is damaged",
         altered(shards=[{}]): "is damaged",
         manifest[:100]: "is damaged",
