@@ -153,7 +153,8 @@ def _stale(
         own = [name for name in others if name not in strange]
         raise ConflictError(f"{target.where} holds a part of another dataset ({_named(own)}): replace it with --overwrite, or name another")
     # What an arrival has left is ours byte for byte; a part that was growing has its shards, and files that have to be replaced.
-    altered = sorted(entry.path for entry in lacking if entry.path in files)
+    # Looked at again: another process that brings the same dataset may have put one in place meanwhile.
+    altered = sorted(entry.path for entry in target.lacks([entry for entry in lacking if entry.path in files], parcel.reader))
     begun = {entry.path for entry in parcel.entries if SHARD.fullmatch(entry.path)} & files.keys() - set(altered)
     if altered and not (begun or overwrite):
         raise ConflictError(

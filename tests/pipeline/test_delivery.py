@@ -14,6 +14,8 @@ from textsmooth.pipeline.publish import push
 from textsmooth.pipeline.retrieve import pull
 from textsmooth.schemas.errors import ConflictError, UsageError
 from textsmooth.schemas.manifest import MANIFEST
+from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.transfer import FolderTarget
 
 
 def test_a_folder_with_something_else_is_left_alone(made: Path, smoothed: Path, tmp_path: Path) -> None:
@@ -107,3 +109,17 @@ def test_a_manifest_of_somebody_else_is_not_replaced(made: Path, tmp_path: Path)
     with pytest.raises(ConflictError, match="is not the manifest of a smoothed dataset"):
         push(made, tmp_path)
     assert (tmp_path / MANIFEST).read_text() == '{"name": "an app"}'
+
+
+def test_what_another_process_puts_in_place_meanwhile_is_not_somebody_elses(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, out = FolderTarget.files, tmp_path / "out"
+
+    def files(target: FolderTarget) -> dict[str, int]:
+        out.mkdir(exist_ok=True)
+        shutil.copyfile(made / "README.md", out / "README.md")
+        return real(target)
+
+    monkeypatch.setattr(FolderTarget, "files", files)
+    assert pull(made, out).dataset == read_manifest(made).dataset
