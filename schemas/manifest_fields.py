@@ -6,6 +6,8 @@ key -> shape, where a key that ends in ? may be missing, and `str` stands for al
 
 import json
 import math
+import operator
+import re
 import reprlib
 from typing import Any
 
@@ -139,9 +141,27 @@ def misfit(value: Any, shape: Any) -> str | None:
     return None if fits else f" is {reprlib.repr(value)}"
 
 
+_HEX = re.compile(r"[0-9a-f]{64}")
+_USUAL = {key for key in SHARD if not key.endswith("?")}
+_COUNTS = operator.itemgetter("rows", "tokens", "entries", "bytes")
+
+
+def _usual(shard: Any) -> bool:
+    """Whether an entry has the shape SHARD, seen at a glance, for there may be very many; if not, `misfit` looks closer."""
+    if type(shard) is not dict or shard.keys() != _USUAL:
+        return False
+    counts = _COUNTS(shard)
+    if set(map(type, counts)) != {int} or min(counts) < 0 or max(counts) >= MOST:
+        return False
+    texts = shard["path"], shard["split"], shard["sha256"]
+    return set(map(type, texts)) == {str} and _HEX.fullmatch(texts[2]) is not None and SPLIT.fullmatch(texts[1]) is not None
+
+
 def check_fields(value: dict[str, Any]) -> None:
     """ValueError, which names the first, for a field of a manifest that is not what the format says."""
-    wrong = misfit(value, MANIFEST)
+    shards = value.get("shards")
+    usual = isinstance(shards, list) and all(map(_usual, shards))
+    wrong = misfit({**value, "shards": ()} if usual else value, MANIFEST)
     if wrong:
         raise ValueError(wrong.removeprefix(".").strip())
     if not value["shards"]:

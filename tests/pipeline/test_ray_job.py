@@ -87,7 +87,7 @@ def processes(*words: str) -> list[int]:
 
 def running(job: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
     """Wait for a condition, while the job goes on."""
-    until(lambda: condition() or job.poll() is not None, 120)
+    until(lambda: condition() or job.poll() is not None, 300)
     assert job.poll() is None, job.communicate()[0]
 
 
