@@ -54,7 +54,7 @@ chaos: $(READY)
 
 # Every command that the docs show, run.
 docs: demo
-	$(BIN)/python -m pytest -m docs
+	$(BIN)/python -m pytest -m docs -n 2 --dist loadfile
 
 ci: test lint types wheel docs
 
