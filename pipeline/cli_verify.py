@@ -1,6 +1,7 @@
 """`textsmooth verify`."""
 
 import json
+from typing import Any
 
 import click
 
@@ -24,7 +25,7 @@ from textsmooth.pipeline.progress import MODES
 @click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="On stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def verify(dataset: str, as_json: bool, debug: bool, **options: object) -> int:
+def verify(dataset: str, as_json: bool, debug: bool, **options: Any) -> int:
     """Check that a smoothed dataset is whole, and what it says of itself.
 
     DATASET is a folder, s3://…, gs://…, hf://… or owner/name. Every file is compared with the sha256 in the manifest; what is in the
@@ -32,6 +33,6 @@ def verify(dataset: str, as_json: bool, debug: bool, **options: object) -> int:
     """
     from textsmooth.pipeline.verification import verify as run
 
-    found = run(dataset, **options)  # type: ignore[arg-type]
+    found = run(dataset, **options)
     click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=1) if as_json else found.summary())
     return 0 if found.ok else 1

@@ -128,6 +128,9 @@ def verify(
     """
     if against_teacher < 0 or (workers is not None and workers < 1):
         raise UsageError(f"against-teacher {against_teacher}, workers {workers}: numbers of at least 0 and 1 are needed")
+    _check_used(against_teacher, {"teacher": teacher, "device": device}, "--against-teacher N or --repair", used=repair)
+    _check_used(against_teacher, {"dtype": dtype}, "--against-teacher N")
+    _check_used(0, {"corpus": corpus, "task-teacher": task_teacher}, "--repair", used=repair)
     folder = open_folder(str(dataset), reading=True)
     if repair and folder.read_only:
         raise UsageError(f"{folder} is read, not written: --repair needs a folder on this machine or in an object store; pull it first")
@@ -138,10 +141,18 @@ def verify(
         if any(finding.path in found.shards for finding in found.findings):
             found.notes.append("shards are damaged, so none was compared with the teacher: mend them first")
         else:
-            options = {"teacher": teacher, "device": device, "dtype": dtype, "seed": seed}
-            found.opinion, wrong = second_opinion(folder, found.manifest, against_teacher, **options)  # type: ignore[arg-type]
+            found.opinion, wrong = second_opinion(
+                folder, found.manifest, against_teacher, teacher=teacher, device=device, dtype=dtype, seed=seed
+            )
             found.findings += wrong
     return found.verified()
+
+
+def _check_used(against_teacher: int, given: dict[str, str | None], needs: str, *, used: bool = False) -> None:
+    """UsageError for what is given and would do nothing."""
+    idle = next((name for name, value in given.items() if value is not None), None)
+    if idle is not None and not (used or against_teacher):
+        raise UsageError(f"--{idle} {given[idle]} does nothing without {needs}: leave it away, or add that")
 
 
 @dataclass(kw_only=True)

@@ -547,3 +547,16 @@ def test_a_dataset_on_the_hub_is_read_only(hub: Any, kinds: dict[str, tuple[Path
     assert said(found) == [] and found.shards == 5
     with pytest.raises(UsageError, match="is read, not written: --repair needs a folder"):
         verify("me/thing", repair=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"teacher": "nowhere"}, "--teacher nowhere does nothing without --against-teacher N or --repair"),
+        ({"dtype": "float32", "repair": True}, "--dtype float32 does nothing without --against-teacher N"),
+        ({"corpus": "nowhere", "against_teacher": 2}, "--corpus nowhere does nothing without --repair"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_told(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        verify(tmp_path, **options)
