@@ -66,26 +66,13 @@ def _kept_array(values: list[Any], name: str, kind: str) -> pa.Array:
 
 def unit_schema(plan: Plan, unit: Unit, *, token_types: bool) -> pa.Schema:
     """The schema of the shard of a unit."""
-    config, teacher = plan.config, plan.teacher
-    meta = ShardMeta(
-        codec=config.codec,
-        topk=config.topk,
-        mass=config.mass,
-        temperatures=config.extra_temperatures,
-        context=config.context,
-        vocab_size=teacher.vocab_size,
-        teacher=teacher.digest,
-        tokenizer=teacher.tokenizer_digest,
-        vocab=teacher.vocab_digest,
-        split=unit.split,
-        unit=unit.id,
-    )
+    meta = ShardMeta.promised(plan.config, plan.teacher.to_json(), split=unit.split, unit=unit.id)
     keep = tuple(pa.field(name, arrow_type(kind)) for name, kind in _kept(plan))
     return shard_schema(
         meta,
         token_types=token_types,
         label_kind=plan.corpus.label_kind,
-        windows=config.long == "window",
+        windows=plan.config.long == "window",
         logits=plan.task_teacher.width if plan.task_teacher else None,
         keep=keep,
     )

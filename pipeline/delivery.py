@@ -7,7 +7,7 @@ from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, OWN, PLAN, SHARD, FileEntry, Manifest
 from textsmooth.schemas.text import printable
-from textsmooth.stages.folder import Folder, LocalFolder
+from textsmooth.stages.folder import Folder, LocalFolder, overlap
 from textsmooth.stages.storage import parse_json
 from textsmooth.stages.transfer import Reader, Target
 
@@ -54,12 +54,11 @@ def read_parcel(source: Folder) -> Parcel:
 
 def check_apart(source: Folder, target: str, folder: Folder | None) -> None:
     """UsageError if one of two folders lies in the other, or the target in a smoothed dataset on this machine."""
-    if isinstance(source, LocalFolder) and isinstance(folder, LocalFolder):
-        a, b = source.path.resolve(), folder.path.resolve()
-        inside = a == b or a in b.parents or b in a.parents
+    if folder is not None:
+        inside = overlap(source, folder)
     else:
-        a_, b_ = f"{source.where.rstrip('/')}/", f"{target.rstrip('/')}/"
-        inside = a_.startswith(b_) or b_.startswith(a_)
+        a, b = f"{source.where.rstrip('/')}/", f"{target.rstrip('/')}/"
+        inside = a.startswith(b) or b.startswith(a)
     if inside:
         raise UsageError(f"{target} and {source.where} are not apart: one is the other, or lies in it; name another place")
     if isinstance(folder, LocalFolder):

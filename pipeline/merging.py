@@ -14,12 +14,12 @@ from typing import Any
 
 from textsmooth.pipeline.commit import TokenizerFiles, commit, finished_units, tidy
 from textsmooth.pipeline.generation import plan_in, publish_plan
-from textsmooth.pipeline.previous import AT_ONCE, Previous, checked, open_previous, overlap, take
+from textsmooth.pipeline.previous import AT_ONCE, Previous, checked, open_previous, take
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, PLAN, TOKENIZER_FOLDER, Manifest
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Receipt
 from textsmooth.schemas.text import printable
-from textsmooth.stages.folder import LocalFolder, open_folder, read_json
+from textsmooth.stages.folder import LocalFolder, open_folder, overlap, read_json
 
 NAMES = 4  # of corpora in the name of the merged one
 FITS = "datasets are merged if teacher, settings and columns are the same"

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textsmooth.pipeline.plan import differences, row_columns
@@ -18,7 +18,7 @@ from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import AGAIN, PLAN, RECEIPTS, Manifest, ShardEntry
 from textsmooth.schemas.plan import Plan, Receipt, Unit
 from textsmooth.stages import readers, storage
-from textsmooth.stages.folder import Folder, LocalFolder, open_folder, read_json, read_manifest
+from textsmooth.stages.folder import Folder, LocalFolder, open_folder, overlap, read_json, read_manifest
 
 if TYPE_CHECKING:
     from textsmooth.pipeline.request import Draft, Sources
@@ -137,12 +137,6 @@ def checked(folder: Folder, manifest: Manifest, name: str) -> bytes:
     if entry is None or hashlib.sha256(data).hexdigest() != entry.sha256:
         raise DatasetError(f"{folder.at(name)} is missing or damaged; {AGAIN}")
     return data
-
-
-def overlap(one: Folder, other: Folder) -> bool:
-    """Whether two folders are the same, or one lies in the other."""
-    a, b = (folder.path.resolve() if isinstance(folder, LocalFolder) else PurePosixPath(str(folder)) for folder in (one, other))
-    return a == b or a in b.parents or b in a.parents
 
 
 def check(previous: Previous, asked: "Draft") -> None:

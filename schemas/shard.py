@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.soft_ids import id_dtype
 from textsmooth.schemas.version import FORMAT_VERSION
@@ -51,6 +52,23 @@ class ShardMeta:
     split: str
     unit: str
     format: int = FORMAT_VERSION
+
+    @classmethod
+    def promised(cls, config: GenerationConfig, teacher: dict[str, Any], *, split: str, unit: str) -> Self:
+        """Of a shard that is made with this configuration. teacher: TeacherIdentity as JSON."""
+        return cls(
+            codec=config.codec,
+            topk=config.topk,
+            mass=config.mass,
+            temperatures=config.extra_temperatures,
+            context=config.context,
+            vocab_size=teacher["vocab_size"],
+            teacher=teacher["digest"],
+            tokenizer=teacher["tokenizer_digest"],
+            vocab=teacher["vocab_digest"],
+            split=split,
+            unit=unit,
+        )
 
     @classmethod
     def of(cls, schema: pa.Schema, name: str) -> Self:

@@ -98,20 +98,8 @@ def check_inside(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifes
 
 def expected_schema(manifest: Manifest, split: str, unit: str) -> pa.Schema:
     """The schema that the manifest promises of a shard. KeyError, TypeError or ValueError if it does not say."""
-    corpus, teacher, config = manifest.corpus, manifest.teacher, GenerationConfig.from_json(manifest.config)
-    meta = ShardMeta(
-        codec=config.codec,
-        topk=config.topk,
-        mass=config.mass,
-        temperatures=config.extra_temperatures,
-        context=config.context,
-        vocab_size=teacher["vocab_size"],
-        teacher=teacher["digest"],
-        tokenizer=teacher["tokenizer_digest"],
-        vocab=teacher["vocab_digest"],
-        split=split,
-        unit=unit,
-    )
+    corpus, config = manifest.corpus, GenerationConfig.from_json(manifest.config)
+    meta = ShardMeta.promised(config, manifest.teacher, split=split, unit=unit)
     keep = zip(corpus["keep_columns"], corpus["keep_types"], strict=True)
     return shard_schema(
         meta,

@@ -67,8 +67,7 @@ def check_soft(
     wrong = has & (sizes != wanted) if config.mass >= 1 else sizes > wanted
     places.tokens("count", wrong, lambda n: f"has {sizes[n]} entries, {most}{wanted} are promised")
     for name, values in (("log_tail", tail), ("original_logprob", original)):
-        odd = has & _strange(values)
-        places.tokens(f"odd {name}", odd, lambda n, v=values, name=name: f"has {name} {_number(v[n])}, not a number of at most 0")  # type: ignore[misc]
+        _tell_odd(name, values, has & _strange(values), places)
     if not len(some):
         return
     sizes = sizes[some]
@@ -90,6 +89,10 @@ def check_soft(
     entries.check_original(input_ids[some])
     for column, temperature in enumerate(config.extra_temperatures):
         entries.check_partition(soft.log_partition[some, column], vocab_size - sizes, temperature)
+
+
+def _tell_odd(name: str, values: NDArray[np.uint16], odd: NDArray[np.bool_], places: Places) -> None:
+    places.tokens(f"odd {name}", odd, lambda n: f"has {name} {_number(values[n])}, not a number of at most 0")
 
 
 def _check_plain(soft: SoftIds, plain: NDArray[np.bool_], tail: NDArray[np.uint16], original: NDArray[np.uint16], places: Places) -> None:

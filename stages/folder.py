@@ -222,6 +222,12 @@ def _on_hub(name: str, uri: str) -> Folder:
         raise type(error)(f"no folder {name} here; as a name on the Hub: {error}") from None
 
 
+def overlap(one: Folder, other: Folder) -> bool:
+    """Whether two folders are the same, or one lies in the other."""
+    a, b = (folder.path.resolve() if isinstance(folder, LocalFolder) else PurePosixPath(str(folder)) for folder in (one, other))
+    return a == b or a in b.parents or b in a.parents
+
+
 def read_json(folder: Folder, name: str) -> object:
     """Parse a JSON file of a folder; DatasetError if it is not JSON, FileNotFoundError if there is none."""
     return parse_json(folder.read(name), folder.at(name))

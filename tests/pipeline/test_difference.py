@@ -13,7 +13,6 @@ import pytest
 from helpers_gen import Ran, rows, write_jsonl
 
 from textsmooth.pipeline import shared_rows
-from textsmooth.pipeline.cli import run, textsmooth
 from textsmooth.pipeline.difference import Difference, diff
 from textsmooth.pipeline.generation import generate
 from textsmooth.pipeline.merging import merge
@@ -175,18 +174,8 @@ def test_what_is_no_dataset_or_altered_is_an_error(a: Path, make: Callable[..., 
         diff(a, other)
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    def start(*args: object) -> Ran:
-        capsys.readouterr()
-        code = run(textsmooth, "textsmooth", [str(arg) for arg in args])
-        return Ran(code, *capsys.readouterr())
-
-    return start
-
-
-def test_the_command_prints_an_aligned_table_of_what_differs(a: Path, b: Path, command: Callable[..., Ran]) -> None:
-    ran = command("diff", a, b)
+def test_the_command_prints_an_aligned_table_of_what_differs(a: Path, b: Path, textsmooth: Callable[..., Ran]) -> None:
+    ran = textsmooth("diff", a, b)
     assert ran.code == 0, ran.err
     lines = ran.out.splitlines()
     assert lines[0] == "different: corpus name, corpus files; 0 of 3 shards are the same"
@@ -200,13 +189,13 @@ def test_the_command_prints_an_aligned_table_of_what_differs(a: Path, b: Path, c
     assert "config" not in ran.out and "teacher" not in ran.out
 
 
-def test_exit_codes_and_json(a: Path, b: Path, command: Callable[..., Ran]) -> None:
-    assert command("diff", a, b, "--exit-code").code == 1
-    assert command("diff", a, a, "--exit-code").code == 0
-    told = json.loads(command("diff", a, b, "--json", "--rows", 5).out)
+def test_exit_codes_and_json(a: Path, b: Path, textsmooth: Callable[..., Ran]) -> None:
+    assert textsmooth("diff", a, b, "--exit-code").code == 1
+    assert textsmooth("diff", a, a, "--exit-code").code == 0
+    told = json.loads(textsmooth("diff", a, b, "--json", "--rows", 5).out)
     assert (told["same"], told["rows"]["sampled"], told["shards"]["same_bytes"]) == (False, 5, 0)
     assert {"what": "corpus name", "a": "a.jsonl", "b": "b.jsonl"} in told["provenance"]
-    ran = command("diff", a, a / "nowhere")
+    ran = textsmooth("diff", a, a / "nowhere")
     assert (ran.code, ran.out) == (2, "") and len(ran.err.splitlines()) == 1
 
 

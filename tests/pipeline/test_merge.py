@@ -16,7 +16,6 @@ from hub_server import Hub
 
 from textsmooth.pipeline import merging
 from textsmooth.pipeline.card import card
-from textsmooth.pipeline.cli import run, textsmooth
 from textsmooth.pipeline.generation import generate
 from textsmooth.pipeline.inspect import read_row
 from textsmooth.pipeline.merging import Merged, merge
@@ -401,26 +400,16 @@ def test_rows_left_out_keep_their_numbers_in_a_part_of_a_merged_dataset(make: Ca
 # --- the command -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    def start(*args: object) -> Ran:
-        capsys.readouterr()
-        code = run(textsmooth, "textsmooth", [str(arg) for arg in args])
-        return Ran(code, *capsys.readouterr())
-
-    return start
-
-
-def test_the_command_says_what_came_from_where(a: Path, b: Path, command: Callable[..., Ran], tmp_path: Path) -> None:
-    ran = command("merge", a, b, "--out", tmp_path / "out")
+def test_the_command_says_what_came_from_where(a: Path, b: Path, textsmooth: Callable[..., Ran], tmp_path: Path) -> None:
+    ran = textsmooth("merge", a, b, "--out", tmp_path / "out")
     assert ran.code == 0, ran.err
     assert ran.out.splitlines()[0].startswith(f"2 datasets merged into {tmp_path / 'out'}  (dataset ")
     assert "  train: 33 rows, 20 of a + 13 of b\n  validation: 5 rows, 5 of a\n" in ran.out
-    told = json.loads(command("merge", a, b, "--out", tmp_path / "out", "--json").out)
+    told = json.loads(textsmooth("merge", a, b, "--out", tmp_path / "out", "--json").out)
     assert (told["taken"], told["splits"]) == (0, {"train": 33, "validation": 5, "test": 3})
-    ran = command("merge", a, a, "--out", tmp_path / "other")
+    ran = textsmooth("merge", a, a, "--out", tmp_path / "other")
     assert (ran.code, ran.out) == (2, "") and len(ran.err.splitlines()) == 1 and ran.err.startswith("textsmooth merge: ")
-    assert command("merge", a, "--out", tmp_path / "other").code == 2
+    assert textsmooth("merge", a, "--out", tmp_path / "other").code == 2
 
 
 def test_other_library_versions_are_told(a: Path, b: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
