@@ -191,11 +191,13 @@ def _check_batches(batches: list[pa.RecordBatch], entry: ShardEntry, manifest: M
 def _together(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Record batches made larger, where they are small: each look at one has its price."""
     waiting: list[pa.RecordBatch] = []
+    size = 0
     for batch in batches:
         waiting.append(batch)
-        if sum(each.nbytes for each in waiting) >= LOOK_BYTES:
+        size += batch.nbytes
+        if size >= LOOK_BYTES:
             yield _one(waiting)
-            waiting = []
+            waiting, size = [], 0
     if waiting:
         yield _one(waiting)
 

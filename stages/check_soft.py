@@ -43,7 +43,7 @@ class Sums:
         """Of M tokens: [M, K], and the bits of log p(original) without sign, [M]."""
         grown = np.zeros(max(len(self.mass_by_rank), probabilities.shape[1]))
         grown[: len(self.mass_by_rank)] = self.mass_by_rank
-        grown[: probabilities.shape[1]] += np.ones(len(probabilities), np.float32) @ probabilities
+        grown[: probabilities.shape[1]] += np.einsum("mk->k", probabilities)  # no BLAS: its threads get into the way of ours
         self.mass_by_rank = grown
         p, moved = PROBABILITY.take(original).astype(np.float64), SLACK.take(original) + 1e-6
         self.original += (p.sum(), moved.sum())
@@ -148,7 +148,7 @@ class _Entries:
 
     def check_mass(self, p: NDArray[np.float32], mass: float, wanted: int) -> None:
         """Entries and tail are all there is; and no fewer entries reach the mass that was asked for."""
-        inside = p @ np.ones(p.shape[1], np.float32)
+        inside = np.einsum("mk->m", p)
         whole = inside + PROBABILITY.take(self.tail & ~SIGN)
         doubtful = np.flatnonzero(np.abs(whole - 1) > EPSILON)
         room = np.full(len(p), EPSILON)
