@@ -4,8 +4,11 @@ Exit codes: 0 done (or nothing to do), 1 failed, 2 wrong usage, 3 finished but f
 143 terminated (SIGTERM); the last two can be resumed.
 """
 
+import difflib
 import errno
 import importlib
+import json
+import logging
 import os
 import signal
 import sys
@@ -49,8 +52,42 @@ USERS_ERRNO = (
 )
 
 
+class _FromHub(logging.Handler):
+    """Tells once what is read from the Hub: a line on stderr."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._json = as_json
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = json.dumps({"event": "reading", **record.args}) if self._json and isinstance(record.args, dict) else record.getMessage()
+        if line not in self._told:
+            self._told.add(line)
+            print(printable(line), file=sys.stderr, flush=True)
+
+
 class Command(click.Command):
-    """A command that refuses an option given twice where it can be given once: the last one would win without a word."""
+    """A command that says what it reads from the Hub, unless --progress is none.
+
+    It refuses an option given twice where it can be given once: the last one would win without a word.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        progress = ctx.params.get("progress", "rich")
+        if progress == "none":
+            return super().invoke(ctx)
+        if progress == "auto" and not sys.stderr.isatty() and self.name != "train":  # which writes plain lines then
+            progress = "json"
+        log, told = logging.getLogger("textsmooth.stages.folder"), _FromHub(as_json=progress == "json")
+        before = log.level
+        log.addHandler(told)
+        log.setLevel(logging.INFO)
+        try:
+            return super().invoke(ctx)
+        finally:
+            log.removeHandler(told)
+            log.setLevel(before)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -65,6 +102,12 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = " or ".join(map(repr, difflib.get_close_matches(args[0].lower(), COMMANDS, n=2)))
+            raise click.UsageError(f"No such command {args[0]!r}.{f' Did you mean {close}?' if close else ''}", ctx)
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:

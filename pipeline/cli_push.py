@@ -26,4 +26,4 @@ def push(dataset: str, to: str, public: bool, overwrite: bool, progress: str, as
 
     say = (lambda note: click.echo(f"note     {note}", err=True)) if public else (lambda note: None)
     pushed = run(dataset, to, public=public, overwrite=overwrite, progress=progress, say=say)
-    click.echo(json.dumps(pushed.to_json(), ensure_ascii=False, indent=1) if as_json else pushed.summary())
+    click.echo(json.dumps(pushed.to_json(), ensure_ascii=False, indent=1) if as_json else pushed.summary(notes=not public))

@@ -9,7 +9,7 @@ from textsmooth.schemas.manifest import MANIFEST, OWN, PLAN, SHARD, FileEntry, M
 from textsmooth.schemas.text import printable
 from textsmooth.stages.folder import Folder, LocalFolder, overlap
 from textsmooth.stages.storage import parse_json
-from textsmooth.stages.transfer import Reader, Target
+from textsmooth.stages.transfer import FolderTarget, Reader, Target
 
 NAMED = 3  # files that a message names
 
@@ -52,6 +52,11 @@ def read_parcel(source: Folder) -> Parcel:
     return Parcel(reader=Reader(source=source), manifest=manifest, data=source.read(MANIFEST))
 
 
+def origin(manifest: Manifest) -> str:
+    """The digest of the whole dataset."""
+    return manifest.partial_of or manifest.dataset
+
+
 def check_apart(source: Folder, target: str, folder: Folder | None) -> None:
     """UsageError if one of two folders lies in the other, or the target in a smoothed dataset on this machine."""
     if folder is not None:
@@ -75,10 +80,9 @@ def _is_dataset(path: Path) -> bool:
     return True
 
 
-def deliver(parcel: Parcel, target: Target, shown: TransferProgress, *, overwrite: bool = False, grows: bool = False) -> Delivered:
-    """Bring a dataset to a place, or the rest of it.
+def deliver(parcel: Parcel, target: Target, shown: TransferProgress, *, overwrite: bool = False) -> Delivered:
+    """Bring a dataset to a place, or the rest of it. overwrite: in place of another one there.
 
-    overwrite: in place of another one there. grows: also in place of one that has only some of its shards.
     Raises ConflictError if something else is there, DatasetError if a file is not what the manifest says, StorageError.
     """
     entries = parcel.entries
@@ -91,7 +95,7 @@ def deliver(parcel: Parcel, target: Target, shown: TransferProgress, *, overwrit
     if same and (not lacking if before == parcel.data else there is not None and not target.lacks(files_of(there), None)):
         target.tidy()
         return _delivered(entries, [], already=True)
-    stale = _stale(parcel, target, before, there, lacking, overwrite=overwrite, grows=grows)
+    stale = _stale(parcel, target, before, there, lacking, overwrite=overwrite)
     if before is not None and before != parcel.data:
         target.remove([MANIFEST])  # from here on it is no dataset
     if stale:
@@ -101,6 +105,44 @@ def deliver(parcel: Parcel, target: Target, shown: TransferProgress, *, overwrit
     target.tidy()
     target.publish(parcel.data, entries, parcel.reader)
     return _delivered(entries, lacking)
+
+
+def part_there(target: Target, whole: Manifest) -> Manifest | None:
+    """What a place has of a dataset: shards that are all among those of `whole`. None if that is nothing, or something else."""
+    data, where = target.manifest(), f"{target.where}/{MANIFEST}"
+    try:
+        found = None if data is None else Manifest.from_json(parse_json(data, where), where)
+    except DatasetError:
+        return None
+    if found is None or origin(found) != origin(whole) or not set(found.shards) <= set(whole.shards):
+        return None
+    return found
+
+
+def grow(parcel: Parcel, target: FolderTarget, shown: TransferProgress) -> Delivered:
+    """Bring more of a dataset to a place that has a part of it. Until all has arrived, the part stays as it is.
+
+    Raises ConflictError if something else arrives there at the same time, DatasetError, StorageError.
+    """
+    before = target.manifest()
+    assert before is not None
+    shown.looking(target.where)
+    lacking = target.lacks(parcel.entries, parcel.reader)
+    shards = [entry for entry in lacking if SHARD.fullmatch(entry.path)]
+    records = [entry for entry in lacking if entry not in shards]
+    here = target.staged(shards)
+    missing = [entry for entry in shards if entry not in here]
+    shown.start(parcel.entries, [*missing, *records])
+    target.send(missing, parcel.reader, shown.done, staged=True)
+    made = {}
+    for entry in records:
+        made[entry.path] = parcel.reader.bytes(entry)
+        shown.done(entry)
+    target.grow(before, parcel.data, shards, made, parcel.entries)
+    mine = {entry.path for entry in parcel.entries}
+    target.remove([name for name in target.files() if SHARD.fullmatch(name) and name not in mine])  # of a run that was killed
+    target.tidy()
+    return _delivered(parcel.entries, [*missing, *records])
 
 
 def _delivered(entries: list[FileEntry], sent: list[FileEntry], *, already: bool = False) -> Delivered:
@@ -132,7 +174,6 @@ def _stale(
     lacking: list[FileEntry],
     *,
     overwrite: bool,
-    grows: bool,
 ) -> list[str]:
     """Files of another dataset that have to go; ConflictError if that, or to replace what is not ours, was not asked for."""
     mine = {entry.path for entry in parcel.entries} | {MANIFEST}
@@ -140,8 +181,7 @@ def _stale(
     if there is not None:
         listed = {entry.path for entry in files_of(there)}
         same = there.dataset == parcel.manifest.dataset
-        smaller = grows and _origin(there) == _origin(parcel.manifest) and {s.path for s in there.shards} <= mine
-        if not (same or smaller or overwrite):
+        if not (same or overwrite):
             raise ConflictError(_told(parcel, target, there))
         return sorted(name for name in files if name not in mine and (name in listed or SHARD.fullmatch(name)))
     others = sorted(name for name in files if name not in mine and name not in target.spared)
@@ -162,13 +202,9 @@ def _stale(
     return [name for name in others if OWN.fullmatch(name)]
 
 
-def _origin(manifest: Manifest) -> str:
-    return manifest.partial_of or manifest.dataset
-
-
 def _told(parcel: Parcel, target: Target, there: Manifest) -> str:
     ours, theirs = parcel.manifest.dataset[:12], there.dataset[:12]
-    if _origin(there) == _origin(parcel.manifest):
+    if origin(there) == origin(parcel.manifest):
         return f"{target.where} has other shards of this dataset: replace them with --overwrite, or name another place"
     return f"{target.where} has another dataset ({theirs}, not {ours}): replace it with --overwrite, or name another place"
 

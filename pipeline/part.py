@@ -45,6 +45,12 @@ def chosen(manifest: Manifest, splits: Sequence[str], shards: str | None) -> tup
     return tuple(shard for name in names for number, shard in enumerate(manifest.split(name)) if number in numbers)
 
 
+def either(manifest: Manifest, some: tuple[ShardEntry, ...], others: tuple[ShardEntry, ...]) -> tuple[ShardEntry, ...]:
+    """The shards that are among these or those, in the manifest's order."""
+    kept = {*some, *others}
+    return tuple(shard for shard in manifest.shards if shard in kept)
+
+
 def part(whole: Parcel, shards: tuple[ShardEntry, ...]) -> Parcel:
     """The dataset that has these shards of another. Its files are the same but for receipts, quarantined rows and card, which are cut
     down to it; its statistics are counted from its receipts. UsageError where rows of a merged dataset would lose their number.

@@ -9,10 +9,11 @@ from typing import Any
 
 from textsmooth.pipeline.delivery import Parcel, check_apart, deliver, read_parcel
 from textsmooth.pipeline.transfer_progress import TransferProgress
-from textsmooth.schemas.errors import UsageError
+from textsmooth.schemas.errors import StorageError, UsageError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.schemas.text import printable
-from textsmooth.stages.folder import hub_uri, open_folder
+from textsmooth.stages.folder import hub_uri, is_uri, open_folder
+from textsmooth.stages.hub_errors import Unreachable
 from textsmooth.stages.transfer import FolderTarget, Target
 
 OTHERS_MAY = (  # what licences begin with under which text may be passed on, also changed
@@ -31,6 +32,7 @@ class Pushed:
     dataset: str  # digest
     page: str | None  # on the Hub
     public: bool | None  # None: not on the Hub
+    made_public: bool  # it was private before
     files: int  # that were sent, manifest.json not counted
     bytes: int
     kept_files: int  # that were there
@@ -38,14 +40,18 @@ class Pushed:
     notes: tuple[str, ...]  # what whoever shares it should know
     seconds: float
 
-    def summary(self) -> str:
-        """What there is to tell, in lines."""
+    def summary(self, *, notes: bool = True) -> str:
+        """What there is to tell, in lines; without the notes where `say` has told them."""
         name = self.where.removeprefix("hf://datasets/")
         seen = "" if self.public is None else "  (public)" if self.public else "  (private)"
         there = f"; {self.kept_files:,} were there" if self.kept_files else ""
-        what = "nothing to do: it is there already" if self.already else f"{_files(self.files)}, {self.bytes / 1e6:,.1f} MB sent{there}"
+        what = f"{_files(self.files)}, {self.bytes / 1e6:,.1f} MB sent{there}"
+        if self.already:
+            what = "all files were there" if self.made_public else "nothing to do: it is there already"
+        if self.made_public:
+            what = f"made public, all can read it now; {what}"
         lines = [f"pushed   {self.page or self.where}{seen}", f"         {what}; dataset {self.dataset[:12]}"]
-        lines += [f"note     {note}" for note in self.notes]
+        lines += [f"note     {note}" for note in self.notes if notes]
         lines.append(f"next     textsmooth train {name} --student STUDENT  |  textsmooth pull {name}")
         return "\n".join(map(printable, lines))
 
@@ -83,20 +89,26 @@ def push(
         check_apart(source, folder.where, folder)
         notes = tuple(map(printable, _notes(parcel.manifest, folder.where, None)))
     else:
-        target = _repository(uri, parcel, public=public)
+        try:
+            target = _repository(uri, parcel, public=public)
+        except StorageError as error:
+            if isinstance(error.__cause__, Unreachable) and not is_uri(to):
+                raise StorageError(f"{error}; for a folder write ./{to}") from None
+            raise
         check_apart(source, target.where, None)
         notes = tuple(map(printable, _notes(parcel.manifest, target.where, public)))
     for note in notes:
         say(note)
     with TransferProgress(progress) as shown:
         found = deliver(parcel, target, shown, overwrite=overwrite)
-        target.finish(public=public)
+        made_public = target.finish(public=public)
         pushed = Pushed(
             source=source.where,
             where=target.where,
             dataset=parcel.manifest.dataset,
             page=getattr(target, "page", None),
             public=public if uri else None,
+            made_public=made_public,
             files=found.files,
             bytes=found.bytes,
             kept_files=found.kept_files,
@@ -113,6 +125,8 @@ def _hub_place(to: str | Path) -> str | None:
     text = str(to)
     if text.startswith("hf://"):
         return text
+    if is_uri(text):
+        return hub_uri(text)
     name, at, revision = text.rpartition("@")
     if at and hub_uri(name) is not None and not Path(text).exists():
         raise UsageError(f"push goes to branch main: leave @{revision} away, or write ./{text} for a folder")

@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from textsmooth.pipeline.card import card
-from textsmooth.pipeline.delivery import Parcel, check_apart, deliver, read_parcel
-from textsmooth.pipeline.part import chosen, part
+from textsmooth.pipeline.delivery import Parcel, check_apart, deliver, grow, part_there, read_parcel
+from textsmooth.pipeline.part import chosen, either, part
 from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import CARD
@@ -76,23 +76,29 @@ def pull(
     source: owner/name or hf://datasets/owner/name[@revision][/folder] on the Hub, s3://bucket/folder, gs://bucket/folder, a folder.
     out: a folder or store; smoothed/<name of the source> if None. splits: only these. shards: only those at these places of each split,
     like 0-9 or 0-3,7, or their numbers; the result is a dataset of its own, whose manifest says what it is a part of. revision: branch,
-    tag or commit on the Hub. overwrite: in place of another dataset in `out`; one that has only some of the shards grows without.
+    tag or commit on the Hub. overwrite: in place of what `out` has; without it, a part of the same dataset there grows by what is fetched.
     Raises UsageError, DatasetError (what arrives is not what the manifest says), ConflictError (something else is there), StorageError.
     """
     began = time.perf_counter()
     folder = open_folder(_at(source, revision), reading=True)
     whole = _with_card(read_parcel(folder))
     numbers = shards if shards is None or isinstance(shards, str) else ",".join(map(str, shards))
-    parcel = part(whole, chosen(whole.manifest, (splits,) if isinstance(splits, str) else splits, numbers))
+    wanted = chosen(whole.manifest, (splits,) if isinstance(splits, str) else splits, numbers)
     place = open_folder(out or f"{DEFAULT_FOLDER}/{_name(folder)}")
     check_apart(folder, place.where, place)
     if isinstance(place, LocalFolder):
         for path in (place.path, *place.path.parents):
             if path.is_symlink() and not path.exists():
                 raise UsageError(f"{path} is a link that leads nowhere: make or mount what it points to, or name another place")
+    target = FolderTarget(place)
+    there = None if overwrite else part_there(target, whole.manifest)
+    parcel = part(whole, wanted if there is None else either(whole.manifest, wanted, there.shards))
+    manifest = parcel.manifest
     with TransferProgress(progress) as shown:
-        found = deliver(parcel, FolderTarget(place), shown, overwrite=overwrite, grows=True)
-        manifest = parcel.manifest
+        if there is None or there.dataset == manifest.dataset:
+            found = deliver(parcel, target, shown, overwrite=overwrite)
+        else:
+            found = grow(parcel, target, shown)
         pulled = Pulled(
             source=folder.where,
             out=place.where,
@@ -137,8 +143,10 @@ def _at(source: str | Path, revision: str | None) -> str | Path:
     if revision is None:
         return source
     uri = str(source) if str(source).startswith("hf://") else hub_uri(source)
-    if uri is None or "@" in uri:
+    if uri is None:
         raise UsageError(f"--revision {revision} is of a repository on the Hub, named as owner/name; {source} is not")
+    if "@" in uri:
+        raise UsageError(f"--revision {revision}: {source} names a revision already; leave one of them away")
     head, _, folder = uri.removeprefix("hf://datasets/").partition("/")
     name, _, below = folder.partition("/")
     quoted = revision if revision.startswith("refs/") else quote(revision, safe="")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsmooth.schemas.errors import DatasetError, StorageError
-from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER
+from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER, Manifest
 from textsmooth.schemas.text import printable
 from textsmooth.stages.folder import Folder
 
@@ -24,20 +24,34 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPACE = "▁"  # stands for a space inside a token
+MOST_GAPS = 16  # ids of a vocabulary for each token that it has
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def open_tokenizer(folder: Folder) -> "Tokenizer":
-    """The tokenizer that lies in a dataset. DatasetError if it is missing or damaged."""
+def open_tokenizer(folder: Folder, manifest: Manifest) -> "Tokenizer":
+    """The tokenizer that lies in a dataset. DatasetError if it is missing or damaged, or not that of the manifest's vocabulary."""
     from tokenizers import Tokenizer
 
     name = f"{TOKENIZER_FOLDER}/tokenizer.json"
     try:
-        return Tokenizer.from_str(folder.read(name).decode())
-    except StorageError:
+        tokenizer = Tokenizer.from_str(folder.read(name).decode())
+    except (DatasetError, StorageError):
         raise
     except Exception as error:  # tokenizers raises nothing narrower
         raise DatasetError(f"{folder.at(name)} is missing or damaged ({error}); {AGAIN}") from None
+    wrong = misfit(tokenizer, int(manifest.teacher["vocab_size"]))
+    if wrong:
+        raise DatasetError(f"{folder.at(name)} {wrong}; {AGAIN}")
+    return tokenizer
+
+
+def misfit(tokenizer: "Tokenizer", vocab_size: int) -> str | None:
+    """How a tokenizer is not that of a vocabulary of this size, for whose every id there has to be room; None if it is."""
+    known = tokenizer.get_vocab(with_added_tokens=True)
+    highest = max(known.values(), default=-1)
+    if highest + 1 == vocab_size <= MOST_GAPS * len(known):
+        return None
+    return f"has {len(known):,} tokens with ids up to {highest:,}, the manifest a vocabulary of {vocab_size:,}"
 
 
 class TokenNames:

@@ -2,21 +2,28 @@
 
 import contextlib
 import difflib
+import logging
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from textsmooth.schemas.config import check_place
 from textsmooth.schemas.errors import DatasetError, StorageError, UsageError
-from textsmooth.schemas.manifest import AGAIN, MANIFEST, Manifest
+from textsmooth.schemas.manifest import AGAIN, MANIFEST, PLAN, Manifest
 from textsmooth.stages import storage
 from textsmooth.stages.storage import parse_json
 
 STORES = ("s3", "gs", "memory")  # URI schemes; memory is fsspec's own, for tests
 BLOCK_BYTES = 4 << 20  # of a file that is streamed
+NAMED = 3  # datasets that an error names
 HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+PAGE = re.compile(
+    rf"datasets/(?P<name>{HUB_NAME.pattern})(?:/tree/(?P<revision>refs/[a-z]+/[^/]+|[^/]+)(?P<folder>(?:/[^/]+)*))?", re.ASCII
+)
+log = logging.getLogger(__name__)
 
 
 def is_uri(place: str | Path) -> bool:
@@ -25,10 +32,13 @@ def is_uri(place: str | Path) -> bool:
 
 
 def hub_uri(place: str | Path) -> str | None:
-    """The URI of a dataset on the Hub that is called by its name, owner/name; None for another place, and for a name that lies here.
+    """The URI of a dataset on the Hub that is called by its name, owner/name, or by the address of its page there.
 
-    A Path is never such a name. UsageError for one that its first part, a folder here, makes a slip of the pen as well.
+    None for another place, and for a name that lies here; a Path is never such a name. UsageError for one that its first part, a folder
+    here, makes a slip of the pen as well, and for another address.
     """
+    if isinstance(place, str) and place.startswith(("https://", "http://")):
+        return _of_page(place)
     if not isinstance(place, str) or HUB_NAME.fullmatch(place) is None or os.path.lexists(place):
         return None
     uri, above = f"hf://datasets/{place}", Path(place).parent
@@ -37,6 +47,24 @@ def hub_uri(place: str | Path) -> str | None:
         like = difflib.get_close_matches(place, here, n=1)
         raise UsageError(f"no folder {place} here{f' (closest: {like[0]})' if like else ''}; for the Hub write {uri}")
     return uri
+
+
+def _of_page(address: str) -> str:
+    """The URI of the dataset that a page on the Hub is of, at https://huggingface.co or HF_ENDPOINT."""
+    from huggingface_hub import constants
+
+    asked = urlsplit(address)
+    for hub in map(urlsplit, ("https://huggingface.co", constants.ENDPOINT)):
+        path = asked.path.removeprefix(hub.path)
+        found = PAGE.fullmatch(path.strip("/"))
+        if asked.netloc == hub.netloc and found is not None:
+            revision, folder = found["revision"], found["folder"] or ""
+            at = "" if revision is None or (revision == "main" and not folder) else f"@{revision}"
+            return f"hf://datasets/{found['name']}{at}{folder}"
+    raise UsageError(
+        f"{address} is not the page of a dataset on the Hub: give {constants.ENDPOINT}/datasets/owner/name, with /tree/REVISION where "
+        "needed"
+    )
 
 
 class Folder(ABC):
@@ -193,19 +221,18 @@ class LocalFolder(Folder):
 
 
 def open_folder(place: str | Path, *, reading: bool = False) -> Folder:
-    """The folder at a path, or at a URI of STORES; if it is only to be read, also on the Hub: hf://datasets/owner/name, or owner/name.
+    """The folder at a path, or at a URI of STORES; if it is only to be read, also on the Hub.
 
-    UsageError for a URI of another kind, or a name that is neither here nor there.
+    There it is called owner/name, hf://datasets/owner/name[@revision][/folder], or as its page. UsageError for a URI of another kind, or
+    a name that is neither here nor there.
     """
     check_place("dataset", str(place))
-    if not is_uri(place):
-        uri = hub_uri(place) if reading else None
-        return LocalFolder(Path(place).expanduser()) if uri is None else _on_hub(str(place), uri)
     scheme = str(place).partition("://")[0]
-    if scheme == "hf" and reading:
-        from textsmooth.stages.hub_folder import HubFolder
-
-        return HubFolder(str(place))
+    uri = hub_uri(place) if reading else None
+    if uri is not None or (scheme == "hf" and reading):
+        return _on_hub(str(place), uri or str(place))
+    if not is_uri(place):
+        return LocalFolder(Path(place).expanduser())
     if scheme not in STORES:
         raise UsageError(f"{place}: an object store is named by {', '.join(f'{s}://' for s in STORES if s != 'memory')}, not {scheme}://")
     from textsmooth.stages.object_store import StoreFolder
@@ -217,9 +244,14 @@ def _on_hub(name: str, uri: str) -> Folder:
     from textsmooth.stages.hub_folder import HubFolder
 
     try:
-        return HubFolder(uri)
+        folder = HubFolder(uri)
     except (DatasetError, UsageError) as error:
+        if is_uri(name):
+            raise
         raise type(error)(f"no folder {name} here; as a name on the Hub: {error}") from None
+    if folder.exists():
+        log.info("reading %(name)s (revision %(revision).7s) from %(from)s", folder.found)
+    return folder
 
 
 def overlap(one: Folder, other: Folder) -> bool:
@@ -244,8 +276,18 @@ def read_manifest(place: Folder | Path | str) -> Manifest:
         raise UsageError(f"no smoothed dataset at {folder}: that is a file; give its folder") from None
     if isinstance(folder, LocalFolder) and not folder.path.is_dir():
         raise UsageError(f"no smoothed dataset at {folder}: there is no such folder; make one with textsmooth-gen")
+    near = _near(folder.path) if isinstance(folder, LocalFolder) else []
+    if near:
+        told = f"{', '.join(near[:NAMED])}{f' and {len(near) - NAMED:,} more' if len(near) > NAMED else ''}"
+        raise UsageError(f"no smoothed dataset at {folder}: name {'one of ' if len(near) > 1 else ''}{told}")
     made = "textsmooth push" if folder.read_only else "textsmooth-gen, push or pull"
     raise DatasetError(f"{folder} has no {MANIFEST}: not a smoothed dataset, or not finished; run its {made} again")
+
+
+def _near(path: Path) -> list[str]:
+    """The dataset that a folder lies in, and those that lie in it."""
+    rooms = [path.parent, *sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))]
+    return [str(room) for room in rooms if (room / MANIFEST).is_file() and (room / PLAN).is_file()]
 
 
 def is_temp(name: str) -> bool:

@@ -20,6 +20,8 @@ T = TypeVar("T")
 URI = re.compile(
     r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?P<folder>(?:/[^/]+)*)", flags=re.ASCII
 )
+COMMIT = re.compile(r"[0-9a-f]{40}")
+NAMED = 8  # revisions that a message names
 OPTION = "hf://"  # by which messages know that no option has named the repository
 
 _whole: set[tuple[str, int, int]] = set()  # copies that were compared with their sha256: path, inode, time
@@ -44,15 +46,57 @@ class HubFolder(Folder):
         self._repo = Repo(kind="dataset", name=found["name"], revision=revision, option=OPTION)
         self._prefix = f"{found['folder'][1:]}/" if found["folder"] else ""
         self._revision = revision
+        self._unreached: str | None = None  # why the cache was read
         self._commit = self._resolved()
+
+    @property
+    def found(self) -> dict[str, str]:
+        """What is read: name, revision (its commit), from (the Hub, or the cache and why)."""
+        from huggingface_hub import constants
+
+        place = constants.ENDPOINT if self._unreached is None else f"the cache: {self._unreached}"
+        return {"name": self._repo.name, "revision": str(self._commit), "from": place}
 
     def _resolved(self) -> str | None:
         """The commit that the revision is at, or was at when it was last asked for; None if it has no manifest."""
         try:
-            path = self._fetch(MANIFEST, revision=self._revision)
+            with self._told(self.at(MANIFEST)):
+                path = self._reached() or self._fetch(MANIFEST, revision=self._revision)
         except FileNotFoundError:
             return None
         return path.parents[self._prefix.count("/")].name
+
+    def _reached(self) -> Path | None:
+        """The manifest in the cache, if it cannot be another one, or the Hub cannot be asked.
+
+        That is seen here: hf_hub_download would try for half a minute.
+        """
+        from huggingface_hub import HfApi, constants, try_to_load_from_cache
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        name, revision, seconds = self._repo.name, self._revision, float(constants.HF_HUB_ETAG_TIMEOUT)
+        found = ask(self._repo, lambda: try_to_load_from_cache(name, self._prefix + MANIFEST, repo_type="dataset", revision=revision))
+        cached = Path(found) if isinstance(found, str) else None
+        if cached is not None and COMMIT.fullmatch(revision or ""):
+            return cached
+        try:
+            ask(self._repo, lambda: HfApi().repo_info(name, repo_type="dataset", revision=revision, timeout=seconds))
+        except (Unreachable, CorpusError, UsageError) as error:
+            if isinstance(error.__cause__, RevisionNotFoundError):
+                raise UsageError(f"{self._repo} has no revision {revision!r}; {self._revisions()}") from None
+            if cached is None:
+                raise
+            self._unreached = str(error)
+            return cached
+        return None
+
+    def _revisions(self) -> str:
+        """Which ones there are."""
+        from huggingface_hub import HfApi
+
+        found = ask(self._repo, lambda: HfApi().list_repo_refs(self._repo.name, repo_type="dataset"))
+        names = [ref.name for ref in (*found.branches, *found.tags)]
+        return f"it has {', '.join(names[:NAMED])}{', …' * (len(names) > NAMED)}; a commit is named by all 40 characters of its hash"
 
     def _fetch(self, name: str, *, revision: str | None, again: bool = False) -> Path:
         """A file in the cache, fetched if it is not there. FileNotFoundError if there is none."""
@@ -139,7 +183,7 @@ class HubFolder(Folder):
         if self._commit is None:
             return {}
         try:
-            found = self._listed()
+            found = self._promised() if self._unreached else self._listed()
         except Unreachable:
             found = self._promised()
         start = f"{below}/" if below else ""

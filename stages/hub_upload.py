@@ -53,13 +53,13 @@ class HubTarget:
 
     def open(self) -> None:
         """Look at the repository. StorageError without a token, or if it cannot be reached; UsageError if it is public unasked."""
-        from huggingface_hub import get_token
+        from huggingface_hub import constants, get_token
         from huggingface_hub.errors import RepositoryNotFoundError
 
         if get_token() is None:
             raise StorageError(f"no token to write to the Hub: {TOKEN}")
         try:
-            info = self._ask(lambda: self._api.repo_info(self.name, repo_type="dataset"))
+            info = self._ask(lambda: self._api.repo_info(self.name, repo_type="dataset", timeout=float(constants.HF_HUB_ETAG_TIMEOUT)))
         except StorageError as error:
             if not any(isinstance(cause, RepositoryNotFoundError) for cause in chain(error)):
                 raise
@@ -75,10 +75,12 @@ class HubTarget:
             self._ask(lambda: self._api.create_repo(self.name, repo_type="dataset", private=not self.public, exist_ok=True))
             self.private = not self.public
 
-    def finish(self, *, public: bool) -> None:
-        if public and self.private:
-            self._ask(lambda: self._api.update_repo_settings(self.name, repo_type="dataset", private=False))
-            self.private = False
+    def finish(self, *, public: bool) -> bool:
+        if not (public and self.private):
+            return False
+        self._ask(lambda: self._api.update_repo_settings(self.name, repo_type="dataset", private=False))
+        self.private = False
+        return True
 
     def _look_again(self) -> None:
         self._head = str(self._ask(lambda: self._api.repo_info(self.name, repo_type="dataset")).sha)
@@ -328,7 +330,7 @@ def _explain_one(repo: Repo, error: BaseException) -> Exception | None:
     if status is not None and status >= 400:
         return StorageError(f"the Hub refused with {status} ({_said(error)}): see to it, then {AGAIN}")
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
-        return Unreachable(f"no connection to {constants.ENDPOINT} ({first_line(error)})")
+        return Unreachable(f"no connection to {constants.ENDPOINT} ({first_line(error)}): see to the network")
     if isinstance(error, httpx.TransportError):
         return StorageError(f"the connection to {constants.ENDPOINT} broke several times ({type(error).__name__}): {AGAIN}")
     return None

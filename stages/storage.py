@@ -30,11 +30,11 @@ def _told(path: Path) -> Iterator[None]:
             case errno.ENOSPC | errno.EDQUOT:
                 advice = "make room and run the same command again, finished shards are kept"
             case errno.EACCES | errno.EPERM | errno.EROFS:
-                advice = "choose a folder you may write to with --out"
+                advice = "choose a folder you may write to"
             case errno.ENOTDIR | errno.EEXIST:
-                advice = "a file stands where a folder is needed; choose another --out"
+                advice = "a file stands where a folder is needed; choose another folder"
             case _:
-                advice = "see to the storage and run the same command again, or choose another --out"
+                advice = "see to the storage and run the same command again, or choose another folder"
         raise StorageError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 

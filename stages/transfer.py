@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -107,8 +107,8 @@ class Target(Protocol):
     def tidy(self) -> None:
         """Remove what is temporary."""
 
-    def finish(self, *, public: bool) -> None:
-        """The dataset is there. public: let all read it."""
+    def finish(self, *, public: bool) -> bool:
+        """The dataset is there. public: let all read it. Whether that was private, and is not any more."""
 
 
 def many(call: Callable[[FileEntry], object], entries: Iterable[FileEntry], done: Done, *, at_once: int = AT_ONCE) -> None:
@@ -137,7 +137,9 @@ class FolderTarget:
         except FileNotFoundError:
             return None
         except NotADirectoryError:
-            raise UsageError(f"{self.where} is a file; name a folder") from None
+            assert isinstance(self.folder, LocalFolder)
+            file = next(path for path in (self.folder.path, *self.folder.path.parents) if path.exists())
+            raise UsageError(f"{file} is a file; name a folder") from None
 
     def files(self) -> dict[str, int]:
         if not self.folder.exists():
@@ -163,36 +165,73 @@ class FolderTarget:
             del missing[path]
         return list(missing.values())
 
-    def send(self, entries: list[FileEntry], reader: Reader, done: Done) -> None:
+    def send(self, entries: list[FileEntry], reader: Reader, done: Done, *, staged: bool = False) -> None:
+        """staged: in a folder on this machine under temporary names, until `grow` has them."""
         if not isinstance(self.folder, LocalFolder):
             largest = max((entry.bytes for entry in entries), default=1)
             fit = max(1, min(AT_ONCE, MEMORY_BYTES // max(largest, 1)))
             many(lambda entry: self._put(entry, reader), entries, done, at_once=fit)
-        elif entries and isinstance(reader.source, HubFolder):
+            return
+        _make(self.folder.path)
+        if entries and isinstance(reader.source, HubFolder):
             with _scratch(self.folder.path) as scratch:
-                many(lambda entry: self._place(entry, reader, scratch), entries, done)
+                many(lambda entry: self._place(entry, reader, scratch, staged=staged), entries, done)
         else:
-            many(lambda entry: self._place(entry, reader, None), entries, done)
+            many(lambda entry: self._place(entry, reader, None, staged=staged), entries, done)
 
     def _put(self, entry: FileEntry, reader: Reader) -> None:
         self.folder.put(entry.path, reader.bytes(entry))
 
-    def _place(self, entry: FileEntry, reader: Reader, scratch: Path | None) -> None:
+    def _place(self, entry: FileEntry, reader: Reader, scratch: Path | None, *, staged: bool) -> None:
         assert isinstance(self.folder, LocalFolder)
-        path = self.folder.path / entry.path
+        path = self._staged(entry) if staged else self.folder.path / entry.path
         if scratch is None or not isinstance(reader.source, HubFolder) or entry.path in reader.made:
             storage.put_stream(path, lambda file: reader.write_to(entry, file.write))
             return
         for again in (False, True):  # what arrived damaged is fetched once more
             try:
                 found = reader.source.fetch(entry.path, scratch, again=again)
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno is not None:
+                    raise StorageError(f"cannot write {path}: {error.strerror}; see to the folder, or name another place") from error
                 raise DatasetError(f"{entry.path} is missing in {reader.source}; tell who has published it") from None
             if found.stat().st_size == entry.bytes and file_sha256(found) == entry.sha256:
                 storage.move(found, path)
                 return
             found.unlink()
         raise reader.damaged(entry)
+
+    def staged(self, entries: list[FileEntry]) -> list[FileEntry]:
+        """Those that lie there whole under their temporary names."""
+        if not isinstance(self.folder, LocalFolder):
+            return []
+        return [entry for entry in entries if (at := self._staged(entry)).is_file() and file_sha256(at) == entry.sha256]
+
+    def _staged(self, entry: FileEntry) -> Path:
+        assert isinstance(self.folder, LocalFolder)
+        name = hashlib.sha256(f"{entry.path} {entry.sha256}".encode()).hexdigest()[:16]
+        return (self.folder.path / entry.path).with_name(f"{storage.TEMP_PREFIX}{name}")
+
+    def grow(self, before: bytes, data: bytes, shards: list[FileEntry], records: dict[str, bytes], entries: list[FileEntry]) -> None:
+        """Put shards that were sent `staged`, other files and manifest.json in place, where the manifest is `before`.
+
+        entries: all that the new manifest lists. ConflictError if something else has arrived meanwhile.
+        """
+        with _alone(self.folder):
+            there = self.manifest()
+            if there == data:
+                return
+            other = ConflictError(f"something else arrived in {self.where} at the same time: run the same command again, it goes on")
+            if there != before:
+                raise other
+            if isinstance(self.folder, LocalFolder):
+                for entry in shards:
+                    storage.move(self._staged(entry), self.folder.path / entry.path)
+            files = self.files()
+            if any(files.get(entry.path) != entry.bytes for entry in entries if entry.path not in records):
+                raise other
+            for name, content in {**records, MANIFEST: data}.items():
+                self.folder.put(name, content)
 
     def remove(self, names: list[str]) -> None:
         self.folder.remove(names)
@@ -210,8 +249,34 @@ class FolderTarget:
                     os.close(lock)
             self.folder.remove([name for name in self.folder.files() if TEMP.fullmatch(name) and not name.startswith(SCRATCH)])
 
-    def finish(self, *, public: bool) -> None:
+    def finish(self, *, public: bool) -> bool:
         assert not public
+        return False
+
+
+def _make(path: Path) -> None:
+    """Make a folder. StorageError if it cannot be, or nothing can be put there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {path} ({error.strerror}): name another place") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StorageError(f"nothing can be written into the folder {path}: see who may, or name another place")
+
+
+@contextmanager
+def _alone(folder: Folder) -> Iterator[None]:
+    """While no other process on this machine is here for the same folder; a store has no such lock."""
+    if not isinstance(folder, LocalFolder):
+        yield
+        return
+    descriptor = os.open(folder.path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -220,10 +285,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
     path, lock = next(((path, lock) for path in _scratches(folder) if (lock := _lock(path)) is not None), (None, None))
     if path is None:
         path = folder / f"{SCRATCH}{secrets.token_hex(8)}"
-        try:
-            path.mkdir(parents=True)
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror}; see to the folder, or name another place") from error
+        path.mkdir()
         lock = _lock(path)
     try:
         yield path

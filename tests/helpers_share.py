@@ -7,6 +7,7 @@ from typing import Any
 
 from hub_server import Hub
 
+from textsmooth.pipeline.retrieve import pull
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.manifest import MANIFEST
 from textsmooth.stages import storage
@@ -19,6 +20,12 @@ def at_head(hub: Hub, name: str = "datasets/me/set") -> dict[str, bytes]:
     found = hub.find(name, "main")
     assert found is not None
     return {path: blob.place.read_bytes() for path, blob in found[1].items() if path != ".gitattributes"}
+
+
+def pull_to(source: str | Path, out: Path, **asked: Any) -> Path:
+    """A folder to which it is pulled."""
+    pull(source, out, **asked)
+    return out
 
 
 def rewrite(folder: Path, manifest: dict[str, Any]) -> None:

@@ -5,9 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from helpers_gen import Process, Ran, files_of, tree
 from helpers_hub import go_offline
@@ -18,10 +16,9 @@ from s3_server import Fault as StoreFault
 
 from textsmooth.pipeline.publish import push
 from textsmooth.pipeline.retrieve import pull
-from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
-from textsmooth.schemas.manifest import MANIFEST, Manifest
+from textsmooth.schemas.errors import DatasetError, UsageError
+from textsmooth.schemas.manifest import MANIFEST
 from textsmooth.stages.folder import open_folder, read_manifest
-from textsmooth.stages.stream import SmoothedDataset
 
 # From the Hub
 
@@ -149,30 +146,6 @@ def test_a_student_is_trained_from_a_name(hub: Hub, smoothed: Path, student: Pat
     assert read_manifest(smoothed).dataset in json.dumps(record)
 
 
-# Parts
-
-
-def test_some_shards_are_a_dataset_that_says_so(made: Path, tmp_path: Path) -> None:
-    whole = read_manifest(made)
-    found = pull(made, tmp_path / "part", splits="train", shards="1-2,4")
-    manifest = read_manifest(tmp_path / "part")
-    assert manifest.partial_of == whole.dataset == found.partial_of and manifest.dataset == found.dataset != whole.dataset
-    assert manifest.shards == tuple(whole.shards[number] for number in (1, 2, 4))
-    listed = {entry.path for entry in (*manifest.files, *manifest.shards)} | {MANIFEST}
-    assert listed == set(files_of(tmp_path / "part"))
-    receipts = [json.loads(line) for line in (tmp_path / "part/receipts.jsonl").read_text().splitlines()]
-    assert [receipt["shard"] for receipt in receipts] == [shard.path for shard in manifest.shards]
-    assert manifest.statistics["tokens"] == sum(shard.tokens for shard in manifest.shards) < whole.statistics["tokens"]
-    assert manifest.statistics["bytes"] == sum(shard.bytes for shard in manifest.shards)
-    dataset, all_of_it = SmoothedDataset(tmp_path / "part", "train"), SmoothedDataset(made, "train")
-    rows = [*range(8, 24), *range(32, 40)]
-    np.testing.assert_array_equal(dataset.batch(np.arange(24)).input_ids, all_of_it.batch(np.array(rows)).input_ids)
-    import datasets
-
-    loaded = datasets.load_dataset(str(tmp_path / "part"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert loaded["row"] == rows
-
-
 def test_places_that_cannot_be_are_told(made: Path, tmp_path: Path, textsmooth: Callable[..., Ran]) -> None:
     Path("gone").symlink_to("/nonexistent/share")
     for out in ("gone", "gone/below"):
@@ -182,81 +155,12 @@ def test_places_that_cannot_be_are_told(made: Path, tmp_path: Path, textsmooth: 
     assert ran.code == 2 and ran.err.endswith("push goes to branch main: leave @v1 away, or write ./me/set@v1 for a folder\n")
 
 
-def test_shards_may_be_numbers(made: Path, tmp_path: Path) -> None:
-    assert pull(made, tmp_path / "a", shards=[0, 1]).dataset == pull(made, tmp_path / "b", shards="0-1").dataset
-
-
 def test_a_card_that_was_edited_where_it_is_shared_does_not_keep_the_data_back(made: Path, tmp_path: Path) -> None:
     push(made, tmp_path / "shared")
     card = tmp_path / "shared/README.md"
     card.write_text(card.read_text().replace("license: ", "license: mit # ", 1) + "Collected by us.\n")
     assert pull(tmp_path / "shared", tmp_path / "out").dataset == read_manifest(made).dataset
     assert (tmp_path / "out/README.md").read_bytes() == (made / "README.md").read_bytes()
-
-
-def test_a_split_is_a_part_and_all_of_them_are_the_whole(smoothed: Path, tmp_path: Path) -> None:
-    found = pull(smoothed, tmp_path / "part", splits=["validation"])
-    assert found.splits == {"validation": {"shards": 1, "rows": 60, "tokens": found.splits["validation"]["tokens"]}}
-    assert read_manifest(tmp_path / "part").splits == ("validation",)
-    assert pull(smoothed, tmp_path / "whole", splits=["validation", "train"], shards="0-1").partial_of is None
-    assert files_of(tmp_path / "whole") == files_of(smoothed)
-    again = pull(tmp_path / "part", tmp_path / "again")  # a part is pulled, and pushed, like any other
-    assert again.partial_of == read_manifest(smoothed).dataset and files_of(tmp_path / "again") == files_of(tmp_path / "part")
-
-
-def test_a_part_grows_to_the_whole_and_does_not_shrink(made: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    pull(made, out, shards="1")
-    pull(made, out, shards="0-1")
-    with pytest.raises(ConflictError, match="has other shards of this dataset: replace them with --overwrite"):
-        pull(made, out, shards="0")
-    assert pull(made, out).kept_files >= 2
-    assert files_of(out) == files_of(made)
-    pull(made, out, shards="0", overwrite=True)
-    assert len(read_manifest(out).shards) == 1 and len(list(out.rglob("*.arrow"))) == 1
-
-
-@pytest.mark.parametrize("call", [1, 2, 3])
-def test_killed_while_it_grows_the_same_command_ends_it(
-    made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path, call: int
-) -> None:
-    out = tmp_path / "out"
-    pull(made, out, shards="1")
-    patch = f"die_at('textsmooth.stages.storage', None, '_move', {call})\n"
-    assert textsmooth_process("pull", made, out, "--progress", "none", patch=patch).wait().code == -9
-    assert not (out / MANIFEST).exists()
-    pull(made, out)
-    assert files_of(out) == files_of(made)
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ({"shards": "0-9"}, "--shards 0-9: there is no shard 9; train has 5 \\(0-4\\)"),
-        ({"shards": "3-1"}, "give numbers from 0 and ranges of them, like 0-9 or 0-3,7"),
-        ({"shards": "-1"}, "give numbers from 0 and ranges of them"),
-        ({"shards": ""}, "give numbers from 0 and ranges of them"),
-        ({"splits": "test"}, "no split 'test' in this dataset; it has train"),
-        ({"progress": "loud"}, "progress 'loud' is none of"),
-    ],
-)
-def test_a_part_that_is_not_there_is_wrong_usage(made: Path, tmp_path: Path, asked: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        pull(made, tmp_path / "out", **asked)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_run_does_not_take_a_part_for_what_it_has_to_make(made: Path, reviews: Path, gen: Callable[..., Ran], tmp_path: Path) -> None:
-    pull(made, tmp_path / "part", shards="0-1")
-    before = files_of(tmp_path / "part")
-    ran = gen("--corpus", reviews, "--rows-per-shard", 8, "--topk", 4, "--out", tmp_path / "part")
-    assert ran.code == 1 and "has only some shards of this dataset: textsmooth pull fetches the rest" in ran.err
-    assert files_of(tmp_path / "part") == before
-
-
-def test_part_of_stays_out_of_the_digest_of_whole_ones(made: Path) -> None:
-    manifest = read_manifest(made)
-    assert "partial_of" not in manifest.to_json() and Manifest.from_json(manifest.to_json(), "x") == manifest
 
 
 # Stores and folders

@@ -100,7 +100,7 @@ def test_what_passes_is_tried_again(server: Hub) -> None:
         ("hf://models/tiny/x", UsageError, "is hf://datasets/owner/name, with @revision"),
         ("hf://datasets/tiny/smoothed/../x", UsageError, "is hf://datasets/owner/name, with @revision"),
         ("hf://datasets/tiny/unknown", UsageError, "no dataset tiny/unknown"),
-        (f"{URI}@v9", UsageError, "has no revision 'v9': give the URI, after its name and @, a branch"),
+        (f"{URI}@v9", UsageError, "dataset tiny/smoothed has no revision 'v9'; it has main; a commit is named by all 40 characters"),
         ("hf://datasets/tiny/nothing", DatasetError, "has no manifest.json: not a smoothed dataset"),
     ],
 )

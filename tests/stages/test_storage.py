@@ -124,8 +124,8 @@ def test_a_temp_that_another_driver_tidied_away_is_written_again(place: Any, tmp
     [
         (errno.ENOSPC, "make room and run the same command again"),
         (errno.EDQUOT, "make room and run the same command again"),
-        (errno.EACCES, "choose a folder you may write to with --out"),
-        (errno.EROFS, "choose a folder you may write to with --out"),
+        (errno.EACCES, "choose a folder you may write to"),
+        (errno.EROFS, "choose a folder you may write to"),
         (errno.EIO, "see to the storage"),
     ],
 )

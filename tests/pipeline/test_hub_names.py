@@ -1,0 +1,212 @@
+"""How a dataset on the Hub is named, what is said when it is read from there, and when it cannot be; the table of errors in the docs."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers_gen import Ran, files_of
+from helpers_hub import go_offline
+from helpers_share import at_head, pull_to
+from hub_server import Fault, Hub
+from huggingface_hub import close_session
+
+from textsmooth.pipeline.publish import push
+from textsmooth.pipeline.retrieve import pull
+from textsmooth.schemas.errors import DatasetError, UsageError
+from textsmooth.stages.folder import hub_uri, open_folder, read_manifest
+
+DOC = Path(__file__).resolve().parents[2] / "docs/sharing.md"
+HUB = "https://huggingface.co/datasets/me/set"
+
+
+@pytest.mark.parametrize(
+    ("address", "uri"),
+    [
+        (HUB, "hf://datasets/me/set"),
+        (f"{HUB}/", "hf://datasets/me/set"),
+        (f"{HUB}/tree/main?library=datasets#files", "hf://datasets/me/set"),
+        (f"{HUB}/tree/v1", "hf://datasets/me/set@v1"),
+        (f"{HUB}/tree/my%2Fdraft", "hf://datasets/me/set@my%2Fdraft"),
+        (f"{HUB}/tree/refs%2Fpr%2F1/sets/one", "hf://datasets/me/set@refs%2Fpr%2F1/sets/one"),
+        (f"{HUB}/tree/refs/pr/1", "hf://datasets/me/set@refs/pr/1"),
+        ("{hub}/datasets/me/set/tree/main/sets", "hf://datasets/me/set@main/sets"),
+    ],
+)
+def test_a_page_of_the_hub_names_its_dataset(hub: Hub, address: str, uri: str) -> None:
+    assert hub_uri(address.format(hub=hub.url)) == uri
+
+
+@pytest.mark.parametrize(
+    "address", [f"{HUB}/viewer", f"{HUB}/blob/main/x", "https://huggingface.co/me/set", "https://other.example/datasets/me/set", "http://"]
+)
+def test_another_address_is_told_in_one_line(hub: Hub, made: Path, textsmooth: Callable[..., Ran], address: str) -> None:
+    said = f"{address} is not the page of a dataset on the Hub: give {hub.url}/datasets/owner/name, with /tree/REVISION where needed\n"
+    for args in (["inspect", address], ["pull", address], ["push", made, address]):
+        ran = textsmooth(*args)
+        assert ran.code == 2 and ran.err == f"textsmooth {args[0]}: {said}"
+
+
+def test_push_and_pull_take_the_address_of_a_page(hub: Hub, made: Path, tmp_path: Path) -> None:
+    push(made, HUB)
+    assert at_head(hub) == files_of(made)
+    assert push(made, f"{hub.url}/datasets/me/set/tree/main").already
+    with pytest.raises(UsageError, match=r"me/set@v1: a dataset is pushed to owner/name .*, to its branch main"):
+        push(made, f"{HUB}/tree/v1")
+    commit = hub.commit("datasets/me/set")
+    for source, revision in ((f"{HUB}/tree/{commit}", None), (HUB, commit)):
+        assert pull(source, tmp_path / str(revision), revision=revision).dataset == read_manifest(made).dataset
+    with pytest.raises(UsageError, match=f"--revision v2: {HUB}/tree/v1 names a revision already"):
+        pull(f"{HUB}/tree/v1", tmp_path / "x", revision="v2")
+
+
+def test_what_is_read_from_the_hub_is_told_once(
+    hub: Hub, made: Path, textsmooth: Callable[..., Ran], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(made, "me/set")
+    commit = hub.commit("datasets/me/set")
+    line = f"reading me/set (revision {commit[:7]}) from {hub.url}\n"
+    for args in (["inspect", "me/set"], ["diff", "me/set", "me/set"], ["report", "me/set", "--out", "page.html"], ["stats", "me/set"]):
+        assert textsmooth(*args).err == line, args
+    stats = textsmooth("stats", "me/set", "--json")
+    assert stats.err == line and json.loads(stats.out)
+    for progress in ("auto", "json"):  # stderr is no terminal here
+        ran = textsmooth("pull", "me/set", "out", "--json", "--progress", progress)
+        told = [json.loads(line) for line in ran.err.splitlines()]
+        assert told[0] == {"event": "reading", "name": "me/set", "revision": commit, "from": hub.url} and json.loads(ran.out)
+    assert line in textsmooth("verify", "me/set", "--progress", "rich").err
+    for quiet in (["verify", "me/set", "--progress", "none"], ["inspect", "out"], ["inspect", made]):
+        assert textsmooth(*quiet).err == ""
+    go_offline(monkeypatch)
+    assert textsmooth("inspect", "me/set").err == line.replace(hub.url, "the cache: HF_HUB_OFFLINE is set")
+    read_manifest("me/set")  # in Python nothing is said
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture
+def waited(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that would have been waited."""
+    asked: list[float] = []
+    monkeypatch.setattr(time, "sleep", asked.append)
+    return asked
+
+
+def test_without_a_connection_the_error_comes_at_once_and_names_both(
+    hub: Hub, made: Path, textsmooth: Callable[..., Ran], waited: list[float]
+) -> None:
+    push(made, "me/set")
+    read = textsmooth("inspect", "me/set")
+    hub.shutdown()
+    hub.server_close()
+    close_session()  # and with it the connections that are open
+    ran = textsmooth("inspect", "outt/sst2")
+    assert ran.code == 1 and ran.err.startswith(
+        f"textsmooth inspect: no folder outt/sst2 here; as a name on the Hub: no connection to {hub.url} ("
+    )
+    ran = textsmooth("push", made, "outt/sst2")
+    assert ran.code == 1 and f"no connection to {hub.url}" in ran.err and ran.err.endswith("; for a folder write ./outt/sst2\n")
+    assert "for a folder" not in textsmooth("push", made, "hf://datasets/outt/sst2").err
+    cached = textsmooth("inspect", "me/set")
+    assert cached.out == read.out and f"from the cache: no connection to {hub.url}" in cached.err
+    assert sum(waited) < 3
+
+
+def test_a_hub_that_fails_leaves_the_cache_to_read(hub: Hub, made: Path) -> None:
+    push(made, "me/set")
+    assert read_manifest("me/set")
+    hub.faults.append(Fault("GET /api/", status=503))
+    assert read_manifest("me/set").dataset == read_manifest(made).dataset
+    with pytest.raises(DatasetError, match="the Hub failed with 503"):
+        read_manifest("me/other")
+
+
+def test_offline_a_file_that_was_never_fetched_is_not_called_damaged(
+    hub: Hub, made: Path, textsmooth: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(made, "me/set")
+    read_manifest("me/set")
+    go_offline(monkeypatch)
+    for args in (["inspect", "me/set"], ["report", "me/set", "--out", "page.html"], ["pull", "me/set", "out", "--progress", "none"]):
+        ran = textsmooth(*args)
+        assert ran.code == 1 and "HF_HUB_OFFLINE is set, and hf://datasets/me/set/" in ran.err.splitlines()[-1], ran.err
+        assert "is not in the cache: run once with a connection" in ran.err and "damaged" not in ran.err
+
+
+def test_revisions_that_there_are_are_named(hub: Hub, made: Path) -> None:
+    push(made, "me/set")
+    folder = hub.branches("datasets/me/set")["main"]
+    hub.revisions["datasets/me/set"] = {"main": folder, **{f"v{number}": folder for number in range(9)}}
+    with pytest.raises(UsageError, match=r"me/set has no revision 'v9'; it has main, v0, .*, v6, …; a commit is named by all 40"):
+        pull("me/set", "out", revision="v9")
+    assert open_folder("hf://datasets/me/set@v8", reading=True).exists()
+
+
+def test_a_place_where_nothing_can_be_is_told(hub: Hub, made: Path, textsmooth: Callable[..., Ran]) -> None:
+    push(made, "me/set")
+    Path("file").write_text("")
+    for source in ("me/set", made):
+        for command, place in (("pull", "/proc/x"), ("push", "/proc/x")):
+            ran = textsmooth(command, source, place, "--progress", "none")
+            assert ran.code == 1
+            assert ran.err == f"textsmooth {command}: cannot make the folder /proc/x (No such file or directory): name another place\n"
+        assert textsmooth("pull", source, "file/x", "--progress", "none").err == "textsmooth pull: file is a file; name a folder\n"
+
+
+def test_made_public_is_said_and_notes_once(hub: Hub, made: Path, textsmooth: Callable[..., Ran]) -> None:
+    for place, there in (("me/set", True), ("me/other", False)):
+        if there:
+            push(made, place)
+        ran = textsmooth("push", made, place, "--public", "--progress", "none")
+        assert ("made public, all can read it now; all files were there" in ran.out) is there
+        assert "nothing to do" not in ran.out and (ran.out + ran.err).count("the corpus text is inside") == 1
+        again = textsmooth("push", made, place, "--public", "--progress", "none")
+        assert "nothing to do: it is there already" in again.out and "made public" not in again.out
+    told = json.loads(textsmooth("push", made, "me/set", "--public", "--json", "--progress", "none").out)
+    assert told["public"] is True and told["made_public"] is False and told["notes"]
+
+
+def test_the_docs_have_the_lines_that_are_printed(
+    hub: Hub, made: Path, smoothed: Path, textsmooth: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(made, "me/set")
+    push(made, "me/open", public=True)
+    push(smoothed, "me/another")
+    for folder in (hub.root / "datasets/me/unfinished", Path("outputs/mine"), Path("home")):
+        folder.mkdir(parents=True)
+        (folder / "letter.txt").write_text("mine")
+    pull(smoothed, "there")
+    pull(made, "few", shards="1")
+    pull(made, "two", shards="2")
+    shard = next(pull_to(made, Path("flipped")).rglob("*.arrow"))
+    shard.write_bytes(bytes(reversed(shard.read_bytes())))
+    commands = [
+        ["inspect", "they/set"],
+        ["inspect", "outputs/mime"],
+        ["inspect", "https://huggingface.co/datasets/me/set/viewer"],
+        ["pull", "me/set", "--revision", "v9"],
+        ["inspect", "me/unfinished"],
+        ["pull", made, "new", "--shards", "0-9"],
+        ["pull", made, "home"],
+        ["pull", made, "there"],
+        ["pull", "two", "few"],
+        ["pull", made, "/proc/x"],
+        ["push", "flipped", "me/new"],
+        ["push", made, "me/open"],
+        ["push", made, "me/another", "--public", "--overwrite"],
+        ["push", made, "other/set"],
+        ["push", made, "outputs/new"],
+    ]
+    said = [textsmooth(*words, *(["--progress", "none"] if words[0] != "inspect" else [])) for words in commands]
+    hub.faults.append(Fault("(GET|HEAD) /(api|datasets)/", status=503))
+    said.append(textsmooth("pull", "me/another", "--progress", "none"))
+    monkeypatch.delenv("HF_TOKEN")
+    said.append(textsmooth("push", made, "me/set", "--progress", "none"))
+    go_offline(monkeypatch)
+    said.append(textsmooth("inspect", "they/set"))
+    rows = re.findall(r"^\| (.+?) \| .+ \| .+ \| (\d) \|$", DOC.read_text(), flags=re.MULTILINE)
+    lines = [(ran.err.splitlines()[-1].partition(": ")[2], ran.code) for ran in said]
+    for (text, code), (line, returned) in zip(rows, lines, strict=True):
+        pattern = ".*".join(map(re.escape, text.split("…")))
+        assert (bool(re.fullmatch(pattern, line)), int(code)) == (True, returned), (text, line, returned)
