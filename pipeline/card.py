@@ -244,12 +244,21 @@ first = rows[0]
 for token, ids, logprobs in zip(first["input_ids"], first["soft_ids"], first["soft_logprobs"]):
     print(token, ids[:3], logprobs[:3])
 ```"""
-    yield "With pyarrow alone, a shard of a folder at a time, memory-mapped:"
+    yield "With pyarrow alone, a shard at a time, memory-mapped; of a folder:"
     yield f"""```python
 import pyarrow as pa
 
 with pa.memory_map("{PLACE}/{shard}") as file:
     table = pa.ipc.open_file(file).read_all()
 entries = table["soft_ids"].combine_chunks().flatten()  # a list per token, most probable first
+```"""
+    yield "and of the Hub, where the shard is fetched first:"
+    yield f"""```python
+import pyarrow as pa
+from huggingface_hub import hf_hub_download
+
+with pa.memory_map(hf_hub_download("{PLACE}", "{shard}", repo_type="dataset")) as file:
+    table = pa.ipc.open_file(file).read_all()
+entries = table["soft_ids"].combine_chunks().flatten()
 ```"""
     yield "What each column holds is in textsmooth's docs/format.md. `tokenizer/` turns the ids into text."

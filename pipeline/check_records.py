@@ -16,10 +16,23 @@ from textsmooth.pipeline.commit import jsonl
 from textsmooth.pipeline.plan import code_digest
 from textsmooth.pipeline.receipts import RECEIPT, shard_path
 from textsmooth.pipeline.run_record import RunRecord
+from textsmooth.pipeline.token_names import wrong_vocabulary
 from textsmooth.schemas.canonical import canonical_json, digest
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import DatasetError, first_line
-from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, QUARANTINE, RECEIPTS, RUN, TOKENIZER_FOLDER, Manifest, of_splits
+from textsmooth.schemas.manifest import (
+    AGAIN,
+    CARD,
+    MANIFEST,
+    PLAN,
+    QUARANTINE,
+    RECEIPTS,
+    RUN,
+    TOKENIZER_FOLDER,
+    Manifest,
+    ShardEntry,
+    of_splits,
+)
 from textsmooth.schemas.plan import Plan, Receipt, Unit, unit_ids
 from textsmooth.stages.check import Finding, Promised, check_file, missing
 from textsmooth.stages.folder import Folder, is_temp
@@ -38,6 +51,7 @@ class Records:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # worth a look, no damage
     files: int = 0  # that were read
+    unread: int = 0  # that are missing, or cannot be read
     bytes: int = 0
     plan: Plan | None = None
     units: dict[str, Unit] = field(default_factory=dict)  # path of a shard -> its unit
@@ -47,11 +61,11 @@ class Records:
     def tell(self, path: str, what: str) -> None:
         self.findings.append(Finding(path=path, what=what))
 
-    def promised(self, path: str) -> Promised:
+    def promised(self, entry: ShardEntry) -> Promised:
         """What plan and receipts say of a shard, as far as they could be read."""
-        unit, receipt = self.units.get(path), self.receipts.get(path)
+        unit, receipt = self.units.get(entry.path), self.receipts.get(entry.path)
         rows = None
-        if unit is not None and receipt is not None:
+        if unit is not None and receipt is not None and unit.rows == entry.rows and len(receipt.skipped) == entry.skipped:
             rows = np.setdiff1d(np.arange(unit.row, unit.row + unit.rows), np.array([row.row for row in receipt.skipped], np.int64))
         stats = receipt.stats if receipt is not None else None
         return Promised(unit=None if unit is None else unit.id, rows=rows, stats=stats, template=self.template)
@@ -64,16 +78,16 @@ def canonical(data: bytes, value: Any) -> bool:
     return data in (pretty_json(on_a_line), pretty_json(value), first_layout)
 
 
-def read_checked(folder: Folder, data: bytes) -> tuple[Manifest | None, list[Finding]]:
-    """The manifest in these bytes, and what is wrong with them."""
+def read_checked(data: bytes) -> tuple[Manifest | None, list[Finding]]:
+    """The manifest in these bytes, and what is wrong with them; a finding says what to do where there is no manifest."""
     try:
         value = json.loads(data)
         manifest = Manifest.from_json(value, MANIFEST)
         whole = canonical(data, value)
     except (ValueError, RecursionError) as error:
-        return None, [Finding(path=MANIFEST, what=f"is not JSON: {' '.join(str(error).split())}")]
+        return None, [Finding(path=MANIFEST, what=f"is not JSON: {' '.join(str(error).split())}; {AGAIN}")]
     except DatasetError as error:
-        return None, [Finding(path=MANIFEST, what=str(error).partition(";")[0].removeprefix(f"{MANIFEST} "))]
+        return None, [Finding(path=MANIFEST, what=str(error).removeprefix(f"{MANIFEST} "))]
     odd = "was altered: it says the same, in other bytes than textsmooth writes"
     return manifest, [] if whole else [Finding(path=MANIFEST, what=odd)]
 
@@ -84,11 +98,10 @@ def check_records(folder: Folder, manifest: Manifest, sizes: dict[str, int]) -> 
     data: dict[str, bytes] = {}
     there, unreadable = _read(folder, [entry.path for entry in manifest.files])
     for entry in manifest.files:
-        if entry.path in unreadable:
-            found.tell(entry.path, f"cannot be read: {unreadable[entry.path]}")
-            continue
         if entry.path not in there:
-            found.findings.append(missing(entry.path))
+            found.unread += 1
+            why = unreadable.get(entry.path)
+            found.findings.append(Finding(path=entry.path, what=f"cannot be read: {why}") if why else missing(entry.path))
             continue
         found.files, found.bytes = found.files + 1, found.bytes + len(there[entry.path])
         wrong = check_file(there[entry.path], entry)
@@ -279,6 +292,9 @@ def _check_tokenizer(found: Records, manifest: Manifest, data: bytes) -> None:
     except Exception as error:  # tokenizers raises nothing narrower
         found.tell(name, f"cannot be read: {' '.join(str(error).split())}")
         return
+    wrong = wrong_vocabulary(tokenizer, manifest.teacher["vocab_size"])
+    if wrong:
+        found.tell(name, wrong)
     if vocab_digest(tokenizer) != manifest.teacher["vocab_digest"]:
         found.tell(name, "maps other tokens to ids than the manifest's vocabulary")
     known = SimpleNamespace(  # of a tokenizer, what its digest is taken over

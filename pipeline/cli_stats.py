@@ -1,6 +1,7 @@
 """`textsmooth stats`."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def stats(dataset: str, as_json: bool, split: str | None, all_rows: bool, seed: 
         return
     from textsmooth.pipeline.cli_inspect import a_console
 
-    a_console().print(found.summary())
+    a_console().print(found.summary(shutil.get_terminal_size((100, 24)).columns))
 
 
 @contextmanager

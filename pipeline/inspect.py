@@ -71,11 +71,11 @@ class SmoothedRows:
         folder = open_folder(place, reading=True)
         self.manifest = read_manifest(folder)
         self.dataset = SmoothedDataset(place, split or self.manifest.splits[0])
-        self.names = TokenNames(open_tokenizer(folder))
+        self.names = TokenNames(open_tokenizer(folder, self.manifest))
         self.alternatives = alternatives
         self.how = Smoothing(lam=1.0 if lam is None else lam, temperature=temperature)
         self.lam = lam
-        self.note = temperature_note(self.dataset, self.how)
+        self.note = temperature_note(self.dataset, self.how, instead=" or one near them")
         self._vocab_size = int(self.manifest.teacher["vocab_size"])
         self._cut = any(shard.windows is not None for shard in self.dataset.shards)
 

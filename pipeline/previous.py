@@ -112,7 +112,8 @@ def open_previous(folder: Folder) -> Previous:
     """A finished dataset with its plan and its receipts. UsageError or DatasetError if it is none."""
     manifest = read_manifest(folder)
     if manifest.partial_of is not None:
-        raise DatasetError(f"{folder} has only some shards of dataset {manifest.partial_of[:12]}: take the whole one")
+        whole = manifest.partial_of[:12]
+        raise DatasetError(f"{folder} has only some shards of dataset {whole}: textsmooth pull SOURCE {folder} adds the others to it")
     try:
         plan = Plan.from_json(read_json(folder, PLAN))
     except FileNotFoundError:

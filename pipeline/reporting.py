@@ -67,7 +67,7 @@ def report(
     folder = open_folder(dataset, reading=True)
     manifest = read_manifest(folder)
     parts = [SmoothedDataset(dataset, name) for name in ([split] if split else manifest.splits)]
-    chosen = choose_sentences(parts, TokenNames(open_tokenizer(folder)), count=sentences, seed=seed)
+    chosen = choose_sentences(parts, TokenNames(open_tokenizer(folder, manifest)), count=sentences, seed=seed)
     data = page(told, chosen, corpus=str(manifest.corpus["name"]), teacher=str(manifest.teacher["name"])).encode(
         "utf-8", "backslashreplace"
     )

@@ -83,11 +83,11 @@ class Figures:
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"provenance": dict(self.provenance), "labels": dict(self.labels)}
 
-    def summary(self) -> str:
-        """The figures as a person reads them, at most 100 columns."""
+    def summary(self, width: int = 100) -> str:
+        """The figures as a person reads them, in lines of at most `width` columns, 40 to 100."""
         from textsmooth.pipeline.figures_table import table
 
-        return table(self)
+        return table(self, width)
 
 
 def figures(
@@ -107,7 +107,7 @@ def figures(
     """
     folder = open_folder(dataset, reading=True)
     manifest = read_manifest(folder)
-    names = TokenNames(open_tokenizer(folder))
+    names = TokenNames(open_tokenizer(folder, manifest))
     opened = [SmoothedDataset(dataset, name) for name in ([split] if split else manifest.splits)]
     reading = every_block(opened) if all_rows else sampled_blocks(opened, seed)
     tally = Tally(names, vocab_size=int(manifest.teacher["vocab_size"]), topk=int(manifest.config["topk"]))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPACE = "▁"  # stands for a space inside a token
-MOST_GAPS = 16  # ids of a vocabulary for each token that it has
+MOST_GAPS = 16  # ids for each token of a vocabulary: arrays are as long as the highest
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -39,13 +39,13 @@ def open_tokenizer(folder: Folder, manifest: Manifest) -> "Tokenizer":
         raise
     except Exception as error:  # tokenizers raises nothing narrower
         raise DatasetError(f"{folder.at(name)} is missing or damaged ({error}); {AGAIN}") from None
-    wrong = misfit(tokenizer, int(manifest.teacher["vocab_size"]))
+    wrong = wrong_vocabulary(tokenizer, int(manifest.teacher["vocab_size"]))
     if wrong:
         raise DatasetError(f"{folder.at(name)} {wrong}; {AGAIN}")
     return tokenizer
 
 
-def misfit(tokenizer: "Tokenizer", vocab_size: int) -> str | None:
+def wrong_vocabulary(tokenizer: "Tokenizer", vocab_size: int) -> str | None:
     """How a tokenizer is not that of a vocabulary of this size, for whose every id there has to be room; None if it is."""
     known = tokenizer.get_vocab(with_added_tokens=True)
     highest = max(known.values(), default=-1)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import DatasetError, UsageError, first_line
 from textsmooth.schemas.manifest import MANIFEST, FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.text import printable
-from textsmooth.stages.check import Finding, check_shard, expected_schema, missing
+from textsmooth.stages.check import Finding, Looked, check_shard, missing
 from textsmooth.stages.folder import Folder, LocalFolder, open_folder, read_manifest
 
 SHOWN = 20  # findings that are printed
@@ -31,12 +32,15 @@ class Verified:
     digest: str | None  # of the dataset; None if its manifest cannot be read
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()  # worth a look, no damage
-    shards: int = 0
-    rows: int = 0  # of the shards that are there, by the manifest
+    shards: int = 0  # that were looked at row by row; so are the counts that follow
+    rows: int = 0
     tokens: int = 0
     entries: int = 0
-    files: int = 0  # beside the shards, manifest.json among them
-    bytes: int = 0
+    files: int = 0  # that were read beside the shards, manifest.json among them
+    bytes: int = 0  # that were compared with the sha256
+    unchecked_shards: int = 0  # that are missing, or cannot be read to their end
+    unchecked_rows: int = 0  # of those shards, by the manifest
+    unchecked_files: int = 0  # beside the shards
     seconds: float = 0.0  # without repair and teacher
     mended: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()  # why something was not mended
@@ -60,6 +64,7 @@ class Verified:
             "findings": [finding.to_json() for finding in self.findings],
             "notes": list(self.notes),
             **{name: getattr(self, name) for name in ("shards", "rows", "tokens", "entries", "files", "bytes")},
+            "unchecked": {name: getattr(self, f"unchecked_{name}") for name in ("shards", "rows", "files")},
             "seconds": round(self.seconds, 4),
             "mended": list(self.mended),
             "refused": list(self.refused),
@@ -75,19 +80,30 @@ class Verified:
         lines += [f"not mended: {why}" for why in self.refused]
         told = f"{_count(len(self.findings), 'finding')} in {_count(len(self.damaged), 'file')}" if self.findings else "nothing wrong"
         lines.append(f"{self.dataset}{f' (dataset {self.digest[:12]})' if self.digest else ''}: {told}")
-        lines.append(
-            f"  {self.shards:,} shards with {self.rows:,} rows, {self.tokens:,} tokens, {self.entries:,} entries; {self.files:,} other "
-            f"files; {self.bytes / 1e6:,.1f} MB in {self.seconds:.2f} s, {self.bytes / 1e6 / max(self.seconds, 1e-9):,.0f} MB/s"
-        )
+        lines += map("  {}".format, self._checked())
         if self.teacher is not None:
             lines += self.teacher.summary().splitlines()
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(map(printable, [*lines, *([f"  {self.advice()}"] if self.findings else [])]))
 
+    def _checked(self) -> Iterator[str]:
+        """What was looked at, and what was not."""
+        if self.digest is None:
+            return
+        yield (
+            f"{_count(self.shards, 'shard')} with {_count(self.rows, 'row')}, {self.tokens:,} tokens, {self.entries:,} entries; "
+            f"{_count(self.files, 'other file')}; {self.bytes / 1e6:,.1f} MB in {self.seconds:.2f} s, "
+            f"{self.bytes / 1e6 / max(self.seconds, 1e-9):,.0f} MB/s"
+        )
+        left = [f"{_count(self.unchecked_shards, 'shard')} with {_count(self.unchecked_rows, 'row')}"] if self.unchecked_shards else []
+        left += [_count(self.unchecked_files, "other file")] if self.unchecked_files else []
+        if left:
+            yield f"not checked: {', '.join(left)}, missing or not to be read"
+
     def advice(self) -> str:
         """What to do next about findings."""
         if self.digest is None:
-            return f"nothing else can be checked without {MANIFEST}: fetch it again"
+            return f"nothing else was checked: {MANIFEST} says what there is"
         if self.dataset.startswith("hf://"):
             return "tell who has published it"
         if self.refused or self.mended:
@@ -164,7 +180,8 @@ class _Found:
     findings: list[Finding]
     notes: list[str] = field(default_factory=list)
     records: Records = field(default_factory=Records)
-    bytes: int = 0
+    looked: dict[str, Looked] = field(default_factory=dict)  # by path of the shard
+    bytes: int = 0  # of the manifest
     seconds: float = 0.0
     done: Repaired = field(default_factory=Repaired)
     opinion: SecondOpinion | None = None
@@ -179,18 +196,22 @@ class _Found:
         return list(dict.fromkeys(finding.path for finding in self.findings if finding.altered))
 
     def verified(self) -> Verified:
-        shards = [] if self.manifest is None else list(self.manifest.shards)
+        whole = [looked for looked in self.looked.values() if looked.whole]
+        left = [shard for path, shard in self.shards.items() if path not in self.looked or not self.looked[path].whole]
         return Verified(
             dataset=str(self.folder),
             digest=None if self.manifest is None else self.manifest.dataset,
             findings=tuple(self.findings),
             notes=tuple(self.notes),
-            shards=len(shards),
-            rows=sum(shard.samples for shard in shards),
-            tokens=sum(shard.tokens for shard in shards),
-            entries=sum(shard.entries for shard in shards),
+            shards=len(whole),
+            rows=sum(looked.rows for looked in whole),
+            tokens=sum(looked.tokens for looked in whole),
+            entries=sum(looked.entries for looked in whole),
             files=self.records.files + 1,
-            bytes=self.bytes,
+            bytes=self.bytes + self.records.bytes + sum(looked.bytes for looked in self.looked.values()),
+            unchecked_shards=len(left),
+            unchecked_rows=sum(shard.samples for shard in left),
+            unchecked_files=self.records.unread,
             seconds=self.seconds,
             mended=tuple(self.done.mended),
             refused=tuple(self.done.refused),
@@ -205,30 +226,22 @@ def _check(folder: Folder, workers: int | None, progress: str) -> _Found:
     except (FileNotFoundError, NotADirectoryError):
         read_manifest(folder)  # says what is there instead
         raise
-    manifest, findings = read_checked(folder, data)
+    manifest, findings = read_checked(data)
     found = _Found(folder=folder, manifest=manifest, findings=findings, bytes=len(data))
     if manifest is None:
         found.seconds = time.perf_counter() - start
         return found
-    try:
-        for split in manifest.splits:
-            expected_schema(manifest, split, "")
-    except (KeyError, TypeError, ValueError) as error:
-        found.findings.append(Finding(path=MANIFEST, what=f"does not say what its shards are: {error}"))
-        return found
-    sizes = folder.files()
-    records = found.records = check_records(folder, manifest, sizes)
+    records = found.records = check_records(folder, manifest, folder.files())
     found.findings += records.findings
     found.notes += records.notes
-    found.bytes += records.bytes
     entries = [FileEntry(path=s.path, bytes=s.bytes, sha256=s.sha256) for s in manifest.shards]
     workers = workers or (_cpus() if isinstance(folder, LocalFolder) else STORE_WORKERS)
     look = partial(_look, folder, manifest, records)
     with TransferProgress(progress) as shown, ThreadPoolExecutor(workers, "check") as threads:
         shown.start(entries, entries)
-        for shard, entry, wrong in zip(manifest.shards, entries, threads.map(look, manifest.shards), strict=True):
-            found.findings += wrong
-            found.bytes += sizes.get(shard.path, 0)
+        for entry, looked in zip(entries, threads.map(look, manifest.shards), strict=True):
+            found.looked[entry.path] = looked
+            found.findings += looked.findings
             shown.done(entry)
     found.seconds = time.perf_counter() - start
     return found
@@ -250,11 +263,13 @@ def _repaired(found: _Found, places: From, progress: str) -> None:
     records = check_records(folder, manifest, folder.files())
     shards = found.shards
     left = [finding for finding in found.findings if finding.path in shards and finding.path not in mended]
-    again = [wrong for path in done.mended if path in shards for wrong in _look(folder, manifest, records, shards[path])]
-    found.records, found.findings, found.notes = records, [*records.findings, *left, *again], records.notes
+    again = {path: _look(folder, manifest, records, shards[path]) for path in done.mended if path in shards}
+    wrong = [finding for looked in again.values() for finding in looked.findings]
+    found.looked |= again
+    found.records, found.findings, found.notes = records, [*records.findings, *left, *wrong], records.notes
 
 
-def _look(folder: Folder, manifest: Manifest, records: Records, entry: ShardEntry) -> list[Finding]:
+def _look(folder: Folder, manifest: Manifest, records: Records, entry: ShardEntry) -> Looked:
     """What is wrong with a shard, wherever it lies."""
     try:
         if isinstance(folder, LocalFolder):
@@ -263,12 +278,13 @@ def _look(folder: Folder, manifest: Manifest, records: Records, entry: ShardEntr
             place = folder.local(entry.path, size=entry.bytes, sha256=entry.sha256)
         else:
             place = folder.read(entry.path)
-        return check_shard(place, entry, manifest, records.promised(entry.path))
+        return check_shard(place, entry, manifest, records.promised(entry))
     except FileNotFoundError:
-        return [missing(entry.path)]
+        wrong = missing(entry.path)
     except DatasetError as error:
-        return [Finding(path=entry.path, what=str(error).partition(";")[0].removeprefix(f"{entry.path} "), altered=True)]
+        wrong = Finding(path=entry.path, what=str(error).partition(";")[0].removeprefix(f"{entry.path} "), altered=True)
     except OSError as error:
-        return [Finding(path=entry.path, what=f"cannot be read: {error.strerror or error}")]
+        wrong = Finding(path=entry.path, what=f"cannot be read: {error.strerror or error}")
     except SENSELESS as error:
-        return [Finding(path=entry.path, what=f"does not fit what plan and receipts say of it: {first_line(error)}")]
+        wrong = Finding(path=entry.path, what=f"does not fit what plan and receipts say of it: {first_line(error)}")
+    return Looked(findings=(wrong,))

@@ -45,7 +45,7 @@ def bins(value: Any) -> bool:
 
 def by_rank(value: Any) -> bool:
     """k as text -> mass."""
-    return isinstance(value, dict) and all(k.isascii() and k.isdigit() and len(k) < 10 and share(mass) for k, mass in value.items())
+    return isinstance(value, dict) and all(re.fullmatch("[1-9][0-9]{0,8}", k) and share(mass) for k, mass in value.items())
 
 
 def kept_type(value: Any) -> bool:
@@ -166,11 +166,17 @@ def check_fields(value: dict[str, Any]) -> None:
         raise ValueError(wrong.removeprefix(".").strip())
     if not value["shards"]:
         raise ValueError("shards is []")
-    config = GenerationConfig.from_json(value["config"])
+    config, vocab_size = GenerationConfig.from_json(value["config"]), value["teacher"]["vocab_size"]
+    fit = {"config.topk": config.topk - 1, **{f"special_ids.{name}": number for name, number in value["special_ids"].items()}}
+    beyond = next((name for name, number in fit.items() if number is not None and number >= vocab_size), None)
+    if beyond is not None:
+        raise ValueError(f"{beyond} does not fit a vocabulary of {vocab_size:,}")
     for shard in value["shards"]:
         skipped, windows = shard.get("skipped", 0), shard.get("windows")
         if skipped > shard["rows"] or (windows is None) != (config.long != "window"):
             raise ValueError(f"{shard['path']} has {shard['rows']} rows, {skipped} left out, {windows} windows")
+        if max(shard["rows"] - skipped, windows or 0, shard["tokens"], shard["entries"]) > shard["bytes"]:
+            raise ValueError(f"{shard['path']} has more rows, tokens or entries than {shard['bytes']:,} bytes can hold")
     corpora = [value["corpus"], *(source["corpus"] for source in value.get("sources", ()))]
     if any(len(corpus["keep_columns"]) != len(corpus.get("keep_types", ())) for corpus in corpora):
         raise ValueError("keep_types are not those of keep_columns")

@@ -64,12 +64,12 @@ class Smoothing:
                 return column
         return None
 
-    def not_stored(self, stored: tuple[float, ...], why: str = "") -> UsageError:
-        """What to say where a temperature is needed exactly and is not stored."""
+    def not_stored(self, stored: tuple[float, ...], why: str = "", instead: str = "") -> UsageError:
+        """What to say where a temperature is needed exactly and is not stored. instead: what else may be chosen."""
         known = ", ".join(f"{t:g}" for t in sorted({1.0, *stored}))
         return UsageError(
             f"temperature {self.temperature:g} is not stored in this dataset, it has {known}{why}; "
-            f"choose one of these, or generate with --temperatures {self.temperature:g}{' (--tail renormalize needs none)' if why else ''}"
+            f"choose one of these{instead}, or generate with --temperatures {self.temperature:g}"
         )
 
     def partition_column(self, stored: tuple[float, ...]) -> int | None:

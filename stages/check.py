@@ -27,7 +27,19 @@ EPSILON = 1e-4  # relative, of float32 sums over a shard
 LOOK_BYTES = 2 << 20  # of rows that are looked at together
 ROUNDING = 2.0**-11 / math.e  # by which float16 moves a probability p at most: p |log p| 2^-11
 
-__all__ = ["Finding", "Promised", "check_file", "check_shard", "expected_schema", "missing"]
+__all__ = ["Finding", "Looked", "Promised", "check_file", "check_shard", "expected_schema", "missing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What was found in a shard, and how much was looked at; counts of a shard that was not read to its end are 0."""
+
+    findings: tuple[Finding, ...] = ()
+    bytes: int = 0  # compared with the sha256
+    whole: bool = False  # every row was looked at
+    rows: int = 0
+    tokens: int = 0
+    entries: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,34 +78,43 @@ def check_file(data: "mmap.mmap | bytes", entry: FileEntry | ShardEntry) -> list
     return []
 
 
-def check_shard(path: "Path | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised | None = None) -> list[Finding]:
+def check_shard(path: "Path | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised | None = None) -> Looked:
     """All that is wrong with a shard: its bytes, and what is in them. Reads any file whatever it holds, raises only OSError.
 
     path: of the file, or its bytes. promised: by plan and receipts.
     """
-    if isinstance(path, bytes):
-        return check_file(path, entry) + check_inside(path, entry, manifest, promised or Promised())
-    with opened(path) as data:
-        return check_file(data, entry) + check_inside(data, entry, manifest, promised or Promised())
+    if not isinstance(path, bytes):
+        with opened(path) as data:
+            return _check_bytes(data, entry, manifest, promised or Promised())
+    return _check_bytes(path, entry, manifest, promised or Promised())
 
 
-def check_inside(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised) -> list[Finding]:
-    """What is wrong in the Arrow file, whatever its sha256."""
-    tally = Tally(path=entry.path)
+def _check_bytes(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised) -> Looked:
+    wrong, tally = check_file(data, entry), Tally(path=entry.path)
+    sums = _check_inside(data, entry, manifest, promised, tally)
+    return Looked(
+        findings=(*wrong, *tally.findings),
+        bytes=len(data) if len(data) == entry.bytes else 0,
+        whole=sums is not None,
+        **({} if sums is None else {"rows": sums.rows, "tokens": sums.tokens, "entries": sums.entries}),
+    )
+
+
+def _check_inside(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised, tally: Tally) -> Sums | None:
+    """Tell what is wrong in the Arrow file, whatever its sha256; what it adds up to, None if not all of it can be read."""
     try:
         file = pa.ipc.open_file(pa.py_buffer(data))
         if not _check_schema(file.schema, manifest, entry, promised, tally):
-            return tally.findings
+            return None
         batches = [file.get_batch(number) for number in range(file.num_record_batches)]
     except (pa.ArrowException, OSError, ValueError) as error:
         tally.file(f"cannot be read: {first_line(error)}")
-        return tally.findings
+        return None
     sizes = [batch.num_rows for batch in batches]
     if any(size != ROWS_PER_RECORD_BATCH for size in sizes[:-1]) or not all(0 < size <= ROWS_PER_RECORD_BATCH for size in sizes[-1:]):
         tally.file(f"has record batches of {', '.join(map(str, sizes[:9]))} rows, {ROWS_PER_RECORD_BATCH} and a rest are promised")
-        return tally.findings
-    _check_batches(batches, entry, manifest, promised, tally)
-    return tally.findings
+        return None
+    return _check_batches(batches, entry, manifest, promised, tally)
 
 
 def expected_schema(manifest: Manifest, split: str, unit: str) -> pa.Schema:
@@ -143,7 +164,7 @@ def _column(column: tuple[str, str, bool] | None) -> str:
     return "none" if column is None else f"{column[0]}: {column[1]}{'' if column[2] else ' not null'}"
 
 
-def _check_batches(batches: list[pa.RecordBatch], entry: ShardEntry, manifest: Manifest, promised: Promised, tally: Tally) -> None:
+def _check_batches(batches: list[pa.RecordBatch], entry: ShardEntry, manifest: Manifest, promised: Promised, tally: Tally) -> Sums | None:
     config, corpus = GenerationConfig.from_json(manifest.config), manifest.corpus
     names = corpus["label_names"]
     rules = RowRules(
@@ -177,7 +198,8 @@ def _check_batches(batches: list[pa.RecordBatch], entry: ShardEntry, manifest: M
     if first != entry.samples:
         tally.file(f"has {first:,} rows, the manifest says {entry.samples:,}")
     if not complete:
-        return  # the rest is unknown
+        return None  # the rest is unknown
+    sums.rows = first
     for name in ("tokens", "entries"):
         if getattr(sums, name) != getattr(entry, name):
             tally.file(f"has {getattr(sums, name):,} {name}, the manifest says {getattr(entry, name):,}")
@@ -185,7 +207,8 @@ def _check_batches(batches: list[pa.RecordBatch], entry: ShardEntry, manifest: M
     window = np.concatenate([np.zeros(0, np.int32), *windows]) if config.long == "window" else None
     check_order(row, window, None if promised.rows is None else promised.rows + entry.row_offset, tally)
     if promised.stats is not None:
-        _check_stats(sums, len(row), unlabelled, promised.stats, config, tally)
+        _check_stats(sums, unlabelled, promised.stats, config, tally)
+    return sums
 
 
 def _together(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -206,10 +229,10 @@ def _one(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
-def _check_stats(sums: Sums, rows: int, unlabelled: int, stats: dict[str, Any], config: GenerationConfig, tally: Tally) -> None:
+def _check_stats(sums: Sums, unlabelled: int, stats: dict[str, Any], config: GenerationConfig, tally: Tally) -> None:
     """What the shard's receipt counted, as far as the shard itself tells."""
     counted = {"tokens": sums.tokens, "entries": sums.entries, "smoothed": sums.smoothed}
-    counted |= {"windows": rows} if config.long == "window" else {}
+    counted |= {"windows": sums.rows} if config.long == "window" else {}
     counted |= {"unlabelled_rows": unlabelled} if config.long != "window" else {}
     for name, value in counted.items():
         if stats.get(name) != value:

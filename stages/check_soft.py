@@ -31,6 +31,7 @@ SLACK = (np.exp(-_size) * np.expm1(_error)).astype(np.float32)  # how far roundi
 class Sums:
     """What the tokens seen so far add up to."""
 
+    rows: int = 0  # once they were all seen
     tokens: int = 0
     smoothed: int = 0
     entries: int = 0

@@ -16,6 +16,8 @@ from textsmooth.stages.context import passes
 from textsmooth.stages.teacher import Teacher, chunks
 from textsmooth.stages.tokenize import TokenRows
 
+MOST_BATCH, MOST_CHUNK = 65_536, 4_096  # tokens at once, whatever a stranger's settings are: what a GPU is given
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -63,13 +65,13 @@ def differences(teacher: Teacher, block: TokenBlock, config: GenerationConfig, *
     source = (
         batch
         for run in passes(tokens, has, count=config.passes, mask_id=mask_id)
-        for batch in teacher.batches(run.tokens, run.wanted, max_batch_tokens=config.max_batch_tokens, only=run.rows)
+        for batch in teacher.batches(run.tokens, run.wanted, max_batch_tokens=min(config.max_batch_tokens, MOST_BATCH), only=run.rows)
     )
 
     def compared(logits: Tensor, where: NDArray[np.int64]) -> NDArray[np.float64]:
         return stored.compared(logits[: len(where), :vocab_size], where, config.extra_temperatures)
 
-    found = list(chunks(teacher, source, chunk_tokens=config.chunk_tokens, use=compared))
+    found = list(chunks(teacher, source, chunk_tokens=min(config.chunk_tokens, MOST_CHUNK), use=compared))
     where = np.concatenate([np.zeros(0, np.int64), *(place for _, place in found)])
     order = np.argsort(where)
     kl, variation, ids, partition = np.concatenate([np.zeros((4, 0)), *(values for values, _ in found)], axis=1)[:, order]

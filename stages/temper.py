@@ -73,10 +73,12 @@ def interpolation_error(dataset: "SmoothedDataset", temperature: float, rows: in
     return (float(error.mean()), float(error.max())) if len(error) else (0.0, 0.0)
 
 
-def temperature_note(dataset: "SmoothedDataset", how: Smoothing, rows: int = ROWS_LOOKED_AT) -> str | None:
+def temperature_note(
+    dataset: "SmoothedDataset", how: Smoothing, rows: int = ROWS_LOOKED_AT, *, instead: str = ", or --tail renormalize, which needs none"
+) -> str | None:
     """What to tell about a temperature that is not stored, in one line; None where p is exact: stored, or tail `renormalize`.
 
-    UsageError if the mean bound on the error is above MOST_ERROR.
+    UsageError if the mean bound on the error is above MOST_ERROR; instead: what it says may be chosen.
     """
     stored = dataset.temperatures
     if how.temperature == 1.0 or how.tail == "renormalize" or how.stored_column(stored) is not None or not len(dataset):
@@ -84,7 +86,9 @@ def temperature_note(dataset: "SmoothedDataset", how: Smoothing, rows: int = ROW
     mean, most = interpolation_error(dataset, how.temperature, rows)
     if mean > MOST_ERROR:
         raise how.not_stored(
-            stored, f", and what is known leaves probabilities uncertain by {mean:.3f} on average (at most {MOST_ERROR:g} is allowed)"
+            stored,
+            f", and what is known leaves probabilities uncertain by {mean:.3f} on average (at most {MOST_ERROR:g} is allowed)",
+            instead,
         )
     known = ", ".join(f"{t:g}" for t in sorted({1.0, *stored}))
     return (

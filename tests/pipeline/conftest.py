@@ -11,6 +11,7 @@ from helpers_gen import Process, Ran, rows, write_jsonl
 from helpers_hub import at_hub
 from helpers_share import TOKEN
 from helpers_train import KILL
+from helpers_verify import Kinds, make_kinds
 from hub_server import Hub
 
 from textsmooth.pipeline import cli
@@ -58,6 +59,25 @@ def made(tmp_path_factory: pytest.TempPathFactory, teacher: Path, reviews: Path)
     assert cli.run(gen, "textsmooth-gen", [*map(str, args), "--progress", "none", "--threads", "1"]) == 0
     (out / "run.json").unlink(missing_ok=True)  # no part of a dataset
     return out
+
+
+@pytest.fixture(scope="session")
+def kinds(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Kinds:
+    """Datasets of every kind. Not to be changed."""
+    return make_kinds(tmp_path_factory.mktemp("kinds"), teacher)
+
+
+@pytest.fixture
+def dataset(kinds: Kinds, tmp_path: Path) -> Path:
+    """A copy of one of them, to be damaged."""
+    return Path(shutil.copytree(kinds["single"][0], tmp_path / "dataset"))
+
+
+@pytest.fixture
+def where(kinds: Kinds) -> dict[str, str]:
+    """Where its corpus and teacher lie."""
+    options = kinds["single"][1]
+    return {"corpus": options[1], "teacher": options[3]}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -107,7 +108,8 @@ def test_a_sample_is_drawn_by_its_seed_and_says_so(smoothed: Path, monkeypatch: 
     one, again = (gathered.figures(smoothed, seed=1) for _ in range(2))
     assert one == again and one.counted.source == gathered.SAMPLE
     assert 300 <= one.counted.tokens < one.tokens and one.counted.rows == sum(one.length_histogram.counts)
-    assert "Figures marked * are of a sample" in one.summary() and "--all counts every row" in one.summary()
+    told = " ".join(one.summary().split())
+    assert "Figures marked * are of a sample" in told and "--all counts every row" in told
     assert len({gathered.figures(smoothed, seed=seed).counted for seed in range(8)}) > 2
     monkeypatch.setattr(gathered, "SAMPLE_SHARDS", 1)
     assert {gathered.figures(smoothed, seed=seed).counted.shards for seed in range(4)} == {1}
@@ -119,7 +121,10 @@ def test_all_rows_count_every_row_in_both_ways(smoothed: Path) -> None:
     assert by_sample == by_all
 
 
-def test_stats_prints_the_figures_as_a_table_or_json(smoothed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stats_prints_the_figures_as_a_table_or_json(
+    smoothed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     ran = stats(capsys, smoothed)
     assert ran.code == 0
     assert ran.out == gathered.figures(smoothed).summary() + "\n"
@@ -136,6 +141,29 @@ def test_stats_prints_the_figures_as_a_table_or_json(smoothed: Path, capsys: pyt
     value = json.loads(stats(capsys, smoothed, "--json", "--split", "validation").out)
     assert value["rows"] == 60 and set(value) == set(gathered.Figures.__dataclass_fields__)
     assert value == json.loads(json.dumps(gathered.figures(smoothed, split="validation").to_json()))
+
+
+@pytest.mark.parametrize("columns", [20, 40, 50, 80, 100, 300])
+def test_stats_is_as_narrow_as_the_terminal(
+    columns: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_hostile(tmp_path / "hostile", monkeypatch, rows=120)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out, most = stats(capsys, dataset).out, max(40, min(columns, 100))
+    assert [line for line in out.splitlines() if cell_len(line) > most and len(line.split()) > 1] == []  # a digest is never broken
+    wide, narrow = (" ".join(text.split()) for text in (gathered.figures(dataset).summary(), out))
+    sentence = wide[wide.index("entropy of the soft ids") : wide.index(" over all other tokens")]
+    assert sentence in narrow and sum("█" in line for line in out.splitlines()) > 5
+
+
+def test_a_table_too_wide_for_the_terminal_is_told_line_by_line(smoothed: Path) -> None:
+    found = gathered.figures(smoothed)
+    many = replace(found, splits=tuple(replace(part, split="a" * 30, tokens=10**12) for part in found.splits))
+    assert f"  {'a' * 30}  " in many.summary() and f"\n{'a' * 30}: rows " not in many.summary()
+    lines = many.summary(50).splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("a" * 30))
+    assert lines[at].startswith(f"{'a' * 30}: rows ") and lines[at + 1].startswith("  ") and "tokens 1,000,000,000,000," in lines[at + 1]
+    assert all(len(line) <= 50 for line in lines[at : at + 4])
 
 
 def test_what_cannot_be_told_is_told_in_one_line(smoothed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,6 +168,7 @@ def test_a_temperature_that_is_not_stored_tells_its_error_or_is_refused(
     monkeypatch.setattr(temper, "MOST_ERROR", 1e-9)
     far = inspect(capsys, smoothed, "--temperature", 0.7)
     assert far.code == 2 and "temperature 0.7 is not stored in this dataset, it has 0.5, 1, 2" in far.err and not far.out
+    assert far.err.endswith("; choose one of these or one near them, or generate with --temperatures 0.7\n")  # of no option of train
 
 
 # ---- looking for words

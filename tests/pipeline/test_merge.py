@@ -1,7 +1,6 @@
-"""Datasets of the same teacher and settings become one that trains, shows and checks like any other, whatever is killed meanwhile."""
+"""Datasets of the same teacher and settings become one that trains, shows and checks like any other."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,45 +9,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers_gen import Process, Ran, files_of, rows, shards_of, write_jsonl
-from helpers_hub import at_hub
-from hub_server import Hub
+from helpers_gen import Ran, files_of, shards_of
+from helpers_merge import LABELLED, logical, maker, same_dataset
 
 from textsmooth.pipeline import merging
 from textsmooth.pipeline.card import card
-from textsmooth.pipeline.generation import generate
 from textsmooth.pipeline.inspect import read_row
 from textsmooth.pipeline.merging import Merged, merge
 from textsmooth.pipeline.retrieve import pull
 from textsmooth.pipeline.verification import verify
 from textsmooth.schemas.canonical import digest
-from textsmooth.schemas.config import GenerateOptions
-from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
+from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.schemas.plan import Plan
 from textsmooth.stages import storage
 from textsmooth.stages.folder import read_manifest
-from textsmooth.stages.storage import read_json
-from textsmooth.stages.stream import SmoothedDataset
-
-LABELLED = [{**row, "label": row["idx"] % 2} for row in rows(90, 31)]
 
 
 @pytest.fixture(scope="module")
 def make(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A dataset of JSON lines with the tiny teacher: rows by split, units of 8."""
-
-    def made(name: str, splits: dict[str, list[dict[str, Any]]], **more: Any) -> Path:
-        folder = tmp_path_factory.mktemp("corpora") / name
-        folder.mkdir()
-        for split, lines in splits.items():
-            write_jsonl(folder / f"{split}.jsonl", lines)
-        out = folder.parent / f"{name}-smoothed"
-        shared = {"teacher": str(teacher), "threads": 1, "dtype": "float32", "rows_per_shard": 8, "topk": 3}
-        generate(GenerateOptions(corpus=str(folder), out=str(out), **{**shared, **more}))
-        return out
-
-    return made
+    return maker(teacher, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -72,28 +51,6 @@ def merged(a: Path, b: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("merged") / "ab"
     merge([a, b], out)
     return out
-
-
-def plan_of(folder: Path) -> Plan:
-    return Plan.from_json(read_json(folder / "plan.json"))
-
-
-def logical(folder: Path, split: str) -> pa.Table:
-    """What a reader gets of a split."""
-    return pa.Table.from_batches(list(SmoothedDataset(folder, split).record_batches()))
-
-
-def same_dataset(one: Path, other: Path) -> None:
-    """Equal bytes but for times."""
-    assert shards_of(one) == shards_of(other)
-    found, wanted = read_manifest(one), read_manifest(other)
-    assert (found.dataset, found.plan, found.statistics) == (wanted.dataset, wanted.plan, wanted.statistics)
-    assert {f.path for f in found.files} == {f.path for f in wanted.files}
-    listed = {"manifest.json", *(entry.path for entry in (*found.shards, *found.files))}
-    assert set(files_of(one)) == listed
-
-
-# --- what comes out ----------------------------------------------------------------------------------------------------------------
 
 
 def test_each_split_has_the_rows_of_the_first_then_of_the_second_numbered_through(a: Path, b: Path, merged: Path) -> None:
@@ -226,160 +183,6 @@ def test_sources_that_are_none_are_damage(sources: Any, merged: Path) -> None:
         Manifest.from_json(body, "m")
 
 
-# --- what is refused ---------------------------------------------------------------------------------------------------------------
-
-
-def test_the_same_dataset_or_the_same_rows_twice_are_refused(
-    a: Path, b: Path, merged: Path, make: Callable[..., Path], tmp_path: Path
-) -> None:
-    for twice in ([a, a], [merged, b], [a, shutil.copytree(a, tmp_path / "copy")]):
-        with pytest.raises(UsageError, match="merged twice: name each dataset once"):
-            merge(twice, tmp_path / "out")
-    grown = make("a", {"train": [*LABELLED[:20], *LABELLED[80:82]]})
-    with pytest.raises(UsageError, match=r"hold the same rows \(train/00000 of a\)"):
-        merge([a, grown], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        ({"topk": 4}, "topk is 3 and 4"),
-        ({"context": "masked:2"}, "context is unmasked and masked:2"),
-        ({"temperatures": (1.0, 2.0)}, "temperatures"),
-        ({"dtype": "bfloat16"}, "dtype is float32 and bfloat16"),
-        ({"rows_per_shard": 9}, "rows_per_shard is 8 and 9"),
-        ({"keep_columns": ("idx",)}, "kept columns is"),
-        ({"label_column": "note"}, "classes is"),
-    ],
-)
-def test_other_settings_are_refused_naming_the_first(
-    more: dict[str, Any], said: str, a: Path, make: Callable[..., Path], tmp_path: Path
-) -> None:
-    lines = [{**row, "note": row["note"] or "x"} for row in LABELLED[60:66]]
-    with pytest.raises(UsageError, match="cannot be merged") as raised:
-        merge([a, make("other", {"train": lines}, **more)], tmp_path / "out")
-    assert said in str(raised.value) and "\n" not in str(raised.value)
-
-
-def test_another_teacher_is_refused(a: Path, make: Callable[..., Path], teacher: Path, tmp_path: Path) -> None:
-    from helpers_gen import make_model, make_tokenizer
-
-    make_model(hidden_size=12).save_pretrained(tmp_path / "teacher")
-    make_tokenizer().save_pretrained(tmp_path / "teacher")
-    with pytest.raises(UsageError, match="cannot be merged: teacher is"):
-        merge([a, make("other", {"train": LABELLED[60:66]}, teacher=str(tmp_path / "teacher"))], tmp_path / "out")
-
-
-def test_what_is_no_place_for_it_is_refused(a: Path, b: Path, merged: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="two datasets or more"):
-        merge([a], tmp_path / "out")
-    with pytest.raises(UsageError, match="not apart"):
-        merge([a, b], a / "inside")
-    with pytest.raises(ConflictError, match="holds another dataset, of a \\+ b; give another --out"):
-        merge([b, a], merged)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/mine.txt").write_text("mine")
-    with pytest.raises(ConflictError, match="holds no run of textsmooth"):
-        merge([a, b], tmp_path / "full")
-    with pytest.raises(UsageError, match="no smoothed dataset"):
-        merge([a, tmp_path / "nowhere"], tmp_path / "out")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["full"]
-
-
-def test_a_damaged_source_is_named_and_the_rest_is_kept(a: Path, b: Path, merged: Path, tmp_path: Path) -> None:
-    damaged = shutil.copytree(b, tmp_path / "damaged")
-    shard = damaged / read_manifest(damaged).shards[-1].path
-    good = shard.read_bytes()
-    shard.write_bytes(good[:-9] + b"\0" + good[-8:])
-    with pytest.raises(DatasetError, match=f"{shard.name} is damaged.*mend that dataset"):
-        merge([a, damaged], tmp_path / "out")
-    assert not (tmp_path / "out/manifest.json").exists()
-    shard.write_bytes(good)
-    assert merge([a, damaged], tmp_path / "out").taken < 7
-    same_dataset(tmp_path / "out", merged)
-
-
-# --- again, interrupted, elsewhere -------------------------------------------------------------------------------------------------
-
-
-def test_done_it_is_not_done_again_and_overwrite_starts_anew(a: Path, b: Path, tmp_path: Path) -> None:
-    first = merge([a, b], tmp_path / "out")
-    before = files_of(tmp_path / "out")
-    again = merge([a, b], tmp_path / "out")
-    assert (again.taken, again.linked, again.manifest) == (0, first.linked, first.manifest)
-    assert files_of(tmp_path / "out") == before
-    assert "Nothing to do" in again.summary()
-    other = merge([b, a], tmp_path / "out", overwrite=True)
-    assert other.manifest.dataset != first.manifest.dataset and other.taken == 7
-
-
-PATCH = """
-from textsmooth.pipeline import cli_merge
-real_run = cli.run
-cli.run = lambda command, name, args: real_run(cli_merge.merge, 'textsmooth merge', [a for a in args if not a.startswith('--teacher')])
-import textsmooth.stages.folder as there
-calls = []
-for name in ("put", "put_exclusive"):
-    def counted(self, *args, real=getattr(there.LocalFolder, name)):
-        calls.append(1)
-        if len(calls) == AT:
-            os.kill(os.getpid(), 9)
-        return real(self, *args)
-    setattr(there.LocalFolder, name, counted)
-"""
-
-
-@pytest.mark.parametrize("at", [1, 2, 5, 9, 13])  # plan, receipts, receipts.jsonl …, manifest
-def test_killed_at_any_moment_the_same_command_finishes_it(
-    at: int, a: Path, b: Path, merged: Path, tmp_path: Path, zygote: Callable[[Any], Any]
-) -> None:
-    out = tmp_path / "out"
-    args = [str(a), str(b), "--out", str(out)]
-    ran = Process(zygote, args, tmp_path, PATCH.replace("AT", str(at))).wait()
-    assert ran.code == -9, ran.err
-    assert not (out / "manifest.json").exists()
-    merge([a, b], out)
-    same_dataset(out, merged)
-
-
-def test_copies_where_there_are_no_links(a: Path, b: Path, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "link", lambda *args, **named: None)
-    made = merge([a, b], tmp_path / "out")
-    assert made.linked == 0 and "7 shards, copied" in made.summary()
-    same_dataset(tmp_path / "out", merged)
-
-
-def test_from_an_object_store_and_into_one(a: Path, b: Path, merged: Path, bucket: str, tmp_path: Path) -> None:
-    from textsmooth.stages.folder import open_folder
-
-    there = open_folder(f"{bucket}/b")
-    for name, data in files_of(b).items():
-        there.put(name, data)
-    assert merge([a, f"{bucket}/b"], tmp_path / "out").linked == 4
-    same_dataset(tmp_path / "out", merged)
-    made = merge([a, f"{bucket}/b"], f"{bucket}/ab")
-    assert (made.manifest.dataset, made.linked) == (read_manifest(merged).dataset, 0)
-    found = SmoothedDataset(f"{bucket}/ab", "train")
-    assert found.batch(np.array([19, 20])).row.tolist() == [19, 20]
-
-
-def test_from_the_hub(a: Path, b: Path, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(b, tmp_path / "served/datasets/mine/b")
-    with Hub(tmp_path / "served", large=2_000) as server, at_hub(monkeypatch, tmp_path / "home", server.url):
-        merge([a, "mine/b"], tmp_path / "out")
-    same_dataset(tmp_path / "out", merged)
-
-
-def test_part_of_a_dataset_is_refused(a: Path, b: Path, tmp_path: Path) -> None:
-    shutil.copytree(a, tmp_path / "part")
-    whole = read_manifest(a)
-    part = replace(whole, shards=whole.shards[:2], partial_of=whole.dataset, dataset=Manifest.dataset_digest(whole.plan, whole.shards[:2]))
-    (tmp_path / "part/manifest.json").write_bytes(storage.pretty_json(part.to_json()))
-    with pytest.raises(DatasetError, match="has only some shards of dataset"):
-        merge([tmp_path / "part", b], tmp_path / "out")
-
-
 def test_rows_left_out_keep_their_numbers_in_a_part_of_a_merged_dataset(make: Callable[..., Path], tmp_path: Path) -> None:
     one, two = ([{**row, "text": None} if n == 3 else row for n, row in enumerate(lines)] for lines in (LABELLED[:8], LABELLED[8:18]))
     sources = [make(n, {"train": r, "test": r}, skip_bad_rows=True) for n, r in (("left", one), ("right", two))]
@@ -395,9 +198,6 @@ def test_rows_left_out_keep_their_numbers_in_a_part_of_a_merged_dataset(make: Ca
     (tmp_path / "part/manifest.json").write_bytes(storage.pretty_json(forged.to_json()))
     text = verify(tmp_path / "part").summary()
     assert "quarantine.jsonl: has other rows" in text and "0 rows come before test/" in text
-
-
-# --- the command -------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_command_says_what_came_from_where(a: Path, b: Path, textsmooth: Callable[..., Ran], tmp_path: Path) -> None:

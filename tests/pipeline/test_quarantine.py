@@ -162,7 +162,7 @@ def test_rows_left_out_are_counted_and_every_other_row_can_be_read(run: Callable
     assert len(read) == len(read.lengths) == 32 and read.labels is not None
     assert read.batch(np.arange(32)).row.tolist() == good
     assert read.labels.tolist() == [-1 if lines()[i]["label"] is None else lines()[i]["label"] for i in good]
-    assert sorted(read.order(seed=1, epoch=0).take(0, 99)) == list(range(32))
+    assert sorted(read.order(seed=1, epoch=0).window(0)) == list(range(32))
     others = datasets.load_dataset("arrow", data_files=f"{out}/train/*.arrow", cache_dir=str(tmp_path / "hf"), split="train")
     assert others["row"][:] == good
     assert read_row(out, 15).row == 15

@@ -71,9 +71,13 @@ def changed(block: TokenBlock, name: str, index: Any, value: Any) -> TokenBlock:
     return replace(block, **{name: column}) if here else replace(block, soft=replace(block.soft, **{name: column}))
 
 
+def wrong_in(*shard: Any) -> list[Finding]:
+    return list(check_shard(*shard).findings)
+
+
 def found(block: TokenBlock, manifest: Manifest, promised: Promised = PROMISED, **changes: Any) -> list[Finding]:
     data = shard(block)
-    return check_shard(data, entry(data, block, **changes), manifest, promised)
+    return wrong_in(data, entry(data, block, **changes), manifest, promised)
 
 
 def token(block: TokenBlock, row: int, number: int) -> int:
@@ -86,8 +90,18 @@ def test_a_good_shard_has_no_findings(block: TokenBlock, manifest: Manifest, tmp
     assert found(block, manifest, promised) == []
     data = shard(block)
     (tmp_path / "s.arrow").write_bytes(data)
-    assert check_shard(tmp_path / "s.arrow", entry(data, block), manifest, promised) == []
-    assert check_shard(data, entry(data, block), manifest) == []
+    assert wrong_in(tmp_path / "s.arrow", entry(data, block), manifest, promised) == []
+    looked = check_shard(data, entry(data, block), manifest)
+    assert (looked.findings, looked.whole, looked.bytes) == ((), True, len(data))
+    assert (looked.rows, looked.tokens, looked.entries) == (ROWS, len(block.input_ids), len(block.soft.ids))
+
+
+def test_what_cannot_be_read_is_not_counted(block: TokenBlock, manifest: Manifest) -> None:
+    data = shard(block)
+    cut = check_shard(data[:-50], entry(data, block), manifest)
+    assert (cut.whole, cut.rows, cut.tokens, cut.entries, cut.bytes) == (False, 0, 0, 0, 0) and cut.findings
+    more = check_shard(data, entry(data, block, rows=ROWS + 1, tokens=9, sha256="0" * 64), manifest)
+    assert (more.whole, more.rows, more.tokens, more.bytes) == (True, ROWS, len(block.input_ids), len(data))  # not as the manifest has it
 
 
 def first(block: TokenBlock, row: int, number: int) -> int:
@@ -204,13 +218,13 @@ def test_the_schema_is_what_the_manifest_promises(block: TokenBlock, manifest: M
         (shard(block, replace(META, vocab_size=70_000)), ["column input_ids: list<item: uint32>"]),
     ]
     for data, said in cases:
-        wrong = check_shard(data, entry(data, block), manifest, PROMISED)
+        wrong = wrong_in(data, entry(data, block), manifest, PROMISED)
         assert len(wrong) >= len(said) and all(any(text in f.what for f in wrong) for text in said), wrong
     other = pa.ipc.open_file(shard(block)).read_all().replace_schema_metadata({METADATA_KEY: b"{}"})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, other.schema) as writer:
         writer.write_table(other)
-    (wrong_,) = check_shard(sink.getvalue().to_pybytes(), entry(b"", block, bytes=1), manifest)[1:]
+    (wrong_,) = wrong_in(sink.getvalue().to_pybytes(), entry(b"", block, bytes=1), manifest)[1:]
     assert "not to be trusted" in wrong_.what
 
 
@@ -220,7 +234,7 @@ def test_record_batches_have_the_promised_rows(block: TokenBlock, manifest: Mani
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, 100)
     data = sink.getvalue().to_pybytes()
-    (wrong,) = check_shard(data, entry(data, block), manifest, PROMISED)
+    (wrong,) = wrong_in(data, entry(data, block), manifest, PROMISED)
     assert "has record batches of 100, 100, 56, 44 rows, 256 and a rest are promised" in wrong.what
 
 
@@ -234,7 +248,7 @@ def test_forged_offsets_are_told_and_not_followed(column: str, by: int, block: T
     assert data.count(whole.tobytes()) > 1  # every list of tokens has them
     where = data.index(whole.tobytes())
     other = data[:where] + forged.tobytes() + data[where + whole.nbytes :]
-    wrong = check_shard(other, entry(other, block), manifest, PROMISED)
+    wrong = wrong_in(other, entry(other, block), manifest, PROMISED)
     assert wrong and any("lists that overlap or point outside" in f.what and f.row in (16, 17) for f in wrong), wrong
 
 
@@ -248,7 +262,7 @@ def test_lists_of_other_lengths_are_told(block: TokenBlock, manifest: Manifest) 
             lists[9][1] = lists[9][1][:-1]
         batch = table.set_column(table.schema.get_field_index(name), table.schema.field(name), pa.array(lists, table.column(name).type))
         data = bytes(shard_bytes(batch))
-        wrong = check_shard(data, entry(data, block, rows=256), manifest)
+        wrong = wrong_in(data, entry(data, block, rows=256), manifest)
         assert [(f.row, f.token) for f in wrong if said in f.what] == [(9, None if name == "log_tail" else 1)], wrong
 
 
@@ -258,7 +272,7 @@ def test_nulls_are_told(block: TokenBlock, manifest: Manifest) -> None:
     lists[3][0] = None
     place = table.schema.get_field_index("log_tail")
     data = bytes(shard_bytes(table.set_column(place, table.schema.field(place), pa.array(lists, table.schema.field(place).type))))
-    assert any("has null in column log_tail" in f.what for f in check_shard(data, entry(data, block, rows=256), manifest))
+    assert any("has null in column log_tail" in f.what for f in wrong_in(data, entry(data, block, rows=256), manifest))
 
 
 @given(data=st.data())
@@ -272,10 +286,10 @@ def test_no_damage_raises(data: Any, kit: ModuleType, manifest: Manifest) -> Non
         part = data.draw(st.binary(min_size=1, max_size=8))
         bad[at : at + len(part)] = part
     cut = bytes(bad[: data.draw(st.sampled_from([len(bad), len(bad), len(bad) // 2, 9, 0]))])
-    told = check_shard(cut, entry(cut, small, rows=6), manifest, replace(PROMISED, rows=np.arange(6)))
+    told = wrong_in(cut, entry(cut, small, rows=6), manifest, replace(PROMISED, rows=np.arange(6)))
     assert all("\n" not in str(f) for f in told)
     if cut != whole:
-        assert check_shard(cut, entry(whole, small, rows=6), manifest)[0].altered
+        assert wrong_in(cut, entry(whole, small, rows=6), manifest)[0].altered
 
 
 @given(seed=st.integers(0, 10**6), temperature=st.sampled_from([0.01, 0.3, 0.5, 1.5, 2.0, 30.0]), scale=st.sampled_from([0.01, 1.0, 20.0]))

@@ -1,0 +1,53 @@
+"""What is typed wrongly is told in one line, with what was meant."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers_gen import Ran
+from helpers_verify import Kinds
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("pul", "No such command 'pul'. Did you mean 'pull'? (see textsmooth --help)"),
+        ("Verify", "No such command 'Verify'. Did you mean 'verify'? (see textsmooth --help)"),
+        ("zzz", "No such command 'zzz'. (see textsmooth --help)"),
+        ("", "No such command ''. (see textsmooth --help)"),
+        ("\x1b[2Jpull", "No such command '\\x1b[2Jpull'. Did you mean 'pull'? (see textsmooth --help)"),
+        ("--versio", "No such option '--versio'. Did you mean '--version'? (see textsmooth --help)"),
+    ],
+)
+def test_a_command_that_is_none_is_told_with_the_nearest(typed: str, said: str, textsmooth: Callable[..., Ran]) -> None:
+    ran = textsmooth(typed, "somewhere")
+    assert (ran.code, ran.out, ran.err) == (2, "", f"textsmooth: {said}\n")
+
+
+def test_an_option_that_is_none_is_told_with_the_nearest(textsmooth: Callable[..., Ran]) -> None:
+    ran = textsmooth("verify", "somewhere", "--seeed", 3)
+    assert (
+        ran.code == 2 and ran.err == "textsmooth verify: No such option '--seeed'. Did you mean '--seed'? (see textsmooth verify --help)\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["inspect", "stats", "verify", "report"])
+def test_a_folder_of_datasets_names_them(command: str, kinds: Kinds, textsmooth: Callable[..., Ran]) -> None:
+    room = Path("smoothed")
+    room.mkdir()
+    for name in ("unfinished", "web"):
+        (room / name).mkdir()
+    (room / "web/manifest.json").write_text("{}")  # of somebody else
+    ran = textsmooth(command, room)
+    assert ran.code == 1 and "smoothed has no manifest.json" in ran.err
+    shutil.copytree(kinds["pair"][0], room / "a")
+    ran = textsmooth(command, room)
+    assert (ran.code, ran.err) == (2, f"textsmooth {command}: no smoothed dataset at smoothed: name smoothed/a\n")
+    for name in "edcb":
+        (room / name).symlink_to(kinds["single"][0])
+    ran = textsmooth(command, room)
+    told = "name one of smoothed/a, smoothed/b, smoothed/c and 2 more"
+    assert (ran.code, ran.err) == (2, f"textsmooth {command}: no smoothed dataset at smoothed: {told}\n")
+    ran = textsmooth(command, room / "a/train")
+    assert (ran.code, ran.err) == (2, f"textsmooth {command}: no smoothed dataset at smoothed/a/train: name smoothed/a\n")

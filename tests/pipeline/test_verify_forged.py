@@ -1,0 +1,119 @@
+"""Datasets whose digests fit and that are wrong all the same: told by their records, their numbers, or their teacher."""
+
+import json
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from helpers_gen import files_of
+from helpers_verify import remade, said
+
+from textsmooth.pipeline.difference import diff
+from textsmooth.pipeline.inspect import SmoothedRows
+from textsmooth.pipeline.retrieve import pull
+from textsmooth.pipeline.stats import figures
+from textsmooth.pipeline.verification import verify
+from textsmooth.schemas.canonical import digest
+from textsmooth.schemas.errors import DatasetError, UsageError
+from textsmooth.schemas.manifest import Manifest
+from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.storage import pretty_json
+
+BAD = {"split": "train", "row": "x", "file": "f", "file_row": 0, "error": "e"}
+
+
+def test_records_that_do_not_agree_are_told_though_their_digests_fit(dataset: Path) -> None:
+    """A forger writes every digest anew."""
+    whole = files_of(dataset)
+    receipts = [json.loads(line) for line in whole["receipts.jsonl"].splitlines()]
+
+    def lines(values: list[Any]) -> bytes:
+        return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode()
+
+    stats = {**receipts[0]["stats"], "smoothed": 3}
+    plan = json.loads(whole["plan.json"])
+    tokenizer = json.loads(whole["tokenizer/tokenizer.json"])
+    tokenizer["model"]["vocab"]["cat"], tokenizer["model"]["vocab"]["dog"] = 51, 50
+    cases: list[tuple[str, bytes, str]] = [
+        ("receipts.jsonl", lines(receipts[1:]), "where unit train/00000 is due"),
+        ("receipts.jsonl", lines(receipts[:-1]), "4 receipts, the plan has 5 units"),
+        ("receipts.jsonl", lines([{**receipts[0], "tokens": 1}, *receipts[1:]]), "has tokens 1 for train/00000-"),
+        ("receipts.jsonl", lines([{**receipts[0], "stats": stats}, *receipts[1:]]), "has smoothed"),
+        ("receipts.jsonl", lines([{**receipts[0], "stats": stats}, *receipts[1:]]), "has smoothed_tokens in its statistics"),
+        ("receipts.jsonl", b"[]\n", "cannot be read"),
+        ("receipts.jsonl", lines([{**receipts[0], "rows": [7]}, *receipts[1:]]), "receipts.jsonl: makes no sense"),
+        ("receipts.jsonl", lines([{**receipts[0], "skipped": [BAD]}, *receipts[1:]]), "receipts.jsonl: makes no sense"),
+        ("plan.json", pretty_json({**plan, "runtime": {"threads": 3}}), "plan.json was altered"),
+        ("README.md", b"---\n---\n# mine\n", "is not made from this manifest"),
+        ("tokenizer/tokenizer.json", json.dumps(tokenizer).encode(), "maps other tokens to ids"),
+        ("tokenizer/tokenizer.json", b"{}", "cannot be read"),
+    ]
+    for name, data, told in cases:
+        (dataset / name).write_bytes(data)
+        remade(dataset)
+        found = said(verify(dataset))
+        assert any(told in line for line in found), (name, told, found)
+        assert all("\n" not in line for line in found)
+        for path, before in whole.items():
+            (dataset / path).write_bytes(before)
+    manifest = read_manifest(dataset)
+    remade(dataset, shards=manifest.shards[:-1], statistics=manifest.statistics)
+    text = "\n".join(said(verify(dataset)))
+    assert "lists 4 shards, the plan has 5 units" in text and "would read it; remove it" in text
+    (dataset / "manifest.json").write_bytes(whole["manifest.json"])
+    remade(dataset, config={**manifest.config, "topk": 5})
+    text = "\n".join(said(verify(dataset)))
+    assert "plan.json: has another config than the manifest" in text and "says topk 6 in its metadata, the manifest 5" in text
+    (dataset / "manifest.json").write_bytes(whole["manifest.json"])
+    remade(dataset, corpus={"name": "x"})
+    (told,) = said(verify(dataset))
+    assert told.startswith("manifest.json: is damaged (corpus has no files); fetch the dataset again")
+
+
+WRONG = [None, -1, 1, 10**30, 1.5, 1e308, "", "x", "\x1b[31m", "a\0b", [], {}, [1], {"a": 1}, True, "é", "../x"]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where any value of a JSON value stands."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, inner in items for place in places(inner, (*path, key)))]
+
+
+def test_a_manifest_with_any_value_exchanged_is_read_or_refused_in_one_line(dataset: Path, kinds: dict[str, Any], tmp_path: Path) -> None:
+    """With digests that fit, as a forger makes them: nothing but one of our errors comes of it, and nothing that steers a terminal."""
+    rng, whole = random.Random(1), json.loads((dataset / "manifest.json").read_bytes())
+    spots = [
+        path for path in places(whole) if path and path[0] not in ("digest", "dataset") and path[:2] != ("statistics", "p_original_bins")
+    ]
+    readers: list[Callable[[], object]] = [
+        lambda: figures(dataset).to_json(),
+        lambda: SmoothedRows(dataset).row(0),
+        lambda: diff(dataset, kinds["pair"][0], rows=0).summary(),
+        lambda: pull(str(dataset), str(tmp_path / "part"), shards="1", overwrite=True),
+    ]
+    read = 0
+    for _ in range(150):
+        value = json.loads(json.dumps(whole))
+        *way, last = rng.choice(spots)
+        place = value
+        for step in way:
+            place = place[step]
+        place[last] = rng.choice(WRONG)
+        with suppress(KeyError, TypeError):
+            listed = [[shard[name] for name in ("path", "split", "rows", "tokens", "entries", "sha256")] for shard in value["shards"]]
+            value["dataset"] = digest({"plan": value["plan"], "shards": listed})
+        value["digest"] = digest({name: inner for name, inner in value.items() if name != "digest"})
+        (dataset / "manifest.json").write_bytes(pretty_json(value))
+        try:
+            assert all(line.isprintable() for line in verify(dataset, workers=1).summary().splitlines())
+            Manifest.from_json(value, "m")
+        except DatasetError as error:
+            assert "\n" not in str(error)
+            continue
+        read += 1
+        for reader in readers:
+            with suppress(DatasetError, UsageError):
+                reader()
+    assert 5 < read < 75
