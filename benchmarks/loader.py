@@ -1,8 +1,10 @@
 """Collated tokens per second of our stream beside the same rows through `datasets` in torch format; memory over many epochs.
 
-    python benchmarks/loader.py DATASET [--split train] [--batch-tokens 8192 | --batch-size 64] [--rounds 5] [--batches 40] [--epochs 20]
+    python benchmarks/loader.py DATASET [--split train] [--batch-tokens 8192 | --batch-size 64] [--draws M]
+                                       [--rounds 5] [--batches 40] [--epochs 20]
 
-ours      SmoothedDataset.stream with a SmoothedCollator (soft ids at lam 0.5, all entries): a mixed distribution for every position
+ours      SmoothedDataset.stream with a SmoothedCollator (soft ids at lam 0.5, all entries, or M drawn): a mixed distribution for every
+          position
 datasets  load_dataset(DATASET).with_format("torch"), rows as its loaders fetch them, input_ids, soft_ids and soft_logprobs padded to
           [B, L, K]: no smoothing yet
 
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--batch-tokens", type=int)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--draws", type=int, metavar="M")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=40, help="of a round; of datasets' a tenth")
     parser.add_argument("--epochs", type=int, default=20, help="whole epochs over which memory is watched")
@@ -71,7 +74,7 @@ def main() -> None:
 
     dataset = SmoothedDataset(args.dataset, args.split)
     pad = dataset.manifest.special_ids["pad"] or 0
-    collate = SmoothedCollator(pad_id=pad, smoothing=Smoothing(), temperatures=dataset.temperatures)
+    collate = SmoothedCollator(pad_id=pad, smoothing=Smoothing(draws=args.draws), temperatures=dataset.temperatures)
     stream = dataset.stream(collate, batch_size=args.batch_size, batch_tokens=args.batch_tokens)
     print(f"{args.dataset}: {len(dataset):,} rows, {sum(s.tokens for s in dataset.shards):,} tokens, k {dataset.manifest.config['topk']}")
 

@@ -12,6 +12,7 @@ from textsmooth.schemas.train import TrainOptions
 @click.command(cls=Grouped, context_settings=SETTINGS)
 @click.argument("dataset")
 @click.option("--student", required=True, metavar="MODEL", help="The model that every run begins with: a local folder, or OWNER/NAME.")
+@click.option("--student-revision", help="Branch, tag or commit of a student on the Hub.  [default: main]")
 @click.option(
     "--arms",
     required=True,

@@ -12,7 +12,6 @@ from textsmooth.schemas.train import INPUTS, OBJECTIVES, PROGRESS_MODES, SCHEDUL
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-_DEFAULTS = TrainOptions(dataset="", student="")
 # The options of `train` in help, by what they are about; those of the last group are the rest.
 GROUPS = {
     "What it reads": ("inputs", "lam", "temperature", "topk", "mass", "tail", "draws"),
@@ -68,7 +67,7 @@ class _Option(NamedTuple):
     text: str
 
     def __call__(self, command: _Command) -> _Command:
-        default, flag = getattr(_DEFAULTS, self.name), f"--{self.name.replace('_', '-')}"
+        default, flag = getattr(TrainOptions, self.name), f"--{self.name.replace('_', '-')}"
         return click.option(flag, self.name, type=self.kind, default=default, show_default=default is not None, help=self.text)(command)
 
 
@@ -76,7 +75,7 @@ _OPTIONS = (
     _Option(
         "inputs",
         click.Choice(INPUTS),
-        "both: an update on plain, then one on smoothed per batch; mixed: a coin for each row.",
+        "both: an update on plain, then one on smoothed per batch; mixed: a coin for each row. Not of mlm.  [default: smoothed]",
     ),
     _Option("lam", Rate(), "Smoothing rate: (1 - lam) of the token, lam of its soft ids. A number, or by row: uniform, beta:A."),
     _Option("temperature", float, "Of the soft ids: 1, or one of --temperatures of the dataset; others are interpolated."),
@@ -87,7 +86,7 @@ _OPTIONS = (
     ),
     _Option("draws", int, "Draw so many ids of each token's distribution in place of its entries."),
     _Option("objective", click.Choice(OBJECTIVES), "Labels, a task teacher's logits, both, or masked tokens (--context masked:N)."),
-    _Option("kd_weight", float, "Share of the teacher in the loss of task+kd and mlm.  [default: 0.5; mlm 1]"),
+    _Option("kd_weight", float, "Share of the teacher in the loss of task+kd and mlm.  [default: 0.5]"),
     _Option("kd_temperature", float, "Of the task teacher's and the student's logits."),
     _Option("epochs", int, "Passes over the training rows."),
     _Option("max_steps", int, "Optimizer updates in all, instead of --epochs."),
@@ -134,6 +133,7 @@ def training_options(*left_out: str) -> Callable[[_Command], _Command]:
 @click.option(
     "--student", required=True, metavar="MODEL", help="The model to train: a local folder with safetensors and tokenizer, or OWNER/NAME."
 )
+@click.option("--student-revision", help="Branch, tag or commit of a student on the Hub.  [default: main]")
 @click.option("--out", metavar="FOLDER", help="Where to save it.  [default: students/<dataset>-<inputs>]")
 @training_options()
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in <out>.run; from the beginning if there is none.")

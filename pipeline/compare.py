@@ -1,5 +1,6 @@
 """Does smoothing help? Arms of training at equal updates over several seeds, the differences with their confidence, and a picture."""
 
+import functools
 import json
 import math
 import statistics
@@ -8,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from textsmooth.pipeline.train_places import student_folder
 from textsmooth.pipeline.train_progress import TrainProgress
-from textsmooth.pipeline.train_setup import planned_steps, student_folder
+from textsmooth.pipeline.train_setup import planned_steps
 from textsmooth.pipeline.train_stop import Stopped
 from textsmooth.pipeline.training import train
 from textsmooth.schemas.compare import Arm, CompareOptions
@@ -138,12 +140,14 @@ def compare(options: CompareOptions, say: Callable[[str], None] = lambda line: N
     manifest = read_manifest(options.common.dataset)
     if options.common.eval_split is None and not any(split.startswith(("validation", "dev")) for split in manifest.splits):
         raise _nothing_to_compare_on(options.common)
+    once = functools.cache(say)
     # of every arm, so that what one cannot have is told before the first run
     for arm in options.arms:
-        planned_steps(arm.options(options.common))
-    steps = planned_steps(replace(options.arms[0].options(options.common), inputs="plain"))
+        planned_steps(replace(arm.options(options.common), max_steps=1), once)
+    first = options.arms[0].options(options.common)
+    steps = planned_steps(replace(first, inputs="plain") if first.inputs else first, once)
     common = replace(options.common, max_steps=steps)
-    identities = {"dataset": manifest.dataset, "student": teacher_digest(student_folder(common.student))}
+    identities = {"dataset": manifest.dataset, "student": teacher_digest(student_folder(common))}
     settings = json.loads(json.dumps({**replace(options, common=common).settings(), **identities}))
     done = _read(out / RESULTS, settings)
     todo = [(arm, seed) for seed in range(options.seeds) for arm in options.arms if (arm.name, seed) not in done]

@@ -29,9 +29,9 @@ except ImportError as _missing:
 from textsmooth.pipeline import drain
 from textsmooth.pipeline.ray_executor import quiet
 from textsmooth.pipeline.train_log import LOG
+from textsmooth.pipeline.train_places import out_folder
 from textsmooth.pipeline.train_progress import TrainProgress
 from textsmooth.pipeline.train_result import RECORD, TrainResult
-from textsmooth.pipeline.train_setup import out_folder
 from textsmooth.pipeline.train_stop import Stop
 from textsmooth.pipeline.training import run_folder, train_here
 from textsmooth.schemas.errors import TextsmoothError, WorkerError
@@ -39,7 +39,7 @@ from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.device import default_threads
 from textsmooth.stages.folder import hub_uri, is_uri
 from textsmooth.stages.storage import TEMP_PREFIX, read_json
-from textsmooth.stages.world import WAIT, LostError, World
+from textsmooth.stages.world import OVER_GPUS, WAIT, LostError, World
 
 TRIES = 3  # times that a dead worker is replaced
 TELL_S = 10.0  # for a process to say why it has gone, until the others take it for dead
@@ -111,7 +111,7 @@ def _trainer(options: TrainOptions, work: Path, resources: dict[str, float]) -> 
     return TorchTrainer(
         _work,
         train_loop_config={"options": asdict(replace(options, threads=threads, num_workers=1)), "work": str(work)},
-        torch_config=TorchConfig(backend="nccl" if resources.get("GPU") else "gloo", timeout_s=int(WAIT.total_seconds())),
+        torch_config=TorchConfig(backend=OVER_GPUS if resources.get("GPU") else "gloo", timeout_s=int(WAIT.total_seconds())),
         scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu="GPU" in resources, resources_per_worker=resources),
         run_config=RunConfig(name="ray", storage_path=str(work), failure_config=FailureConfig(max_failures=TRIES)),
     )
@@ -120,6 +120,8 @@ def _trainer(options: TrainOptions, work: Path, resources: dict[str, float]) -> 
 def _work(config: dict[str, Any]) -> None:
     """One process. Returns, whatever a user can cause, which is left in a file: Ray begins again only for a process that died."""
     work, options = Path(config["work"]), TrainOptions(**config["options"])
+    if list(work.glob("error-*.json")):  # one has said what is wrong; others died of waiting for it
+        return
     world = World.from_environment()
     if world.first:
         options = replace(options, resume=options.resume or (work / "begun").exists())

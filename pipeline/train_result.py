@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from textsmooth.schemas.errors import ConflictError, DatasetError
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.schemas.train import TrainOptions
+from textsmooth.schemas.train import TrainOptions, as_recorded
 from textsmooth.schemas.version import VERSION
 from textsmooth.stages.storage import read_json
 
@@ -108,7 +108,7 @@ def finished_before(out: Path, options: TrainOptions, manifest: Manifest, studen
     """
     try:
         found = read_json(out / RECORD)
-        then = TrainOptions(**found["options"]).fixed() | {"dataset": found["dataset"]["digest"], "student": found["student"]}
+        then = TrainOptions(**as_recorded(found["options"])).fixed() | {"dataset": found["dataset"]["digest"], "student": found["student"]}
         saved = (out / "config.json").is_file()
     except (OSError, DatasetError, KeyError, TypeError, ValueError):
         return None

@@ -1,33 +1,34 @@
-"""What a training run needs, opened and checked before the first update: dataset, rows, student, objective, where to save.
+"""What a training run needs, opened and checked before the first update: rows, student, objective, stream of batches.
 
 Legend: R rows of the training split.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textsmooth.pipeline.sources import HUB_MODEL, find_model
+from textsmooth.pipeline.train_places import student_folder
+from textsmooth.pipeline.train_rows import class_names, evaluated_split, label_kind_of, read_first, trained_rows
 from textsmooth.schemas.errors import DatasetError, MachineError, TextsmoothError, UsageError, first_line
 from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER, Manifest
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.collate import Batch, SmoothedCollator
 from textsmooth.stages.distill import PASSES, Distiller
-from textsmooth.stages.evaluate import Evaluation, labelled, main_metric
-from textsmooth.stages.folder import Folder, is_uri
+from textsmooth.stages.evaluate import Evaluation, main_metric
+from textsmooth.stages.folder import Folder
 from textsmooth.stages.loader import SmoothedStream
-from textsmooth.stages.masking import MASKED, MaskedCollator
+from textsmooth.stages.masking import MaskedCollator
 from textsmooth.stages.model import teacher_digest
 from textsmooth.stages.objectives import objective_for
 from textsmooth.stages.smooth import SoftEmbedding
 from textsmooth.stages.stream import SmoothedDataset
-from textsmooth.stages.student import check_token_map, load_student, model_folder, positions
+from textsmooth.stages.student import check_token_map, load_student, positions
 from textsmooth.stages.world import World
 
 TRAIN_SPLIT = "train"
@@ -36,7 +37,6 @@ TOKENIZER_FILES = {
     f"{TOKENIZER_FOLDER}/{name}"
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
 }
-MOST_CLASSES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +85,20 @@ class Setup:
                 parts = []
 
 
-def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, device: torch.device) -> Setup:
-    """Open and check everything. UsageError, DatasetError, TeacherError, in one line, for whatever cannot work."""
+def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, device: torch.device, say: Callable[[str], object]) -> Setup:
+    """Open and check everything. UsageError, DatasetError, TeacherError, in one line, for whatever cannot work.
+
+    say: is told, in a line, what takes long.
+    """
     manifest = dataset.manifest
-    kind = _kind(options, manifest)
-    evaluated = _evaluated(options, dataset, kind)
-    rows, considered = _rows(options, dataset, kind)
-    names = _class_names(options, dataset, evaluated, kind)
+    kind = label_kind_of(options, manifest)
+    _tell(read_first(options, dataset, kind), say)
+    evaluated = evaluated_split(options, dataset, kind)
+    rows, considered = trained_rows(options, dataset, kind)
+    names = class_names(options, dataset, evaluated, kind)
     _check_stored(options, manifest)
     tokenizer_files = _tokenizer_files(dataset.folder, manifest)
-    folder = student_folder(options.student)
+    folder = student_folder(options)
     check_token_map(folder, manifest)
     torch.manual_seed(options.seed)  # of a new head
     student = load_student(folder, head=kind, label_names=names, label_kind=kind, dropout=options.dropout).to(device)
@@ -143,111 +147,23 @@ def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, devic
     )
 
 
-def student_folder(name: str) -> Path:
-    """The folder of a student: a local one, or owner/name of the Hub. UsageError if there is none."""
-    if HUB_MODEL.fullmatch(name) and "/" in name and not Path(name).exists():
-        return find_model(name, None, option="--student").folder
-    return model_folder(name, "student")
-
-
-def planned_steps(options: TrainOptions) -> int:
-    """The updates that a run would make. UsageError, DatasetError if the dataset has not what it needs."""
+def planned_steps(options: TrainOptions, say: Callable[[str], object]) -> int:
+    """The updates that a run would make. UsageError, DatasetError if the dataset has not what it needs. say: as of `prepare`."""
     dataset = SmoothedDataset(options.dataset, TRAIN_SPLIT)
-    rows, _ = _rows(options, dataset, _kind(options, dataset.manifest))
+    kind = label_kind_of(options, dataset.manifest)
     _check_stored(options, dataset.manifest)
+    _tell(read_first(options, dataset, kind), say)
+    rows, _ = trained_rows(options, dataset, kind)
     return _steps(options, _stream(options, dataset, rows, World()))
 
 
-def _kind(options: TrainOptions, manifest: Manifest) -> str:
-    """What kind of labels the objective needs, and the dataset has; `mlm` for masked tokens."""
-    where = f"the dataset in {options.dataset}"
-    if options.objective == "mlm":
-        if not str(manifest.config["context"]).startswith(MASKED):
-            raise UsageError(f"{where} has soft ids of unmasked text, --objective mlm needs masked; generate it with --context masked:7")
-        return "mlm"
-    second = manifest.task_teacher
-    if options.objective != "task" and second is None:
-        raise UsageError(f"{where} has no teacher_logits for --objective {options.objective}; generate it with --task-teacher MODEL")
-    kind = manifest.corpus["label_kind"]
-    if kind is None and options.objective == "kd" and second is not None:
-        return str(second["kind"])
-    if kind is None:
-        raise DatasetError(f"{where} has no labels, the task needs them; generate it with --label-column, or give --objective mlm")
-    return str(kind)
-
-
-def _has_labels(kind: str) -> bool:
-    return kind in ("class", "value")
-
-
-def _rows(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> tuple[NDArray[np.bool_] | None, int]:
-    """Which rows are trained on ([R]; None: all), and how many would be if all had labels. Reads labels only where it has to."""
-    limit = len(dataset) if options.max_rows is None else min(options.max_rows, len(dataset))
-    has_column = dataset.manifest.corpus["label_kind"] in ("class", "value")
-    if options.rows_per_class is not None and not (kind == "class" and has_column):
-        raise UsageError(f"--rows-per-class needs labels that are classes, the dataset in {options.dataset} has {kind}; use --max-rows")
-    wanted = _has_labels(kind) and (options.objective != "kd" or options.rows_per_class is not None)
-    all_labelled = not wanted or dataset.manifest.statistics.get("unlabelled_rows") == 0
-    if all_labelled and limit == len(dataset) and options.rows_per_class is None:
-        return None, limit
-    usable = np.arange(len(dataset)) < limit
-    if not all_labelled or options.rows_per_class is not None:
-        labels = dataset.labels
-        assert labels is not None
-        usable &= labelled(labels)
-        if not usable.any():
-            raise DatasetError(f"no row of split {dataset.name!r} in {options.dataset} has a label; choose another split or dataset")
-        if options.rows_per_class is not None:
-            for label in np.unique(labels[usable]):
-                of_class = np.flatnonzero(usable & (labels == label))
-                usable[of_class[options.rows_per_class :]] = False
-            return usable, int(usable.sum())
-    return (None if usable.all() else usable), limit
-
-
-def _evaluated(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> tuple[SmoothedDataset, NDArray[np.int64]] | None:
-    """The split asked for, or the first validation split that can be scored, with its rows; None if there is none."""
-    asked = options.eval_split is not None
-    splits = [options.eval_split] if asked else [s for s in dataset.manifest.splits if s.startswith(("validation", "dev"))]
-    for name in splits:
-        assert name is not None
-        split = SmoothedDataset(options.dataset, name)
-        labels = split.labels if _has_labels(kind) else None
-        rows = np.arange(len(split)) if not _has_labels(kind) else np.flatnonzero(labelled(labels)) if labels is not None else np.zeros(0)
-        if len(rows):
-            return split, rows.astype(np.int64)
-    if asked:
-        raise DatasetError(f"no row of split {options.eval_split!r} in {options.dataset} has a label; choose another split or dataset")
-    if options.patience is not None:
-        raise UsageError("--patience needs a split to evaluate on, and this dataset has no labelled validation split; give --eval-split")
-    return None
+def _tell(line: str | None, say: Callable[[str], object]) -> None:
+    if line is not None:
+        say(line)
 
 
 def _evaluation(options: TrainOptions, split: SmoothedDataset, rows: NDArray[np.int64], kind: str) -> Evaluation:
     return Evaluation(split, rows, kind=kind, pad_id=split.manifest.special_ids.get("pad") or 0, dtype=options.dtype)
-
-
-def _class_names(
-    options: TrainOptions, dataset: SmoothedDataset, evaluated: tuple[SmoothedDataset, NDArray[np.int64]] | None, kind: str
-) -> tuple[str, ...]:
-    """Names of the classes (LABEL_0 … where nothing has any); none unless labels are classes. DatasetError if a label is no class."""
-    if kind != "class":
-        return ()
-    corpus, second = dataset.manifest.corpus, dataset.manifest.task_teacher
-    names = corpus["label_names"]
-    if names is None and second is not None:
-        order = second.get("order") or range(second["width"])
-        names = [(second.get("names") or [f"LABEL_{i}" for i in range(second["width"])])[i] for i in order]
-    splits = (dataset, *([] if evaluated is None else [evaluated[0]]))
-    if names is not None and dataset.manifest.statistics.get("unlabelled_rows") == 0:
-        return tuple(names)  # labels are looked at as they are read
-    highest = max((int(split.labels.max()) for split in splits if split.labels is not None), default=-1)
-    if names is None and highest >= MOST_CLASSES:
-        raise DatasetError(f"label {highest} is taken for a class, and {MOST_CLASSES:,} are the most; generate with another --label-column")
-    found = tuple(names or (f"LABEL_{i}" for i in range(max(highest + 1, 2))))
-    if highest >= len(found):
-        raise DatasetError(f"label {highest} is none of the {len(found)} classes {', '.join(found)}; generate the dataset again")
-    return found
 
 
 def _check_stored(options: TrainOptions, manifest: Manifest) -> None:
@@ -343,19 +259,3 @@ def _tokenizer_files(folder: Folder, manifest: Manifest) -> dict[str, bytes]:
         if hashlib.sha256(found.get(entry.path, b"")).hexdigest() != entry.sha256:
             raise DatasetError(f"{entry.path} in {folder} is missing or was altered; {AGAIN}")
     return {PurePosixPath(name).name: data for name, data in found.items()}
-
-
-def out_folder(options: TrainOptions) -> Path:
-    """Where to save. UsageError if that is the dataset, the student, or a folder they lie in or that lies in the dataset."""
-    elsewhere = is_uri(options.dataset)
-    called = PurePosixPath(options.dataset).name if elsewhere else Path(options.dataset).resolve().name
-    objective = "" if options.objective == "task" else f"{options.objective.replace('+', '-')}-"
-    out = Path(options.out or Path("students") / f"{called}-{objective}{options.reads}").expanduser()
-    place = out.resolve()
-    kept = {"student": Path(options.student).expanduser().resolve()}
-    if not elsewhere:
-        kept["dataset"] = Path(options.dataset).resolve()
-    for name, folder in kept.items():
-        if place == folder or place in folder.parents or (name == "dataset" and folder in place.parents):
-            raise UsageError(f"--out {out} would touch the {name} {folder}; choose another folder")
-    return out

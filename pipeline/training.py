@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from textsmooth.pipeline.train_log import LOG, TrainLog
+from textsmooth.pipeline.train_places import out_folder, student_folder
 from textsmooth.pipeline.train_progress import TrainProgress
 from textsmooth.pipeline.train_result import RECORD, TrainResult, finished_before, record, versions
-from textsmooth.pipeline.train_setup import TRAIN_SPLIT, Setup, out_folder, prepare, student_folder
+from textsmooth.pipeline.train_setup import TRAIN_SPLIT, Setup, prepare
 from textsmooth.pipeline.train_stop import Stop
 from textsmooth.schemas.errors import ConflictError, TextsmoothError, UsageError
-from textsmooth.schemas.train import TrainOptions
+from textsmooth.schemas.train import TrainOptions, as_recorded
 from textsmooth.stages import checkpoint
 from textsmooth.stages.checkpoint import TrainState
 from textsmooth.stages.collate import Batch
@@ -64,7 +65,7 @@ def train_here(options: TrainOptions, progress: TrainProgress, world: World, sto
         if world.first:
             check_out(out, overwrite=options.overwrite)
             _check_no_other_run(run, options)
-        setup = prepare(options, dataset, world, device)
+        setup = prepare(options, dataset, world, device, progress.say if world.first else lambda line: None)
         state = _begin(setup, run)
         with progress.run(), _log(setup, run, progress, state) as log:
             trained = _Run(setup, state, run, log, stop)
@@ -81,7 +82,7 @@ def train_here(options: TrainOptions, progress: TrainProgress, world: World, sto
 
 
 def _finished(out: Path, options: TrainOptions, dataset: SmoothedDataset) -> dict[str, Any] | None:
-    return finished_before(out, options, dataset.manifest, teacher_digest(student_folder(options.student)))
+    return finished_before(out, options, dataset.manifest, teacher_digest(student_folder(options)))
 
 
 def run_folder(out: Path) -> Path:
@@ -250,9 +251,9 @@ def _begin(setup: Setup, run: Path) -> TrainState:
 
 def differences(then: TrainState, now: TrainState) -> str | None:
     """What a run began with and what it is to go on with, where they are not the same."""
-    found = []
-    for name in {**then.options, **now.options}:
-        before, after = then.options.get(name), now.options.get(name)
+    found, recorded = [], as_recorded(then.options)
+    for name in {**recorded, **now.options}:
+        before, after = recorded.get(name), now.options.get(name)
         if before != after:
             found.append(f"{name} was {before!r}, now {after!r}")
     for what, a, b in (("dataset", then.dataset, now.dataset), ("student", then.student, now.student)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from textsmooth.schemas.errors import UsageError
-from textsmooth.schemas.train import INPUTS, TrainOptions
+from textsmooth.schemas.train import IDLE_IN_MLM, INPUTS, KD_WEIGHTS, TrainOptions
 
 OBJECTIVE_PARTS = ("task", "kd", "mlm")
 
@@ -37,7 +37,7 @@ class Arm:
     """
 
     name: str
-    inputs: str
+    inputs: str | None  # None for mlm
     objective: str
     settings: dict[str, Any]
 
@@ -56,8 +56,8 @@ class Arm:
             raise UsageError(f"arm {text!r} has two forms of input; choose one of {', '.join(INPUTS)}")
         if "mlm" in parts and (inputs or objective != "mlm"):
             raise UsageError(f"arm {text!r}: mlm goes with nothing else, its input is masked")
-        form, chosen = (inputs or ["plain"])[0], dict(map(_setting, settings))
-        unseen = ("lam", "tail", "draws") if objective == "mlm" else OF_SMOOTHED if form == "plain" else ()
+        form, chosen = None if objective == "mlm" else (inputs or ["plain"])[0], dict(map(_setting, settings))
+        unseen = IDLE_IN_MLM if objective == "mlm" else OF_SMOOTHED if form == "plain" else ()
         idle = [name for name in chosen if name in unseen or (name == "kd_temperature" and "kd" not in objective)]
         if idle:
             needs = "kd" if idle[0] == "kd_temperature" else "smoothed input"
@@ -109,4 +109,7 @@ class CompareOptions:
 
     def settings(self) -> dict[str, Any]:
         """What the score of an arm hangs on beside the arm, as JSON: a comparison goes on only with the same."""
-        return {name: value for name, value in self.common.fixed().items() if name not in ("inputs", "objective", "seed")}
+        found = {name: value for name, value in self.common.fixed().items() if name not in ("inputs", "objective", "seed")}
+        if self.arms[0].objective == "mlm":
+            found["kd-weight"] = KD_WEIGHTS["mlm"]  # of an arm that names none
+        return found

@@ -12,11 +12,14 @@ OBJECTIVES = ("task", "kd", "task+kd", "mlm")
 SCHEDULES = ("linear", "cosine", "constant")
 TRAIN_DTYPES = ("float32", "bfloat16")
 PROGRESS_MODES = ("auto", "rich", "json", "none")
-KD_WEIGHTS = {"task": 0.0, "kd": 1.0, "task+kd": 0.5, "mlm": 1.0}
+KD_WEIGHTS = {"task": 0.0, "kd": 1.0, "task+kd": 0.5, "mlm": 0.5}
+CHOOSE_WEIGHT = ("task+kd", "mlm")  # objectives for which kd_weight is a choice
+IDLE_IN_MLM = ("inputs", "lam", "tail", "draws", "kd_temperature")  # what masked-LM training does not look at
 # A run may be resumed with others of these: where and how it is computed. Without dropout that moves the result by rounding.
 MAY_CHANGE = (
     "dataset",  # its digest is compared, not its place
     "student",  # the same
+    "student_revision",
     "out",
     "accumulate",
     "checkpoint_every",
@@ -37,9 +40,10 @@ class TrainOptions:
 
     dataset: str
     student: str
+    student_revision: str | None = None  # of a student on the Hub
     out: str | None = None  # students/<dataset>-<inputs>, with the objective's name unless it is `task`
     # what the student reads
-    inputs: str = "smoothed"
+    inputs: str | None = None  # smoothed; of mlm, whose text is masked, none
     lam: float | str = 0.5  # a number, or of each example its own: `uniform`, `beta:A`
     temperature: float = 1.0
     topk: int | None = None
@@ -48,7 +52,7 @@ class TrainOptions:
     draws: int | None = None
     # what it learns
     objective: str = "task"
-    kd_weight: float | None = None  # share of the teacher in the loss: 1 for kd and mlm, 0.5 for task+kd
+    kd_weight: float | None = None  # share of the teacher in the loss of task+kd and mlm: 0.5
     kd_temperature: float = 2.0
     # how long, on what
     epochs: int = 3
@@ -91,7 +95,7 @@ class TrainOptions:
             ("progress", PROGRESS_MODES),
         )
         for name, allowed in choices:
-            if getattr(self, name) not in allowed:
+            if getattr(self, name) not in allowed and (name, self.inputs) != ("inputs", None):
                 raise UsageError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
         for name in (
             *("epochs", "max_steps", "max_rows", "rows_per_class", "batch_size", "batch_tokens", "accumulate"),
@@ -107,6 +111,10 @@ class TrainOptions:
             raise UsageError("batch-size and batch-tokens exclude each other: give one of them")
         self._check_numbers()
         self._check_objective()
+        if self.inputs is None and self.objective != "mlm":
+            object.__setattr__(self, "inputs", "smoothed")
+        if self.kd_weight is None and self.objective in CHOOSE_WEIGHT:  # known from here on: a run that is resumed has the same
+            object.__setattr__(self, "kd_weight", KD_WEIGHTS[self.objective])
         _ = self.smoothing  # its own checks
 
     def _check_numbers(self) -> None:
@@ -124,12 +132,14 @@ class TrainOptions:
     def _check_objective(self) -> None:
         if self.kd_weight is not None and not 0 <= self.kd_weight <= 1:
             raise UsageError(f"kd-weight is the teacher's share of the loss, from 0 to 1, not {self.kd_weight:g}")
-        if self.kd_weight is not None and self.objective in ("task", "kd"):
+        if self.kd_weight is not None and self.objective not in CHOOSE_WEIGHT:
             raise UsageError(f"kd-weight is a choice for --objective task+kd and mlm, {self.objective} has none")
         if not (math.isfinite(self.kd_temperature) and self.kd_temperature > 0):
             raise UsageError(f"kd-temperature must be a finite number above 0, not {self.kd_temperature:g}")
-        if self.objective == "mlm" and self.inputs in ("both", "mixed"):
-            raise UsageError(f"--objective mlm reads masked text: leave --inputs {self.inputs} away")
+        for name in IDLE_IN_MLM if self.objective == "mlm" else ():
+            if (value := getattr(self, name)) != getattr(TrainOptions, name):
+                asked = f"--{name.replace('_', '-')} {value}"
+                raise UsageError(f"{asked} does nothing with --objective mlm, which reads masked text: leave it away")
 
     @property
     def rows_per_batch(self) -> int | None:
@@ -139,7 +149,7 @@ class TrainOptions:
     @property
     def reads(self) -> str:
         """What the student reads: `masked` text, or one of INPUTS."""
-        return "masked" if self.objective == "mlm" else self.inputs
+        return self.inputs or "masked"
 
     @property
     def teacher_share(self) -> float:
@@ -164,3 +174,17 @@ class TrainOptions:
     def fixed(self) -> dict[str, Any]:
         """What a run may only be resumed with, by its name on the command line."""
         return {name.replace("_", "-"): value for name, value in asdict(self).items() if name not in MAY_CHANGE}
+
+
+def as_recorded(options: dict[str, Any]) -> dict[str, Any]:
+    """Options that a run has recorded, as they are said today; their names are those of fields, or of the command line.
+
+    Masked-LM runs used to record a form of input, which they did not read; and None for a share of the teacher, which was 1.
+    """
+    objective, then = options.get("objective"), dict[str, Any]()
+    if objective == "mlm":
+        then["inputs"] = None
+    for name in ("kd_weight", "kd-weight"):
+        if name in options and options[name] is None and objective in CHOOSE_WEIGHT:
+            then[name] = {"task+kd": 0.5, "mlm": 1.0}[objective]
+    return {**options, **then}

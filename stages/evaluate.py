@@ -45,8 +45,8 @@ def labelled(labels: NDArray[Any]) -> NDArray[np.bool_]:
 class Evaluation:
     """Scores students on rows of a split.
 
-    rows: global indices; None: all. kind: `class`, `value`, `span` or `mlm`. pad_id: None for the dataset's. all_passes: `mlm` masks each
-    row in every one of its passes, else in one that is always the same. DatasetError if no row can be scored.
+    rows: global indices; None: all. kind: `class`, `value`, `span` or `mlm`. pad_id: None for the dataset's. `mlm` masks each row in
+    one of its passes, always the same. DatasetError if no row can be scored.
     """
 
     def __init__(
@@ -58,9 +58,8 @@ class Evaluation:
         pad_id: int | None = None,
         batch_size: int = 64,
         dtype: str = "float32",
-        all_passes: bool = False,
     ) -> None:
-        self.dataset, self.kind, self.batch_size, self.dtype, self.all_passes = dataset, kind, batch_size, dtype, all_passes
+        self.dataset, self.kind, self.batch_size, self.dtype = dataset, kind, batch_size, dtype
         self.pad_id = dataset.manifest.special_ids.get("pad") or 0 if pad_id is None else pad_id
         self.task = dataset.manifest.corpus.get("task")
         self.rows = np.arange(len(dataset)) if rows is None else np.asarray(rows, np.int64)
@@ -152,14 +151,11 @@ class Evaluation:
         sums = np.zeros(4)  # places, nll, right ones, kl
         by_length = self.rows[np.argsort(-self.dataset.lengths[self.rows], kind="stable")]
         for start in range(0, len(by_length), self.batch_size):
-            block = self.dataset.batch(by_length[start : start + self.batch_size])
-            first = self._masking.turns(block)
-            for turns in [np.full(len(block), j) for j in range(self._masking.context_n)] if self.all_passes else [first]:
-                batch = self._masking.masked(block, turns).to(device)
-                assert batch.masked is not None
-                with torch.inference_mode(), autocast(device, self.dtype):
-                    logits = masked_logits(student, batch)[:, :width].float()
-                    sums += [len(logits), *_masked_sums(logits, batch.masked)]
+            batch = self._masking(self.dataset.batch(by_length[start : start + self.batch_size])).to(device)
+            assert batch.masked is not None
+            with torch.inference_mode(), autocast(device, self.dtype):
+                logits = masked_logits(student, batch)[:, :width].float()
+                sums += [len(logits), *_masked_sums(logits, batch.masked)]
         if not sums[0]:
             raise DatasetError(f"split {self.dataset.name!r} has no token to mask; choose another split or dataset")
         _check_finite(sums, self.dataset)

@@ -28,22 +28,12 @@ def autocast(device: torch.device, dtype: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
-def bare(student: Any) -> Any:
-    """The model itself, where it is wrapped for training in several processes."""
-    return student.module if isinstance(student, nn.parallel.DistributedDataParallel) else student
-
-
-def takes_token_types(student: Any) -> bool:
-    """Whether segments mean anything to the student: DistilBERT has none, RoBERTa just one."""
-    return "token_type_ids" in taken_inputs(bare(student))
-
-
 def forward(student: Any, batch: Batch, soft: SoftEmbedding | None) -> Tensor:
     """The student's logits of the plain ids, or, with `soft`, of the batch's soft ids.
 
     [B, C] of a classifier, [B, L, 2] (start, end) of a span model, [B, L, V] of a masked LM.
     """
-    taken = taken_inputs(bare(student))
+    taken = taken_inputs(student)
     inputs: dict[str, Tensor] = {}
     if "attention_mask" in taken:
         inputs["attention_mask"] = batch.attention_mask
@@ -60,12 +50,12 @@ def forward(student: Any, batch: Batch, soft: SoftEmbedding | None) -> Tensor:
 def masked_logits(student: Any, batch: Batch) -> Tensor:
     """A masked LM's logits [M, V] at the batch's masked places: by its head on these alone, where its family allows."""
     assert batch.masked is not None
-    places, model = batch.masked.places, bare(student)
-    if model not in _head_alone:
-        _head_alone[model] = _runs_alone(model)
-    if not _head_alone[model]:
+    places = batch.masked.places
+    if student not in _head_alone:
+        _head_alone[student] = _runs_alone(student)
+    if not _head_alone[student]:
         return forward(student, batch, None).flatten(0, 1)[places]
-    with _handing_over(model, places):
+    with _handing_over(student, places):
         return forward(student, batch, None)[0]
 
 

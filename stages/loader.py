@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.stages.ahead import Ahead
 from textsmooth.stages.codec import TokenBlock
 from textsmooth.stages.collate import Batch
 from textsmooth.stages.order import ORDER_VERSION, GlobalBatch, GlobalBatches
 from textsmooth.stages.stream import SmoothedDataset
 
 Collate = Callable[[TokenBlock], Batch]
-FETCHED_AT_ONCE = 4  # shards of a dataset elsewhere; those that lie here are hashed one after the other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +223,9 @@ class SmoothedStream(IterableDataset[Batch]):
 
     def _all_sizes(self) -> NDArray[np.int64]:
         if self._sizes is None or self._sizes[0] != self.epoch:
+            if self.batching.tokens is not None:
+                used = np.arange(len(self.dataset.shards)) if self._usable is None else np.unique(self.dataset.shards_of(self._usable))
+                self.dataset.keep_lengths(used.tolist())
             self._sizes = self.epoch, self.global_batches(self.epoch).sizes()
         return self._sizes[1]
 
@@ -235,16 +236,15 @@ class SmoothedStream(IterableDataset[Batch]):
         if hasattr(self.collate, "set_epoch"):
             self.collate.set_epoch(start.epoch)
         batches = self.global_batches(start.epoch)
-        ahead = Ahead(self.dataset.touch, 1 if self.dataset.is_local else FETCHED_AT_ONCE)
-
-        def entering(window: int) -> None:
-            for number in (window, window + 1):
-                first = batches.order.window_shards(number)
-                shards = self.dataset.shards_of(first if self._usable is None else self._usable[first])
-                ahead.begin(self.dataset.cold(np.roll(shards, -(worker * len(shards) // workers))))  # workers begin with different ones
-
         step, samples, item = start.step, start.samples, start.item
-        with self.dataset.touching(ahead):
+        with self.dataset.touching() as ahead:
+
+            def entering(window: int) -> None:
+                for number in (window, window + 1):
+                    first = batches.order.window_shards(number)
+                    shards = self.dataset.shards_of(first if self._usable is None else self._usable[first])
+                    ahead.begin(self.dataset.cold(np.roll(shards, -(worker * len(shards) // workers))))  # workers begin with different ones
+
             for batch in batches.after(step, samples, entering):
                 count = int(self.share.count(np.array([len(batch.rows)]))[0])
                 for part in range(count):

@@ -91,15 +91,6 @@ class SampleOrder:
         begins, first = self._shards
         return first[np.searchsorted(begins, start, side="right") - 1 : np.searchsorted(begins, stop, side="left")]
 
-    def take(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The rows at positions start .. stop of the epoch; positions past its end are left out."""
-        stop = min(stop, len(self))
-        if start >= stop:
-            return np.zeros(0, np.int64)
-        first, last = start // self.window_rows, (stop - 1) // self.window_rows
-        windows = np.concatenate([self.window(number) for number in range(first, last + 1)])
-        return windows[start - first * self.window_rows : stop - first * self.window_rows]
-
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalBatch:

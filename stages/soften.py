@@ -28,10 +28,13 @@ def uniform(what: str, *counters: NDArray[Any] | int) -> NDArray[np.float64]:
     z = np.array(int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "little"), np.uint64)
     with np.errstate(over="ignore"):
         for counter in counters:
-            z = (z ^ np.asarray(counter).astype(np.uint64)) + _GOLDEN
-            z = (z ^ (z >> np.uint64(30))) * _MIX_1
-            z = (z ^ (z >> np.uint64(27))) * _MIX_2
-            z = z ^ (z >> np.uint64(31))
+            z = z ^ np.asarray(counter).astype(np.uint64)
+            z += _GOLDEN
+            z ^= z >> np.uint64(30)
+            z *= _MIX_1
+            z ^= z >> np.uint64(27)
+            z *= _MIX_2
+            z ^= z >> np.uint64(31)
     return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -100,16 +103,34 @@ def draw(entries: CutSoftIds, uniforms: NDArray[np.float64]) -> CutSoftIds:
     if not len(tokens):
         return entries
     ids, probs = (_rectangle(values, entries.counts[tokens], 0) for values in (entries.ids, entries.probs))
-    upto = np.cumsum(probs, axis=1, dtype=np.float64)
-    place = (upto[:, None, :] <= uniforms[tokens, :, None]).sum(2)
+    place = _reached(np.cumsum(probs, axis=1, dtype=np.float64), uniforms[tokens])
     last = entries.counts[tokens] - 1
     # without a tail, only rounding can lead past the last entry
-    place = np.where((place > last[:, None]) & (entries.tail[tokens, None] == 0), last[:, None], place)
+    place = np.minimum(place, np.where(entries.tail[tokens] == 0, last, ids.shape[1])[:, None])
     is_entry = place <= last[:, None]
-    found = np.take_along_axis(ids, np.minimum(place, last[:, None]), axis=1)[is_entry]
+    place += np.arange(0, ids.size, ids.shape[1])[:, None]
+    found = ids.ravel()[place[is_entry]]
     counts[tokens] = is_entry.sum(1)
     tail[tokens] = 1 - counts[tokens] / np.float32(draws)
     return CutSoftIds(counts=counts, ids=found, probs=np.full(len(found), 1 / draws, np.float32), tail=tail)
+
+
+def _reached(upto: NDArray[np.float64], numbers: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many of a token's values, rising along [S, K], each of its numbers [S, M] has reached: [S, M].
+
+    Most draws are of the first entry or of the tail; the place of the others is bisected, all at once.
+    """
+    (_, width), draws = upto.shape, numbers.shape[1]
+    before, past = numbers < upto[:, :1], numbers >= upto[:, -1:]
+    reached = np.where(past, width, 0)
+    some = np.flatnonzero(~(before | past))
+    number, first, values = numbers.ravel()[some], some // draws * width, upto.ravel()
+    low = np.zeros_like(some)  # a value that is reached
+    for bit in reversed(range((width - 1).bit_length())):
+        higher = np.minimum(low + (1 << bit), width - 1)  # the last one is not
+        low = np.where(values[first + higher] <= number, higher, low)
+    reached.ravel()[some] = low + 1
+    return reached
 
 
 def only(soft: SoftIds, tokens: NDArray[np.bool_]) -> SoftIds:

@@ -5,7 +5,7 @@ Legend: R rows, N tokens, E entries, S extra temperatures.
 
 import mmap
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SampleOrder", "SmoothedDataset", "concatenate", "gather"]
 
+FETCHED_AT_ONCE = 4  # shards of a dataset elsewhere; those that lie here are hashed one after the other
 OPEN_SHARDS = 256  # at once: each holds a file descriptor
 OPEN_BLOCKS = 4096  # record batches whose columns are kept at hand: views of the file, a few KB each
 _PLACES = 1 << 32  # more than a shard has record batches
@@ -67,9 +68,11 @@ class SmoothedDataset:
             self._checked[:] = checked
         self._blocks: OrderedDict[int, TokenBlock] = OrderedDict()
         self._ahead: list[Ahead] = []
+        self._lengths: NDArray[np.int64] | None = None  # [R] of the rows of shards whose lengths are known
+        self._known = np.zeros(len(self.shards), np.bool_)
 
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_readers", "_seen", "_blocks", "_ahead")
+        left = ("_readers", "_seen", "_blocks", "_ahead", "_lengths", "_known", "lengths")
         return {name: value for name, value in self.__dict__.items() if name not in left} | {"_checked": self._checked[:]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -95,14 +98,12 @@ class SmoothedDataset:
             raise ValueError("a batch needs at least one row")
         return gather(*self._found(np.asarray(indices, np.int64)))
 
-    def order(self, *, seed: int, epoch: int, rows: int | NDArray[np.bool_] | None = None, shuffle: bool = True) -> SampleOrder:
-        """The order of an epoch. rows: only the split's first so many; or which are used, [R] bool: the order numbers these from 0."""
-        if isinstance(rows, np.ndarray):
+    def order(self, *, seed: int, epoch: int, rows: NDArray[np.bool_] | None = None, shuffle: bool = True) -> SampleOrder:
+        """The order of an epoch. rows: which are used, [R] bool: the order numbers these from 0; None: all."""
+        used = self._ends - self._begins
+        if rows is not None:
             before = np.concatenate([[0], np.cumsum(rows)])
             used = before[self._ends] - before[self._begins]
-        else:
-            limit = len(self) if rows is None else min(rows, len(self))
-            used = np.clip(limit - self._begins, 0, self._ends - self._begins)
         shard_rows = tuple(count for count in used.tolist() if count > 0)
         return SampleOrder(
             shard_rows=shard_rows, dataset=self.manifest.dataset, seed=seed, epoch=epoch, window_rows=WINDOW_ROWS, shuffle=shuffle
@@ -133,14 +134,25 @@ class SmoothedDataset:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, specials included: [R]. Reads offsets only, but of all shards."""
-        offsets = (b.column("input_ids").offsets.to_numpy(zero_copy_only=True) for b in self.record_batches())
-        return np.concatenate([np.zeros(0, np.int64), *(np.diff(o) for o in offsets)]).astype(np.int64)
+        self.keep_lengths(range(len(self.shards)))
+        assert self._lengths is not None
+        return self._lengths
+
+    def keep_lengths(self, shards: Iterable[int]) -> None:
+        """Read the lengths of the rows of shards (by number) that are not known yet; they stay known, at 8 bytes a row."""
+        if self._lengths is None:
+            self._lengths = np.zeros(len(self), np.int64)
+        for shard in self._in_turn([shard for shard in shards if not self._known[shard]]):
+            reader = self._reader(shard)
+            offsets = (reader.record_batch(number).column("input_ids").offsets.to_numpy() for number in range(len(reader)))
+            self._lengths[self._begins[shard] : self._ends[shard]] = np.concatenate([np.zeros(0, np.int64), *map(np.diff, offsets)])
+            self._known[shard] = True
 
     def lengths_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of the rows with these global indices: [R] -> [R]. Touches only the shards that these rows are in."""
-        if "lengths" in self.__dict__:
-            return self.lengths[indices]
         shards, rows = self._places(indices)
+        if self._lengths is not None and self._known[shards].all():
+            return self._lengths[indices]
         places, which = np.unique(shards * _PLACES + rows // ROWS_PER_RECORD_BATCH, return_inverse=True)
         found = [np.diff(self._block(place).row_offsets) for place in places.tolist()]
         first = np.cumsum([0, *map(len, found)])[:-1]
@@ -184,9 +196,16 @@ class SmoothedDataset:
 
     def record_batches(self) -> Iterator[Any]:
         """The rows in order, as Arrow record batches with all their columns: views of the files, one at a time."""
-        for shard in range(len(self.shards)):
+        for shard in self._in_turn(range(len(self.shards))):
             for number in range(len(self._reader(shard))):
                 yield self._record_batch(shard, number)
+
+    def _in_turn(self, shards: Sequence[int]) -> Iterator[int]:
+        """Shards one after the other; meanwhile those that follow are fetched and checked."""
+        with self.touching() as ahead:
+            for place, shard in enumerate(shards):
+                ahead.begin(self.cold(np.array(shards[place : place + FETCHED_AT_ONCE])))
+                yield shard
 
     def _check_sizes(self) -> None:
         listed: dict[str, int] = {}  # at once: in a store, asking for each would take as many requests
@@ -234,11 +253,12 @@ class SmoothedDataset:
         return [shard for shard in shards.tolist() if not self.is_local or (self.verify and not self._checked[shard])]
 
     @contextmanager
-    def touching(self, ahead: Ahead) -> Iterator[None]:
-        """While this block runs, shards are taken from what touches them ahead."""
+    def touching(self) -> Iterator[Ahead]:
+        """While this block runs, shards are taken from what touches them in the background, which it is given."""
+        ahead = Ahead(self.touch, 1 if self.is_local else FETCHED_AT_ONCE)
         self._ahead.append(ahead)
         try:
-            yield
+            yield ahead
         finally:
             self._ahead.remove(ahead)
             ahead.close()

@@ -130,7 +130,7 @@ CASES = [
     Case("The run", "rows and tokens of a batch", "--batch-size 8 --batch-tokens 512", 2),
     Case("The run", "no epochs", "--epochs 0", 2),
     Case("The run", "a share of the teacher without a teacher", "--kd-weight 0.5", 2),
-    Case("The run", "masked words twice a batch", "--objective mlm --inputs both", 2),
+    Case("The run", "a form of input, for masked words", "--objective mlm --inputs smoothed", 2),
     Case("The run", "a learning rate that makes the loss infinite", "--lr 1e30 --warmup 0", 1),
     Case("The output", "a folder that holds something", "", 1, something),
     Case("The output", "something else, to be overwritten", "--overwrite", 1, something),

@@ -3,6 +3,7 @@
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -87,3 +88,12 @@ def test_errors_of_other_processes_keep_their_kind() -> None:
     for kind, code in ((TrainingError, 1), (Stopped, 143)):
         error = _error({"kind": kind.__name__, "text": "what it said", "exit_code": code})
         assert (type(error), str(error), error.exit_code) == (kind, "what it said", code)
+
+
+def test_nobody_begins_again_once_an_error_was_said(tmp_path: Path) -> None:
+    """Processes that waited for the one that failed may have died of it, and Ray replaces them."""
+    from textsmooth.pipeline.train_ray import _work
+
+    (tmp_path / "error-1.json").touch()
+    _work({"work": str(tmp_path), "options": asdict(TrainOptions(dataset="nowhere", student="nobody"))})
+    assert [path.name for path in tmp_path.iterdir()] == ["error-1.json"]

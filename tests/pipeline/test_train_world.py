@@ -97,6 +97,46 @@ distill.Distiller._backward = full
     assert "process 0 of 2 lost the others" in first.err and "out of memory in update 1" in second.err
 
 
+IMPATIENT = """
+from datetime import timedelta
+from textsmooth.stages import world
+world.WAIT = timedelta(seconds=2)
+"""
+
+
+def test_one_that_does_not_answer_is_given_up(two: Callable[..., list[Any]]) -> None:
+    """It is there, but does nothing: as when a machine hangs, or the network between them is gone."""
+    frozen = f"die_at('textsmooth.stages.distill', 'Distiller', 'update', 4, ({int(signal.SIGSTOP)},))"
+    first, second = two(patches=(IMPATIENT, IMPATIENT + frozen))
+    ran = first.wait()
+    second.kill(signal.SIGKILL)
+    assert ran.code == 1 and "process 0 of 2 lost the others" in ran.err, ran.err
+    assert second.wait().code == -signal.SIGKILL
+
+
+def test_an_evaluation_may_take_longer_than_an_answer(two: Callable[..., list[Any]]) -> None:
+    slow = """
+import time
+from textsmooth.stages import evaluate
+real = evaluate.Evaluation.__call__
+evaluate.Evaluation.__call__ = lambda *args: (time.sleep(3), real(*args))[1]
+"""
+    first, second = (process.wait() for process in two("--max-steps", 6, patches=(IMPATIENT + slow, IMPATIENT)))
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+
+
+def test_an_evaluation_that_fails_ends_both(two: Callable[..., list[Any]]) -> None:
+    failing = """
+from textsmooth.schemas.errors import DatasetError
+from textsmooth.stages import evaluate
+def fails(*args): raise DatasetError("no such rows")
+evaluate.Evaluation.__call__ = fails
+"""
+    first, second = (process.wait() for process in two(patches=(failing, "")))
+    assert (first.code, second.code) == (1, 1)
+    assert "no such rows" in first.err and "process 1 of 2 lost the others" in second.err
+
+
 def test_a_loss_that_is_no_number_ends_both_with_the_same_line(two: Callable[..., list[Any]]) -> None:
     broken = """
 from textsmooth.stages import distill

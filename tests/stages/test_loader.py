@@ -289,7 +289,7 @@ def test_a_resume_touches_the_shards_of_one_window_only(uneven, monkeypatch):
     stream = _stream(uneven, batch_tokens=150)
     stream.load_state_dict(whole.state_after(batch))
     touched = set()
-    monkeypatch.setattr("textsmooth.stages.loader.Ahead.begin", lambda self, shards: None)
+    monkeypatch.setattr("textsmooth.stages.stream.Ahead.begin", lambda self, shards: None)
     touch = SmoothedDataset.touch
     monkeypatch.setattr(SmoothedDataset, "touch", lambda self, index: touched.add(index) or touch(self, index))
     next(iter(stream))
@@ -305,7 +305,8 @@ def test_a_damaged_shard_is_told_when_its_rows_are_needed(uneven, tmp_path, monk
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    before = next(p for p in range(sum(ROWS)) if SmoothedDataset(folder, "train").shards_of(order.take(p, p + 1))[0] == last)
+    rows = np.concatenate([order.window(number) for number in range(order.windows)])
+    before = SmoothedDataset(folder, "train").shards_of(rows).tolist().index(last)
     stream, seen = _stream(folder, batch_size=1), 0
     with pytest.raises(DatasetError, match=f"shard train/{last:05}.arrow .* was altered"):
         for _ in stream:

@@ -1,7 +1,11 @@
 """Cuts of soft ids, draws from them, and the counter-based numbers that draws are made with."""
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from textsmooth.schemas.smoothing import TAILS, Smoothing
@@ -96,6 +100,27 @@ def test_without_a_tail_every_draw_is_an_entry():
     found = draw(entries, np.full((2, 5), np.nextafter(1, 0)))
     assert found.ids.tolist() == [12] * 5 + [11] * 5
     assert not found.tail.any()
+
+
+_PROBS = st.lists(st.integers(1, 1000), max_size=9).map(lambda parts: [part / (sum(parts) + 100) for part in parts])
+
+
+@given(st.lists(_PROBS, min_size=1, max_size=6), st.integers(1, 5), st.sampled_from(TAILS), st.data())
+def test_a_draw_is_the_entry_whose_stretch_a_number_falls_in(tokens, draws, tail, data):
+    """Also where it is an end of a stretch, to the bit."""
+    entries = cut(soft_of(*tokens), Smoothing(tail=tail))
+    begins = np.concatenate([[0], np.cumsum(entries.counts)])
+    ends = [np.cumsum(entries.probs[a:b], dtype=np.float64) for a, b in itertools.pairwise(begins)]
+    numbers = [st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, *end.tolist()])) for end in ends]
+    uniforms = np.array([[data.draw(some) for _ in range(draws)] for some in numbers])
+    found = draw(entries, uniforms)
+    drawn = []
+    for token, end in enumerate(ends):
+        place = np.searchsorted(end, uniforms[token], side="right") if len(end) else np.zeros(0, int)
+        place = np.minimum(place, len(end) - 1) if entries.tail[token] == 0 else place[place < len(end)]
+        drawn.append(entries.ids[begins[token] + place].tolist())
+    assert found.ids.tolist() == [number for ids in drawn for number in ids]
+    assert found.counts.tolist() == [len(ids) for ids in drawn]
 
 
 def test_entries_of_other_tokens_are_taken_out():

@@ -1,0 +1,119 @@
+"""What of a dataset a student learns from and is scored on: the kind of labels, rows, the evaluation split, the names of classes.
+
+Legend: R rows of a split.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textsmooth.schemas.errors import DatasetError, UsageError
+from textsmooth.schemas.manifest import Manifest
+from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages.evaluate import labelled
+from textsmooth.stages.masking import MASKED
+from textsmooth.stages.stream import SmoothedDataset
+
+MOST_CLASSES = 10_000
+
+
+def label_kind_of(options: TrainOptions, manifest: Manifest) -> str:
+    """What kind of labels the objective needs, and the dataset has; `mlm` for masked tokens."""
+    where = f"the dataset in {options.dataset}"
+    if options.objective == "mlm":
+        if not str(manifest.config["context"]).startswith(MASKED):
+            raise UsageError(f"{where} has soft ids of unmasked text, --objective mlm needs masked; generate it with --context masked:7")
+        return "mlm"
+    second = manifest.task_teacher
+    if options.objective != "task" and second is None:
+        raise UsageError(f"{where} has no teacher_logits for --objective {options.objective}; generate it with --task-teacher MODEL")
+    kind = manifest.corpus["label_kind"]
+    if kind is None and options.objective == "kd" and second is not None:
+        return str(second["kind"])
+    if kind is None:
+        raise DatasetError(f"{where} has no labels, the task needs them; generate it with --label-column, or give --objective mlm")
+    return str(kind)
+
+
+def _has_labels(kind: str) -> bool:
+    return kind in ("class", "value")
+
+
+def read_first(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> str | None:
+    """A line that says what of a dataset elsewhere is fetched before the first update, and what for; None if nothing is."""
+    labels = _has_labels(kind) and (options.rows_per_class is not None or dataset.manifest.statistics.get("unlabelled_rows") != 0)
+    lengths = options.batch_tokens is not None and options.max_steps is None
+    if dataset.is_local or not (labels or lengths):
+        return None
+    last = len(dataset) if labels or options.max_rows is None else min(options.max_rows, len(dataset))
+    shards = dataset.shards[: int(dataset.shards_of(np.array([last - 1]))[0]) + 1]
+    why = "which rows have labels"
+    if not labels:
+        why = f"how many batches of {options.batch_tokens:,} tokens there are; with --max-steps that is not needed"
+    size = sum(shard.bytes for shard in shards) / 1e6
+    return f"fetching {len(shards):,} shards ({size:,.1f} MB) first, unless they are in the cache, to know {why}"
+
+
+def trained_rows(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> tuple[NDArray[np.bool_] | None, int]:
+    """Which rows are trained on ([R]; None: all), and how many would be if all had labels. Reads labels only where it has to."""
+    limit = len(dataset) if options.max_rows is None else min(options.max_rows, len(dataset))
+    has_column = dataset.manifest.corpus["label_kind"] in ("class", "value")
+    if options.rows_per_class is not None and not (kind == "class" and has_column):
+        raise UsageError(f"--rows-per-class needs labels that are classes, the dataset in {options.dataset} has {kind}; use --max-rows")
+    wanted = _has_labels(kind) and (options.objective != "kd" or options.rows_per_class is not None)
+    all_labelled = not wanted or dataset.manifest.statistics.get("unlabelled_rows") == 0
+    if all_labelled and limit == len(dataset) and options.rows_per_class is None:
+        return None, limit
+    usable = np.arange(len(dataset)) < limit
+    if not all_labelled or options.rows_per_class is not None:
+        labels = dataset.labels
+        assert labels is not None
+        usable &= labelled(labels)
+        if not usable.any():
+            raise DatasetError(f"no row of split {dataset.name!r} in {options.dataset} has a label; choose another split or dataset")
+        if options.rows_per_class is not None:
+            for label in np.unique(labels[usable]):
+                of_class = np.flatnonzero(usable & (labels == label))
+                usable[of_class[options.rows_per_class :]] = False
+            return usable, int(usable.sum())
+    return (None if usable.all() else usable), limit
+
+
+def evaluated_split(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> tuple[SmoothedDataset, NDArray[np.int64]] | None:
+    """The split asked for, or the first validation split that can be scored, with its rows; None if there is none."""
+    asked = options.eval_split is not None
+    splits = [options.eval_split] if asked else [s for s in dataset.manifest.splits if s.startswith(("validation", "dev"))]
+    for name in splits:
+        assert name is not None
+        split = SmoothedDataset(options.dataset, name)
+        labels = split.labels if _has_labels(kind) else None
+        rows = np.arange(len(split)) if not _has_labels(kind) else np.flatnonzero(labelled(labels)) if labels is not None else np.zeros(0)
+        if len(rows):
+            return split, rows.astype(np.int64)
+    if asked:
+        raise DatasetError(f"no row of split {options.eval_split!r} in {options.dataset} has a label; choose another split or dataset")
+    if options.patience is not None:
+        raise UsageError("--patience needs a split to evaluate on, and this dataset has no labelled validation split; give --eval-split")
+    return None
+
+
+def class_names(
+    options: TrainOptions, dataset: SmoothedDataset, evaluated: tuple[SmoothedDataset, NDArray[np.int64]] | None, kind: str
+) -> tuple[str, ...]:
+    """Names of the classes (LABEL_0 … where nothing has any); none unless labels are classes. DatasetError if a label is no class."""
+    if kind != "class":
+        return ()
+    corpus, second = dataset.manifest.corpus, dataset.manifest.task_teacher
+    names = corpus["label_names"]
+    if names is None and second is not None:
+        order = second.get("order") or range(second["width"])
+        names = [(second.get("names") or [f"LABEL_{i}" for i in range(second["width"])])[i] for i in order]
+    splits = (dataset, *([] if evaluated is None else [evaluated[0]]))
+    if names is not None and dataset.manifest.statistics.get("unlabelled_rows") == 0:
+        return tuple(names)  # labels are looked at as they are read
+    highest = max((int(split.labels.max()) for split in splits if split.labels is not None), default=-1)
+    if names is None and highest >= MOST_CLASSES:
+        raise DatasetError(f"label {highest} is taken for a class, and {MOST_CLASSES:,} are the most; generate with another --label-column")
+    found = tuple(names or (f"LABEL_{i}" for i in range(max(highest + 1, 2))))
+    if highest >= len(found):
+        raise DatasetError(f"label {highest} is none of the {len(found)} classes {', '.join(found)}; generate the dataset again")
+    return found
