@@ -38,15 +38,38 @@ def _has_labels(kind: str) -> bool:
     return kind in ("class", "value")
 
 
+def _names(manifest: Manifest) -> list[str] | None:
+    """Names of the classes by corpus or task teacher, if either has any."""
+    names, second = manifest.corpus["label_names"], manifest.task_teacher
+    if names is not None or second is None:
+        return names  # type: ignore[no-any-return]
+    known = second.get("names") or [f"LABEL_{i}" for i in range(second["width"])]
+    return [known[i] for i in second.get("order") or range(second["width"])]
+
+
+def _all_labelled(dataset: SmoothedDataset) -> bool:
+    return dataset.manifest.statistics.get("unlabelled_rows") == 0
+
+
+def _chosen_by_label(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> bool:
+    """Whether it takes the labels to say which rows are trained on."""
+    return options.rows_per_class is not None or (_has_labels(kind) and options.objective != "kd" and not _all_labelled(dataset))
+
+
+def _named_by_label(dataset: SmoothedDataset, kind: str) -> bool:
+    """Whether it takes the labels to say which classes there are; else they are looked at as they are read."""
+    return kind == "class" and (_names(dataset.manifest) is None or not _all_labelled(dataset))
+
+
 def read_first(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> str | None:
     """A line that says what of a dataset elsewhere is fetched before the first update, and what for; None if nothing is."""
-    labels = _has_labels(kind) and (options.rows_per_class is not None or dataset.manifest.statistics.get("unlabelled_rows") != 0)
+    labels = _chosen_by_label(options, dataset, kind) or _named_by_label(dataset, kind)
     lengths = options.batch_tokens is not None and options.max_steps is None
     if dataset.is_local or not (labels or lengths):
         return None
     last = len(dataset) if labels or options.max_rows is None else min(options.max_rows, len(dataset))
     shards = dataset.shards[: int(dataset.shards_of(np.array([last - 1]))[0]) + 1]
-    why = "which rows have labels"
+    why = "which labels there are"
     if not labels:
         why = f"how many batches of {options.batch_tokens:,} tokens there are; with --max-steps that is not needed"
     size = sum(shard.bytes for shard in shards) / 1e6
@@ -59,12 +82,11 @@ def trained_rows(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> 
     has_column = dataset.manifest.corpus["label_kind"] in ("class", "value")
     if options.rows_per_class is not None and not (kind == "class" and has_column):
         raise UsageError(f"--rows-per-class needs labels that are classes, the dataset in {options.dataset} has {kind}; use --max-rows")
-    wanted = _has_labels(kind) and (options.objective != "kd" or options.rows_per_class is not None)
-    all_labelled = not wanted or dataset.manifest.statistics.get("unlabelled_rows") == 0
-    if all_labelled and limit == len(dataset) and options.rows_per_class is None:
+    by_label = _chosen_by_label(options, dataset, kind)
+    if not by_label and limit == len(dataset):
         return None, limit
     usable = np.arange(len(dataset)) < limit
-    if not all_labelled or options.rows_per_class is not None:
+    if by_label:
         labels = dataset.labels
         assert labels is not None
         usable &= labelled(labels)
@@ -102,14 +124,10 @@ def class_names(
     """Names of the classes (LABEL_0 … where nothing has any); none unless labels are classes. DatasetError if a label is no class."""
     if kind != "class":
         return ()
-    corpus, second = dataset.manifest.corpus, dataset.manifest.task_teacher
-    names = corpus["label_names"]
-    if names is None and second is not None:
-        order = second.get("order") or range(second["width"])
-        names = [(second.get("names") or [f"LABEL_{i}" for i in range(second["width"])])[i] for i in order]
+    names = _names(dataset.manifest)
+    if names is not None and not _named_by_label(dataset, kind):
+        return tuple(names)
     splits = (dataset, *([] if evaluated is None else [evaluated[0]]))
-    if names is not None and dataset.manifest.statistics.get("unlabelled_rows") == 0:
-        return tuple(names)  # labels are looked at as they are read
     highest = max((int(split.labels.max()) for split in splits if split.labels is not None), default=-1)
     if names is None and highest >= MOST_CLASSES:
         raise DatasetError(f"label {highest} is taken for a class, and {MOST_CLASSES:,} are the most; generate with another --label-column")

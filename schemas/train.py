@@ -179,12 +179,13 @@ class TrainOptions:
 def as_recorded(options: dict[str, Any]) -> dict[str, Any]:
     """Options that a run has recorded, as they are said today; their names are those of fields, or of the command line.
 
-    Masked-LM runs used to record a form of input, which they did not read; and None for a share of the teacher, which was 1.
+    Masked-LM runs used to record options that they did not look at; and None for a share of the teacher, which was 1.
     """
     objective, then = options.get("objective"), dict[str, Any]()
-    if objective == "mlm":
-        then["inputs"] = None
-    for name in ("kd_weight", "kd-weight"):
-        if name in options and options[name] is None and objective in CHOOSE_WEIGHT:
+    for name, value in options.items():
+        plain = name.replace("-", "_")
+        if objective == "mlm" and plain in IDLE_IN_MLM:
+            then[name] = getattr(TrainOptions, plain)
+        elif plain == "kd_weight" and value is None and objective in CHOOSE_WEIGHT:
             then[name] = {"task+kd": 0.5, "mlm": 1.0}[objective]
     return {**options, **then}

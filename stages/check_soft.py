@@ -17,6 +17,7 @@ from textsmooth.stages.statistics import BINS
 
 SIGN, MINUS_INFINITY = np.uint16(0x8000), np.uint16(0xFC00)  # bits of a float16
 EPSILON = 1e-5  # of float32 sums over a vocabulary
+EXACT = 1024  # numbers of at most 1 that einsum adds up in float32; no matrix product, as threads of BLAS get into the way of ours
 HALF_STEP = 2.0**-11  # of float16, relative; 2**-25 for numbers below 2**-14
 LEAST_TAIL = -87.0  # log of the least mass that float32 holds: a smaller tail is stored as -inf
 
@@ -44,7 +45,8 @@ class Sums:
         """Of M tokens: [M, K], and the bits of log p(original) without sign, [M]."""
         grown = np.zeros(max(len(self.mass_by_rank), probabilities.shape[1]))
         grown[: len(self.mass_by_rank)] = self.mass_by_rank
-        grown[: probabilities.shape[1]] += np.einsum("mk->k", probabilities)  # no BLAS: its threads get into the way of ours
+        for first in range(0, len(probabilities), EXACT):
+            grown[: probabilities.shape[1]] += np.einsum("mk->k", probabilities[first : first + EXACT])
         self.mass_by_rank = grown
         p, moved = PROBABILITY.take(original).astype(np.float64), SLACK.take(original) + 1e-6
         self.original += (p.sum(), moved.sum())

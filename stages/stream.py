@@ -72,7 +72,7 @@ class SmoothedDataset:
         self._known = np.zeros(len(self.shards), np.bool_)
 
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_readers", "_seen", "_blocks", "_ahead", "_lengths", "_known", "lengths")
+        left = ("_readers", "_seen", "_blocks", "_ahead", "_lengths", "_known")
         return {name: value for name, value in self.__dict__.items() if name not in left} | {"_checked": self._checked[:]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ class SmoothedDataset:
         share = Share(rank=rank, world_size=world_size, parts=parts, pad=pad)
         return SmoothedStream(self, collate, batching=batching, share=share, seed=seed, epoch=epoch, rows=rows)
 
-    @cached_property
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, specials included: [R]. Reads offsets only, but of all shards."""
         self.keep_lengths(range(len(self.shards)))

@@ -114,7 +114,7 @@ class World(AbstractContextManager["World"]):
         return [value for part in parts for value in part.tolist() if value >= 0]
 
     def share(self, value: Any) -> Any:
-        """What the first process has (anything that is JSON), in all of them; the others wait for it, for REST."""
+        """What the first process has (anything that is JSON), in all of them; all wait for each other, for REST."""
         if self.size == 1:
             return value
         data = torch.tensor(list(json.dumps(value).encode() if self.first else b""), dtype=torch.uint8)
@@ -123,6 +123,7 @@ class World(AbstractContextManager["World"]):
         if not self.first:
             data = torch.empty(int(length), dtype=torch.uint8)
         self._wait(lambda: dist.broadcast(data, 0, self._patient))
+        self._wait(lambda: dist.barrier(self._patient))  # whoever has it would else wait for a slow one only as long as WAIT
         return json.loads(bytes(data.tolist()))
 
     def _wait(self, call: Callable[[], Any]) -> Any:

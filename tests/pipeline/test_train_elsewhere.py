@@ -93,8 +93,9 @@ def test_what_is_not_there_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("words", "why"),
     [
+        (("--max-rows", 8, "--max-steps", 1), None),
         (("--batch-tokens", 2_000, "--epochs", 1), "how many batches of 2,000 tokens there are; with --max-steps that is not needed"),
-        (("--rows-per-class", 4, "--epochs", 1), "which rows have labels"),
+        (("--rows-per-class", 4, "--epochs", 1), "which labels there are"),
         (("--batch-tokens", 2_000, "--max-steps", 1), None),
         (("--epochs", 1), None),
     ],

@@ -42,14 +42,14 @@ def whole(smoothed: Path, student: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def two(kit: ModuleType, zygote: Any, smoothed: Path, student: Path, tmp_path: Path) -> Callable[..., list[Any]]:
-    """Starts two processes of one run; patches: code that each runs before."""
+    """Starts two processes of one run, or as many as there are patches: code that each runs before."""
 
-    def start(*args: object, patches: tuple[str, str] = ("", "")) -> list[Any]:
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    def start(*args: object, patches: tuple[str, ...] = ("", "")) -> list[Any]:
+        shared = {"WORLD_SIZE": str(len(patches)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         line = (*words(smoothed, student, tmp_path / "out"), *args)
         return [
             kit.train_process(zygote, tmp_path / f"said-{rank}", *line, patch=patches[rank], env={**shared, "RANK": str(rank)})
-            for rank in range(2)
+            for rank in range(len(patches))
         ]
 
     return start
@@ -123,6 +123,19 @@ evaluate.Evaluation.__call__ = lambda *args: (time.sleep(3), real(*args))[1]
 """
     first, second = (process.wait() for process in two("--max-steps", 6, patches=(IMPATIENT + slow, IMPATIENT)))
     assert (first.code, second.code) == (0, 0), first.err + second.err
+
+
+def test_one_of_four_may_take_longer_to_begin(two: Callable[..., list[Any]]) -> None:
+    """What the first process says comes to some before others; they too wait for the slow one."""
+    impatient = IMPATIENT.replace("seconds=2", "seconds=4")
+    slow = """
+import time
+from textsmooth.pipeline import training
+real = training.prepare
+training.prepare = lambda *args: (time.sleep(6), real(*args))[1]
+"""
+    ran = [process.wait() for process in two("--max-steps", 1, patches=(impatient, impatient, impatient, impatient + slow))]
+    assert [process.code for process in ran] == [0] * 4, "".join(process.err for process in ran)
 
 
 def test_an_evaluation_that_fails_ends_both(two: Callable[..., list[Any]]) -> None:

@@ -69,6 +69,8 @@ def test_what_is_not_said_is_settled_at_once() -> None:
     [
         ({"objective": "mlm", "inputs": "smoothed", "kd-weight": None}, {"inputs": None, "kd-weight": 1.0}),
         ({"objective": "mlm", "inputs": "plain", "kd_weight": 0.0}, {"inputs": None, "kd_weight": 0.0}),
+        ({"objective": "mlm", "lam": 0.3, "tail": "original", "draws": 4}, {"lam": 0.5, "tail": "mean", "draws": None}),
+        ({"objective": "mlm", "kd-temperature": 4.0}, {"kd-temperature": 2.0}),
         ({"objective": "task+kd", "inputs": "both", "kd_weight": None}, {"inputs": "both", "kd_weight": 0.5}),
         ({"objective": "kd", "inputs": "plain", "kd-weight": None}, {"inputs": "plain", "kd-weight": None}),
     ],

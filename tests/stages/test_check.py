@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from textsmooth.schemas.manifest import Manifest, ShardEntry
 from textsmooth.schemas.shard import METADATA_KEY, ShardMeta, shard_schema
 from textsmooth.stages.check import Finding, Promised, check_shard
-from textsmooth.stages.check_soft import partition_bounds
+from textsmooth.stages.check_soft import Sums, partition_bounds
 from textsmooth.stages.codec import TokenBlock, encode
 from textsmooth.stages.folder import read_manifest
 from textsmooth.stages.shard import shard_bytes
@@ -303,3 +303,11 @@ def test_partition_bounds_hold_the_truth(seed: int, temperature: float, scale: f
     scaled = logprobs / temperature
     truth = scaled.max(1) + np.log(np.exp(scaled - scaled.max(1, keepdims=True)).sum(1))
     assert (low <= truth).all() and (truth <= high).all()
+
+
+def test_sums_over_long_rows_are_exact() -> None:
+    """In float32, what is above 65,536 grows by 1 where 0.998 is added."""
+    sums, tokens = Sums(), 256 * 512
+    sums.add(np.full((tokens, 2), (0.998, 0.001), np.float32), np.zeros(tokens, np.uint16))
+    np.testing.assert_allclose(sums.mass_by_rank, (0.998 * tokens, 0.001 * tokens), rtol=3e-5)
+    assert sums.original[0] == tokens
