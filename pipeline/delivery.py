@@ -107,42 +107,43 @@ def deliver(parcel: Parcel, target: Target, shown: TransferProgress, *, overwrit
     return _delivered(entries, lacking)
 
 
-def part_there(target: Target, whole: Manifest) -> Manifest | None:
-    """What a place has of a dataset: shards that are all among those of `whole`. None if that is nothing, or something else."""
-    data, where = target.manifest(), f"{target.where}/{MANIFEST}"
+def part_there(manifest: bytes, where: str, whole: Manifest) -> Manifest | None:
+    """What a place with this manifest.json has of a dataset: shards that are all among those of `whole`. None if it has something else."""
     try:
-        found = None if data is None else Manifest.from_json(parse_json(data, where), where)
+        found = Manifest.from_json(parse_json(manifest, where), where)
     except DatasetError:
         return None
-    if found is None or origin(found) != origin(whole) or not set(found.shards) <= set(whole.shards):
-        return None
-    return found
+    return found if origin(found) == origin(whole) and set(found.shards) <= set(whole.shards) else None
 
 
-def grow(parcel: Parcel, target: FolderTarget, shown: TransferProgress) -> Delivered:
-    """Bring more of a dataset to a place that has a part of it. Until all has arrived, the part stays as it is.
+def grow(parcel: Parcel, target: FolderTarget, before: bytes, shown: TransferProgress) -> Delivered:
+    """Bring more of a dataset to a place that has a part of it, whose manifest.json is `before`. Until all has arrived it stays as it is.
 
-    Raises ConflictError if something else arrives there at the same time, DatasetError, StorageError.
+    Raises ConflictError if something else arrives there at the same time, which a lock does not let happen, DatasetError, StorageError.
     """
-    before = target.manifest()
-    assert before is not None
     shown.looking(target.where)
-    lacking = target.lacks(parcel.entries, parcel.reader)
-    shards = [entry for entry in lacking if SHARD.fullmatch(entry.path)]
-    records = [entry for entry in lacking if entry not in shards]
-    here = target.staged(shards)
-    missing = [entry for entry in shards if entry not in here]
-    shown.start(parcel.entries, [*missing, *records])
-    target.send(missing, parcel.reader, shown.done, staged=True)
-    made = {}
-    for entry in records:
-        made[entry.path] = parcel.reader.bytes(entry)
-        shown.done(entry)
-    target.grow(before, parcel.data, shards, made, parcel.entries)
-    mine = {entry.path for entry in parcel.entries}
+    entries, reader = parcel.entries, parcel.reader
+    lacking = target.lacks(entries, reader)
+    local = isinstance(target.folder, LocalFolder)  # a store has no temporary names: only shards, which have names of their own, go before
+    late = [entry for entry in lacking if not SHARD.fullmatch(entry.path) and (entry.path in reader.made or not local)]
+    early = [entry for entry in lacking if entry not in late]
+    here = set(target.staged(early))
+    missing = [entry for entry in early if entry not in here]
+    shown.start(entries, [*missing, *late])
+    target.send(missing, reader, shown.done, staged=True)
+    other = ConflictError(f"something else arrived in {target.where} at the same time: run the same command again, it goes on")
+    if target.manifest() not in (before, parcel.data):
+        raise other
+    target.unstage(early)
+    files = target.files()
+    if any(files.get(entry.path) != entry.bytes for entry in entries if entry not in late):
+        raise other
+    target.send(late, reader, shown.done)
+    target.folder.put(MANIFEST, parcel.data)
+    mine = {entry.path for entry in entries}
     target.remove([name for name in target.files() if SHARD.fullmatch(name) and name not in mine])  # of a run that was killed
     target.tidy()
-    return _delivered(parcel.entries, [*missing, *records])
+    return _delivered(entries, [*missing, *late])
 
 
 def _delivered(entries: list[FileEntry], sent: list[FileEntry], *, already: bool = False) -> Delivered:

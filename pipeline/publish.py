@@ -99,7 +99,7 @@ def push(
         notes = tuple(map(printable, _notes(parcel.manifest, target.where, public)))
     for note in notes:
         say(note)
-    with TransferProgress(progress) as shown:
+    with TransferProgress(progress) as shown, target.alone(shown.waiting):
         found = deliver(parcel, target, shown, overwrite=overwrite)
         made_public = target.finish(public=public)
         pushed = Pushed(

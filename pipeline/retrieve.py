@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -13,9 +13,9 @@ from textsmooth.pipeline.delivery import Parcel, check_apart, deliver, grow, par
 from textsmooth.pipeline.part import chosen, either, part
 from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import UsageError
-from textsmooth.schemas.manifest import CARD
+from textsmooth.schemas.manifest import CARD, MANIFEST
 from textsmooth.schemas.text import printable
-from textsmooth.stages.folder import Folder, LocalFolder, hub_uri, is_uri, open_folder
+from textsmooth.stages.folder import LocalFolder, dataset_name, hub_uri, is_uri, open_folder
 from textsmooth.stages.transfer import FolderTarget
 
 DEFAULT_FOLDER = "smoothed"
@@ -84,21 +84,22 @@ def pull(
     whole = _with_card(read_parcel(folder))
     numbers = shards if shards is None or isinstance(shards, str) else ",".join(map(str, shards))
     wanted = chosen(whole.manifest, (splits,) if isinstance(splits, str) else splits, numbers)
-    place = open_folder(out or f"{DEFAULT_FOLDER}/{_name(folder)}")
+    place = open_folder(out or f"{DEFAULT_FOLDER}/{dataset_name(folder.where)}")
     check_apart(folder, place.where, place)
     if isinstance(place, LocalFolder):
         for path in (place.path, *place.path.parents):
             if path.is_symlink() and not path.exists():
                 raise UsageError(f"{path} is a link that leads nowhere: make or mount what it points to, or name another place")
     target = FolderTarget(place)
-    there = None if overwrite else part_there(target, whole.manifest)
-    parcel = part(whole, wanted if there is None else either(whole.manifest, wanted, there.shards))
-    manifest = parcel.manifest
-    with TransferProgress(progress) as shown:
-        if there is None or there.dataset == manifest.dataset:
+    with TransferProgress(progress) as shown, target.alone(shown.waiting):
+        before = None if overwrite else target.manifest()
+        there = None if before is None else part_there(before, place.at(MANIFEST), whole.manifest)
+        parcel = part(whole, wanted if there is None else either(whole.manifest, wanted, there.shards))
+        manifest = parcel.manifest
+        if before is None or there is None or there.dataset == manifest.dataset:
             found = deliver(parcel, target, shown, overwrite=overwrite)
         else:
-            found = grow(parcel, target, shown)
+            found = grow(parcel, target, before, shown)
         pulled = Pulled(
             source=folder.where,
             out=place.where,
@@ -128,14 +129,6 @@ def _with_card(parcel: Parcel) -> Parcel:
     if not any(file.path == CARD and file.sha256 == hashlib.sha256(made).hexdigest() for file in parcel.manifest.files):
         return parcel  # of another version
     return replace(parcel, reader=replace(parcel.reader, made={**parcel.reader.made, CARD: made}))
-
-
-def _name(folder: Folder) -> str:
-    """What a dataset is called where it lies."""
-    if isinstance(folder, LocalFolder):
-        return folder.path.resolve().name
-    where = folder.where.partition("@")[0] if folder.where.startswith("hf://") else folder.where
-    return PurePosixPath(where.rstrip("/")).name
 
 
 def _at(source: str | Path, revision: str | None) -> str | Path:

@@ -1,11 +1,11 @@
 """Where a training run finds its student, and where it saves: checked before anything is opened."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from textsmooth.pipeline.sources import HUB_MODEL, find_model
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.stages.folder import is_uri
+from textsmooth.stages.folder import dataset_name, is_uri
 from textsmooth.stages.student import model_folder
 
 
@@ -27,9 +27,8 @@ def student_folder(options: TrainOptions) -> Path:
 def out_folder(options: TrainOptions) -> Path:
     """Where to save. UsageError if that is the dataset, the student, or a folder they lie in or that lies in the dataset."""
     elsewhere = is_uri(options.dataset)
-    called = PurePosixPath(options.dataset).name if elsewhere else Path(options.dataset).resolve().name
     objective = "" if options.objective == "task" else f"{options.objective.replace('+', '-')}-"
-    out = Path(options.out or Path("students") / f"{called}-{objective}{options.reads}").expanduser()
+    out = Path(options.out or Path("students") / f"{dataset_name(options.dataset)}-{objective}{options.reads}").expanduser()
     place = out.resolve()
     kept = {} if hub_student(options.student) else {"student": Path(options.student).expanduser().resolve()}
     if not elsewhere:

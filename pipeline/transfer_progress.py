@@ -9,6 +9,7 @@ from typing import Any, Self
 from textsmooth.pipeline.progress import MODES
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import FileEntry
+from textsmooth.schemas.text import printable
 
 LINE_EVERY_S = 2.0  # JSON lines on files
 
@@ -42,9 +43,16 @@ class TransferProgress(AbstractContextManager["TransferProgress"]):
             self._bar.stop()
 
     def tell(self, event: str, **fields: Any) -> None:
-        """started, files (now and then), finished: a line of JSON, if that is what is shown."""
+        """waiting, started, files (now and then), finished: a line of JSON, if that is what is shown."""
         if self.mode == "json":
             print(json.dumps({"event": event, **fields}, ensure_ascii=False), file=sys.stderr, flush=True)
+
+    def waiting(self, where: str) -> None:
+        """Another process brings something there."""
+        self.tell("waiting", where=where)
+        if self._bar is not None:
+            said = f"another pull or push is at work in {printable(where)}: this one waits, then goes on from what is there"
+            self._bar.console.print(said, markup=False, highlight=False, soft_wrap=True)
 
     def looking(self, where: str) -> None:
         """At what is there already."""

@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from textsmooth.schemas.config import check_place
 from textsmooth.schemas.errors import DatasetError, StorageError, UsageError
@@ -53,18 +53,30 @@ def _of_page(address: str) -> str:
     """The URI of the dataset that a page on the Hub is of, at https://huggingface.co or HF_ENDPOINT."""
     from huggingface_hub import constants
 
-    asked = urlsplit(address)
+    refused = UsageError(
+        f"{address} is not the page of a dataset on the Hub: give {constants.ENDPOINT}/datasets/owner/name, with /tree/REVISION where "
+        "needed"
+    )
+    try:
+        asked = urlsplit(address)
+    except ValueError:  # of http://[x
+        raise refused from None
     for hub in map(urlsplit, ("https://huggingface.co", constants.ENDPOINT)):
         path = asked.path.removeprefix(hub.path)
         found = PAGE.fullmatch(path.strip("/"))
         if asked.netloc == hub.netloc and found is not None:
-            revision, folder = found["revision"], found["folder"] or ""
+            revision, folder = found["revision"], unquote(found["folder"] or "")
             at = "" if revision is None or (revision == "main" and not folder) else f"@{revision}"
             return f"hf://datasets/{found['name']}{at}{folder}"
-    raise UsageError(
-        f"{address} is not the page of a dataset on the Hub: give {constants.ENDPOINT}/datasets/owner/name, with /tree/REVISION where "
-        "needed"
-    )
+    raise refused
+
+
+def dataset_name(place: str | Path) -> str:
+    """What a dataset is called where it lies: as its repository on the Hub, else by the last part of its path."""
+    where = hub_uri(place) or str(place)
+    if not is_uri(where):
+        return Path(where).resolve().name
+    return PurePosixPath(where.partition("@")[0] if where.startswith("hf://") else where).name
 
 
 class Folder(ABC):

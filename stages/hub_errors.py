@@ -68,14 +68,16 @@ def quiet() -> Iterator[None]:
 Say = Callable[[Repo, BaseException], Exception | None]
 
 
-def ask(repo: Repo, call: Callable[[], T], *, say: Say | None = None, passing: tuple[int, ...] = ()) -> T:
+def ask(
+    repo: Repo, call: Callable[[], T], *, say: Say | None = None, passing: tuple[int, ...] = (), waits: tuple[float, ...] = WAITS_S
+) -> T:
     """What a call to the Hub returns; tried again after what passes.
 
-    say: turns an error into its line, as `explain` does. passing: HTTP status that may pass, too.
+    say: turns an error into its line, as `explain` does. passing: HTTP status that may pass, too. waits: seconds between tries.
     Raises Unreachable without a connection, UsageError for what is not there, CorpusError or TeacherError for what cannot be had.
     Errors that are not the Hub's come through.
     """
-    for wait in (*WAITS_S, None):
+    for wait in (*waits, None):
         try:
             with quiet():
                 return call()

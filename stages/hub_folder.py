@@ -5,22 +5,22 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote
 
-from textsmooth.schemas.errors import CorpusError, DatasetError, UsageError
+from textsmooth.schemas.errors import CorpusError, DatasetError, StorageError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, SHA256
+from textsmooth.stages import storage
 from textsmooth.stages.folder import BLOCK_BYTES, Folder
-from textsmooth.stages.hub_errors import Repo, Unreachable, ask
+from textsmooth.stages.hub_errors import PASSING, WAITS_S, Repo, Unreachable, ask, chain, status_of
 from textsmooth.stages.hub_files import FETCH_AGAIN
 
 T = TypeVar("T")
 URI = re.compile(
     r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?P<folder>(?:/[^/]+)*)", flags=re.ASCII
 )
-COMMIT = re.compile(r"[0-9a-f]{40}")
 NAMED = 8  # revisions that a message names
 OPTION = "hf://"  # by which messages know that no option has named the repository
 
@@ -30,7 +30,8 @@ _whole: set[tuple[str, int, int]] = set()  # copies that were compared with thei
 class HubFolder(Folder):
     """A folder at hf://datasets/owner/name[@revision][/folder]; the revision (default: main) is resolved to a commit once.
 
-    Without a connection, what is in the cache is read. UsageError for a URI that names none, or to write; DatasetError if it cannot be had.
+    Where the Hub cannot be reached, or fails, what is in the cache is read. UsageError for a URI that names none, or to write; DatasetError
+    if it cannot be had.
     """
 
     read_only = True
@@ -58,37 +59,52 @@ class HubFolder(Folder):
         return {"name": self._repo.name, "revision": str(self._commit), "from": place}
 
     def _resolved(self) -> str | None:
-        """The commit that the revision is at, or was at when it was last asked for; None if it has no manifest."""
-        try:
-            with self._told(self.at(MANIFEST)):
-                path = self._reached() or self._fetch(MANIFEST, revision=self._revision)
-        except FileNotFoundError:
-            return None
-        return path.parents[self._prefix.count("/")].name
+        """The commit that the revision is at, or was at when the Hub last answered; None if it has no manifest."""
+        from huggingface_hub import try_to_load_from_cache
 
-    def _reached(self) -> Path | None:
-        """The manifest in the cache, if it cannot be another one, or the Hub cannot be asked.
+        name, inside = self._repo.name, self._prefix + MANIFEST
+        with self._told(self.at(MANIFEST)):
+            found = ask(self._repo, lambda: try_to_load_from_cache(name, inside, repo_type="dataset", revision=self._revision))
+            cached = self._snapshot(found) if isinstance(found, str) else None
+            if cached is not None and cached.name == self._revision:  # a commit stays what it is
+                return cached.name
+            try:
+                commit = self._head(waits=WAITS_S if cached is None else ())
+            except (Unreachable, CorpusError) as error:
+                self._unreached = _no_answer(error)
+                if cached is None or self._unreached is None:
+                    raise
+                return cached.name
+            try:
+                self._keep(self._snapshot(self._fetch(MANIFEST, revision=commit)))
+            except FileNotFoundError:
+                return None
+        return commit
 
-        That is seen here: hf_hub_download would try for half a minute.
-        """
-        from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    def _head(self, *, waits: tuple[float, ...]) -> str:
+        """The commit that the revision is at."""
+        from huggingface_hub import HfApi, constants
         from huggingface_hub.errors import RevisionNotFoundError
 
-        name, revision, seconds = self._repo.name, self._revision, float(constants.HF_HUB_ETAG_TIMEOUT)
-        found = ask(self._repo, lambda: try_to_load_from_cache(name, self._prefix + MANIFEST, repo_type="dataset", revision=revision))
-        cached = Path(found) if isinstance(found, str) else None
-        if cached is not None and COMMIT.fullmatch(revision or ""):
-            return cached
+        asked: dict[str, Any] = {"repo_type": "dataset", "expand": ["sha"], "timeout": float(constants.HF_HUB_ETAG_TIMEOUT)}
         try:
-            ask(self._repo, lambda: HfApi().repo_info(name, repo_type="dataset", revision=revision, timeout=seconds))
-        except (Unreachable, CorpusError, UsageError) as error:
+            info = ask(self._repo, lambda: HfApi().repo_info(self._repo.name, revision=self._revision, **asked), waits=waits)
+        except UsageError as error:
             if isinstance(error.__cause__, RevisionNotFoundError):
-                raise UsageError(f"{self._repo} has no revision {revision!r}; {self._revisions()}") from None
-            if cached is None:
-                raise
-            self._unreached = str(error)
-            return cached
-        return None
+                raise UsageError(f"{self._repo} has no revision {self._revision!r}; {self._revisions()}") from None
+            raise
+        return str(info.sha)
+
+    def _snapshot(self, manifest: str | Path) -> Path:
+        """The folder of a commit in the cache."""
+        return Path(manifest).parents[self._prefix.count("/")]
+
+    def _keep(self, snapshot: Path) -> None:
+        """Note in the cache where the revision is, as huggingface_hub does for a file that it fetches by branch or tag."""
+        note = snapshot.parents[1] / "refs" / (self._revision or "main")
+        with suppress(OSError, StorageError):  # a cache that is only read
+            if snapshot.name != self._revision and not (note.is_file() and note.read_text() == snapshot.name):
+                storage.put(note, snapshot.name.encode())
 
     def _revisions(self) -> str:
         """Which ones there are."""
@@ -240,6 +256,22 @@ class HubFolder(Folder):
 
     def _refuse(self) -> NoReturn:
         raise UsageError(f"{self} is read, not written: name a folder on this machine or in an object store")
+
+
+def _no_answer(error: Exception) -> str | None:
+    """Why the Hub has not answered; None if it has."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import httpx
+
+    if isinstance(error, Unreachable):
+        return str(error)
+    for cause in chain(error):
+        status = status_of(cause)
+        if status is not None and (status >= 500 or status in PASSING):
+            return f"{constants.ENDPOINT} failed with {status}"
+        if isinstance(cause, httpx.TransportError):
+            return f"no answer from {constants.ENDPOINT} ({type(cause).__name__})"
+    return None
 
 
 def _is_whole(path: Path, size: int, sha256: str) -> bool:

@@ -8,14 +8,14 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError, UsageError
-from textsmooth.schemas.manifest import AGAIN, MANIFEST, FileEntry
+from textsmooth.schemas.manifest import AGAIN, MANIFEST, SHARD, FileEntry
 from textsmooth.stages import storage
 from textsmooth.stages.folder import Folder, LocalFolder
 from textsmooth.stages.hub_folder import HubFolder
@@ -86,6 +86,9 @@ class Target(Protocol):
     where: str
     spared: frozenset[str]  # files that may lie there beside a dataset
 
+    def alone(self, waits: Callable[[str], object]) -> AbstractContextManager[None]:
+        """While no other process brings something there, where there are locks; waits: is told where, if one does."""
+
     def manifest(self) -> bytes | None:
         """manifest.json as it is there."""
 
@@ -130,16 +133,30 @@ class FolderTarget:
 
     def __init__(self, folder: Folder) -> None:
         self.folder, self.where = folder, folder.where
+        self._locked = False
+
+    @contextmanager
+    def alone(self, waits: Callable[[str], object]) -> Iterator[None]:
+        """While no other process brings something to the same folder on this machine; waits: is told where, if one does.
+
+        A store has no lock, nor have some file systems. UsageError or StorageError if there can be no such folder.
+        """
+        if not isinstance(self.folder, LocalFolder):
+            yield
+            return
+        descriptor = _opened(self.folder.path)
+        try:
+            self._locked = _lock(descriptor, lambda: waits(self.where))
+            yield
+        finally:
+            self._locked = False
+            os.close(descriptor)
 
     def manifest(self) -> bytes | None:
         try:
             return self.folder.read(MANIFEST)
         except FileNotFoundError:
             return None
-        except NotADirectoryError:
-            assert isinstance(self.folder, LocalFolder)
-            file = next(path for path in (self.folder.path, *self.folder.path.parents) if path.exists())
-            raise UsageError(f"{file} is a file; name a folder") from None
 
     def files(self) -> dict[str, int]:
         if not self.folder.exists():
@@ -166,18 +183,18 @@ class FolderTarget:
         return list(missing.values())
 
     def send(self, entries: list[FileEntry], reader: Reader, done: Done, *, staged: bool = False) -> None:
-        """staged: in a folder on this machine under temporary names, until `grow` has them."""
+        """staged: in a folder on this machine under temporary names, until `unstage`."""
         if not isinstance(self.folder, LocalFolder):
             largest = max((entry.bytes for entry in entries), default=1)
             fit = max(1, min(AT_ONCE, MEMORY_BYTES // max(largest, 1)))
             many(lambda entry: self._put(entry, reader), entries, done, at_once=fit)
             return
-        _make(self.folder.path)
-        if entries and isinstance(reader.source, HubFolder):
-            with _scratch(self.folder.path) as scratch:
-                many(lambda entry: self._place(entry, reader, scratch, staged=staged), entries, done)
-        else:
-            many(lambda entry: self._place(entry, reader, None, staged=staged), entries, done)
+        if not os.access(self.where, os.W_OK | os.X_OK):
+            raise StorageError(f"nothing can be written into the folder {self.where}: see who may, or name another place")
+        scratch = self._scratch() if entries and isinstance(reader.source, HubFolder) else None
+        many(lambda entry: self._place(entry, reader, scratch, staged=staged), entries, done)
+        if scratch is not None:
+            storage.remove(scratch)
 
     def _put(self, entry: FileEntry, reader: Reader) -> None:
         self.folder.put(entry.path, reader.bytes(entry))
@@ -201,6 +218,18 @@ class FolderTarget:
             found.unlink()
         raise reader.damaged(entry)
 
+    def _scratch(self) -> Path:
+        """A folder for what arrives from the Hub; where no other process can be at work, one that a killed run has left."""
+        assert isinstance(self.folder, LocalFolder)
+        left = self._scratches() if self._locked else []
+        path = left[0] if left else self.folder.path / f"{SCRATCH}{secrets.token_hex(8)}"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def _scratches(self) -> list[Path]:
+        assert isinstance(self.folder, LocalFolder)
+        return sorted(path for path in self.folder.path.glob(f"{SCRATCH}*") if TEMP.fullmatch(f"{path.name}/x") and path.is_dir())
+
     def staged(self, entries: list[FileEntry]) -> list[FileEntry]:
         """Those that lie there whole under their temporary names."""
         if not isinstance(self.folder, LocalFolder):
@@ -212,26 +241,11 @@ class FolderTarget:
         name = hashlib.sha256(f"{entry.path} {entry.sha256}".encode()).hexdigest()[:16]
         return (self.folder.path / entry.path).with_name(f"{storage.TEMP_PREFIX}{name}")
 
-    def grow(self, before: bytes, data: bytes, shards: list[FileEntry], records: dict[str, bytes], entries: list[FileEntry]) -> None:
-        """Put shards that were sent `staged`, other files and manifest.json in place, where the manifest is `before`.
-
-        entries: all that the new manifest lists. ConflictError if something else has arrived meanwhile.
-        """
-        with _alone(self.folder):
-            there = self.manifest()
-            if there == data:
-                return
-            other = ConflictError(f"something else arrived in {self.where} at the same time: run the same command again, it goes on")
-            if there != before:
-                raise other
-            if isinstance(self.folder, LocalFolder):
-                for entry in shards:
-                    storage.move(self._staged(entry), self.folder.path / entry.path)
-            files = self.files()
-            if any(files.get(entry.path) != entry.bytes for entry in entries if entry.path not in records):
-                raise other
-            for name, content in {**records, MANIFEST: data}.items():
-                self.folder.put(name, content)
+    def unstage(self, entries: list[FileEntry]) -> None:
+        """Put in place what was sent `staged`, shards first."""
+        if isinstance(self.folder, LocalFolder):
+            for entry in sorted(entries, key=lambda entry: SHARD.fullmatch(entry.path) is None):
+                storage.move(self._staged(entry), self.folder.path / entry.path)
 
     def remove(self, names: list[str]) -> None:
         self.folder.remove(names)
@@ -243,10 +257,8 @@ class FolderTarget:
 
     def tidy(self) -> None:
         if isinstance(self.folder, LocalFolder):
-            for path in _scratches(self.folder.path):
-                if (lock := _lock(path)) is not None:  # of no process that still works there
-                    storage.remove(path)
-                    os.close(lock)
+            for path in self._scratches() if self._locked else ():
+                storage.remove(path)
             self.folder.remove([name for name in self.folder.files() if TEMP.fullmatch(name) and not name.startswith(SCRATCH)])
 
     def finish(self, *, public: bool) -> bool:
@@ -254,62 +266,25 @@ class FolderTarget:
         return False
 
 
-def _make(path: Path) -> None:
-    """Make a folder. StorageError if it cannot be, or nothing can be put there."""
+def _opened(path: Path) -> int:
+    """The descriptor of a folder, which is made if there is none. UsageError if it is a file, StorageError if it cannot be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise StorageError(f"cannot make the folder {path} ({error.strerror}): name another place") from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise StorageError(f"nothing can be written into the folder {path}: see who may, or name another place")
+        for file in filter(os.path.isfile, (path, *path.parents)):
+            raise UsageError(f"{file} is a file; name a folder") from None
+        raise StorageError(f"cannot use the folder {path} ({error.strerror}): name another place") from error
 
 
-@contextmanager
-def _alone(folder: Folder) -> Iterator[None]:
-    """While no other process on this machine is here for the same folder; a store has no such lock."""
-    if not isinstance(folder, LocalFolder):
-        yield
-        return
-    descriptor = os.open(folder.path, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder inside `folder` that this call alone uses, gone if all went well; one that a killed run has left is taken over."""
-    path, lock = next(((path, lock) for path in _scratches(folder) if (lock := _lock(path)) is not None), (None, None))
-    if path is None:
-        path = folder / f"{SCRATCH}{secrets.token_hex(8)}"
-        path.mkdir()
-        lock = _lock(path)
-    try:
-        yield path
-        storage.remove(path)
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def _scratches(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{SCRATCH}*") if TEMP.fullmatch(f"{path.name}/x") and path.is_dir())
-
-
-def _lock(path: Path) -> int | None:
-    """Lock a folder until the descriptor is closed; None if another process has it, or has removed it, or there are no locks."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-    except OSError:
-        pass
-    os.close(descriptor)
-    return None
+def _lock(descriptor: int, waits: Callable[[], object]) -> bool:
+    """Lock a folder until the descriptor is closed, or the process ends; False on a file system without locks."""
+    for flags in (fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX):
+        try:
+            fcntl.flock(descriptor, flags)
+            return True
+        except BlockingIOError:
+            waits()
+        except OSError:
+            break
+    return False

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,15 @@ from helpers_gen import Ran, files_of
 from helpers_hub import go_offline
 from helpers_share import at_head, pull_to
 from hub_server import Fault, Hub
-from huggingface_hub import close_session
+from huggingface_hub import close_session, constants
 
 from textsmooth.pipeline.publish import push
 from textsmooth.pipeline.retrieve import pull
+from textsmooth.pipeline.train_places import out_folder
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.stages.folder import hub_uri, open_folder, read_manifest
+from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages.folder import dataset_name, hub_uri, open_folder, read_manifest
+from textsmooth.stages.hub_folder import HubFolder
 
 DOC = Path(__file__).resolve().parents[2] / "docs/sharing.md"
 HUB = "https://huggingface.co/datasets/me/set"
@@ -33,6 +37,7 @@ HUB = "https://huggingface.co/datasets/me/set"
         (f"{HUB}/tree/refs%2Fpr%2F1/sets/one", "hf://datasets/me/set@refs%2Fpr%2F1/sets/one"),
         (f"{HUB}/tree/refs/pr/1", "hf://datasets/me/set@refs/pr/1"),
         ("{hub}/datasets/me/set/tree/main/sets", "hf://datasets/me/set@main/sets"),
+        (f"{HUB}/tree/main/my%20sets/one", "hf://datasets/me/set@main/my sets/one"),
     ],
 )
 def test_a_page_of_the_hub_names_its_dataset(hub: Hub, address: str, uri: str) -> None:
@@ -40,13 +45,48 @@ def test_a_page_of_the_hub_names_its_dataset(hub: Hub, address: str, uri: str) -
 
 
 @pytest.mark.parametrize(
-    "address", [f"{HUB}/viewer", f"{HUB}/blob/main/x", "https://huggingface.co/me/set", "https://other.example/datasets/me/set", "http://"]
+    "address",
+    [
+        f"{HUB}/viewer",
+        f"{HUB}/blob/main/x",
+        "https://huggingface.co/me/set",
+        "https://other.example/datasets/me/set",
+        "http://",
+        "http://[x",
+    ],
 )
 def test_another_address_is_told_in_one_line(hub: Hub, made: Path, textsmooth: Callable[..., Ran], address: str) -> None:
     said = f"{address} is not the page of a dataset on the Hub: give {hub.url}/datasets/owner/name, with /tree/REVISION where needed\n"
     for args in (["inspect", address], ["pull", address], ["push", made, address]):
         ran = textsmooth(*args)
         assert ran.code == 2 and ran.err == f"textsmooth {args[0]}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (f"{HUB}/tree/main?library=datasets#files", "set"),
+        ("hf://datasets/me/set@v1", "set"),
+        ("me/set", "set"),
+        ("s3://bucket/a@b/set", "set"),
+        ("smoothed/a@b/", "a@b"),
+        (Path("me/set"), "set"),
+    ],
+)
+def test_what_is_made_from_a_dataset_is_called_as_it_is(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str | Path, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dataset_name(place) == name
+    if isinstance(place, str):
+        assert out_folder(TrainOptions(dataset=place, student="student")).name.startswith(f"{name}-")
+
+
+def test_a_folder_with_a_space_is_read_by_the_address_of_its_page(hub: Hub, made: Path) -> None:
+    folder = hub.root / "datasets/me/several"
+    shutil.copytree(made, folder / "my sets")
+    found = open_folder(f"{hub.url}/datasets/me/several/tree/main/my%20sets", reading=True)
+    assert read_manifest(found).dataset == read_manifest(made).dataset
 
 
 def test_push_and_pull_take_the_address_of_a_page(hub: Hub, made: Path, tmp_path: Path) -> None:
@@ -117,9 +157,42 @@ def test_a_hub_that_fails_leaves_the_cache_to_read(hub: Hub, made: Path) -> None
     push(made, "me/set")
     assert read_manifest("me/set")
     hub.faults.append(Fault("GET /api/", status=503))
-    assert read_manifest("me/set").dataset == read_manifest(made).dataset
+    hub.log.clear()
+    found = HubFolder("hf://datasets/me/set")
+    assert found.found["from"] == f"the cache: {hub.url} failed with 503" and len(hub.log) == 1
+    assert read_manifest(found).dataset == read_manifest(made).dataset
     with pytest.raises(DatasetError, match="the Hub failed with 503"):
         read_manifest("me/other")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(hub: Hub, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    push(made, "me/set")
+    assert read_manifest("me/set")
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+    hub.faults.append(Fault("GET /api/", delay_s=0.5, times=1))
+    hub.log.clear()
+    assert HubFolder("hf://datasets/me/set").found["from"] == f"the cache: no answer from {hub.url} (ReadTimeout)"
+    assert len(hub.log) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(401, "the Hub refuses your token"), (403, "the Hub refused with 403"), (404, "the Hub refused with 404")]
+)
+def test_a_hub_that_says_no_is_not_passed_over(hub: Hub, made: Path, status: int, said: str) -> None:
+    push(made, "me/set")
+    assert read_manifest("me/set")
+    hub.faults.append(Fault("GET /api/", status=status))
+    with pytest.raises(DatasetError, match=said):
+        read_manifest("me/set")
+
+
+def test_a_repository_that_was_deleted_is_not_read_from_the_cache(hub: Hub, made: Path, textsmooth: Callable[..., Ran]) -> None:
+    push(made, "me/set")
+    assert read_manifest("me/set")
+    del hub.revisions["datasets/me/set"]
+    shutil.rmtree(hub.root / "datasets/me/set", ignore_errors=True)
+    ran = textsmooth("inspect", "me/set")
+    assert ran.code == 2 and "no dataset me/set on this machine or on the Hub, unless it is private" in ran.err and ran.out == ""
 
 
 def test_offline_a_file_that_was_never_fetched_is_not_called_damaged(
@@ -150,7 +223,7 @@ def test_a_place_where_nothing_can_be_is_told(hub: Hub, made: Path, textsmooth: 
         for command, place in (("pull", "/proc/x"), ("push", "/proc/x")):
             ran = textsmooth(command, source, place, "--progress", "none")
             assert ran.code == 1
-            assert ran.err == f"textsmooth {command}: cannot make the folder /proc/x (No such file or directory): name another place\n"
+            assert ran.err == f"textsmooth {command}: cannot use the folder /proc/x (No such file or directory): name another place\n"
         assert textsmooth("pull", source, "file/x", "--progress", "none").err == "textsmooth pull: file is a file; name a folder\n"
 
 

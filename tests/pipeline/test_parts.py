@@ -1,24 +1,35 @@
 """Some shards of a dataset: a dataset of its own, which says so, and grows when more is pulled to the same place."""
 
+import errno
+import hashlib
 import json
+import os
+import shutil
+import signal
+import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers_gen import Process, Ran, files_of, tree
+from helpers_gen import Process, Ran, files_of, tree, until
 from helpers_hub import bodies
-from helpers_share import pull_to
+from helpers_share import pull_to, rewrite
 from hub_server import Hub
 
+from textsmooth.pipeline import retrieve
 from textsmooth.pipeline.publish import push
 from textsmooth.pipeline.retrieve import pull
+from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.pipeline.verification import verify
 from textsmooth.schemas.errors import ConflictError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, Manifest
-from textsmooth.stages.folder import read_manifest
+from textsmooth.stages import storage
+from textsmooth.stages.folder import LocalFolder, read_manifest
 from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.transfer import FolderTarget, Reader
 
 
 def test_some_shards_are_a_dataset_that_says_so(made: Path, tmp_path: Path) -> None:
@@ -99,7 +110,7 @@ def test_shards_of_another_dataset_are_not_added(made: Path, smoothed: Path, tmp
     assert files_of(out) == before
 
 
-@pytest.mark.parametrize("call", range(1, 9))
+@pytest.mark.parametrize("call", range(1, 12))
 def test_killed_while_it_grows_the_part_is_there_and_the_same_command_ends_it(
     made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path, call: int
 ) -> None:
@@ -107,28 +118,122 @@ def test_killed_while_it_grows_the_part_is_there_and_the_same_command_ends_it(
     before = files_of(out)
     patch = f"die_at('textsmooth.stages.storage', None, '_move', {call})\n"
     assert textsmooth_process("pull", made, out, "--progress", "none", patch=patch).wait().code == -9
-    assert {name: data for name, data in files_of(out).items() if name in before} == before
-    if call <= 5:  # nothing is in place yet
+    changed = {"receipts.jsonl"} if call == 11 else set()  # between the first of the records and the manifest
+    assert {name for name in before if files_of(out)[name] != before[name]} == changed
+    if call <= 6:  # nothing is in place yet
         assert verify(out).ok and len([name for name in files_of(out) if name.endswith(".arrow")]) == 1
     assert len(SmoothedDataset(out, "train").batch(np.arange(8))) == 8
     ran = textsmooth_process("pull", made, out, "--progress", "none", "--json").wait()
-    assert ran.code == 0 and (call < 5 or json.loads(ran.out)["files"] == 2), ran.err  # receipts and card: the shards had come
+    assert ran.code == 0 and (call < 6 or json.loads(ran.out)["files"] == 1), ran.err  # the card: all else had come
     assert files_of(out) == files_of(made) and tree(out) == tree(made)
 
 
-def test_two_that_add_to_one_folder_lose_nothing(made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", ["0", "2-3", "0-4"])
+@pytest.mark.parametrize(
+    ("owner", "name", "first"),
+    [
+        (retrieve, "part_there", True),  # it has read what is there
+        (FolderTarget, "send", True),  # its shards lie under temporary names
+        (storage, "move", True),  # the first of them is in place
+        (LocalFolder, "put", False),  # all is in place but the manifest
+        (LocalFolder, "put", True),  # it is about to remove what a killed run has left
+    ],
+)
+def test_another_that_comes_meanwhile_waits_and_goes_on_from_what_is_there(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, first: bool, asked: str
+) -> None:
+    out = pull_to(made, tmp_path / "out", shards="0")
+    came, done, failed, real = [], threading.Event(), [], getattr(owner, name)
+
+    def other() -> None:
+        try:
+            pull(made, out, shards=asked)
+        except Exception as error:
+            failed.append(error)
+        done.set()
+
+    def come() -> None:
+        if not came:
+            came.append(threading.Thread(target=other))
+            came[0].start()
+            assert done.wait(20)  # until it waits, or is through
+
+    def hooked(*args: Any, **options: Any) -> Any:
+        if not first:
+            come()
+        found = real(*args, **options)
+        come()
+        return found
+
+    monkeypatch.setattr(TransferProgress, "waiting", lambda shown, where: done.set())
+    monkeypatch.setattr(owner, name, hooked)
+    pull(made, out, shards="1")
+    came[0].join()
+    wanted = {"0": "0-1", "2-3": "0-3", "0-4": None}[asked]
+    assert not failed and files_of(out) == files_of(pull_to(made, tmp_path / "same", shards=wanted)) and verify(out).ok
+
+
+def test_two_that_add_to_one_folder_give_both(made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path) -> None:
     out = pull_to(made, tmp_path / "out", shards="0")
     slow = "import time\nfrom textsmooth.stages import storage\nreal = storage._move\n"
     slow += "storage._move = lambda *paths: (time.sleep(0.1), real(*paths))\n"
-    commands = [("pull", made, out, "--shards", asked, "--progress", "none") for asked in ("1", "2-3")]
-    for command, ran in [(command, textsmooth_process(*command, patch=slow)) for command in commands]:
-        found = ran.wait()
-        if found.code:
-            assert "something else arrived in" in found.err and "run the same command again" in found.err
-            assert textsmooth_process(*command).wait().code == 0
-    for command in commands:
-        assert textsmooth_process(*command).wait().code == 0
+    asked = ("1", "2-3")
+    for ran in [textsmooth_process("pull", made, out, "--shards", shards, "--progress", "none", patch=slow) for shards in asked]:
+        assert (found := ran.wait()).code == 0 and found.err == ""
     assert files_of(out) == files_of(pull_to(made, tmp_path / "same", shards="0-3"))
+
+
+@pytest.mark.parametrize("progress", ["json", "rich"])
+def test_behind_one_that_is_killed_another_says_that_it_waits_and_ends_it(
+    made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path, progress: str
+) -> None:
+    out = pull_to(made, tmp_path / "out", shards="0")
+    stuck = "import time\nfrom textsmooth.stages import storage\nreal = storage._move\n"
+    stuck += f"storage._move = lambda *paths: (real(*paths), open({str(tmp_path / 'moved')!r}, 'w'), time.sleep(60))\n"
+    killed = textsmooth_process("pull", made, out, "--shards", "1-2", "--progress", "none", patch=stuck)
+    until((tmp_path / "moved").exists)
+    waits = textsmooth_process("push" if progress == "rich" else "pull", made, out, "--overwrite", "--progress", progress)
+    until(lambda: any(told.read_text() for told in tmp_path.glob("process-*/stderr")))
+    before = files_of(out)
+    assert verify(out).ok  # a reader does not wait
+    killed.kill(signal.SIGKILL)
+    ran = waits.wait()
+    assert ran.code == 0 and len(read_manifest(made).shards) > len([name for name in before if name.endswith(".arrow")])
+    if progress == "json":
+        told = [json.loads(line) for line in ran.err.splitlines()]
+        assert told[0] == {"event": "waiting", "where": str(out)} and [line["event"] for line in told].count("waiting") == 1
+    else:
+        assert ran.err.count(f"another pull or push is at work in {out}: this one waits, then goes on from what is there\n") == 1
+    assert files_of(out) == files_of(made) and tree(out) == tree(made)
+
+
+def test_where_there_are_no_locks_it_goes_on_without(hub: Hub, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int, flags: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOLCK, "no locks")
+
+    push(made, "me/set")
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    out = pull_to("me/set", tmp_path / "out", shards="0")
+    somebodys = out / ".tmp-hub-0123456789abcdef"
+    somebodys.mkdir()
+    pull("me/set", out)
+    assert somebodys.exists() and files_of(out) == files_of(made)
+
+
+def test_what_a_stranger_lists_is_not_held_in_memory(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, held = shutil.copytree(made, tmp_path / "source"), []
+    (source / "notes.txt").write_bytes(notes := b"of any size")
+    manifest = json.loads((source / MANIFEST).read_bytes())
+    manifest["files"].append({"path": "notes.txt", "bytes": len(notes), "sha256": hashlib.sha256(notes).hexdigest()})
+    rewrite(source, manifest)
+    out = pull_to(source, tmp_path / "out", shards="0")
+    (out / "notes.txt").unlink()
+    real = Reader.bytes
+    monkeypatch.setattr(Reader, "bytes", lambda reader, entry: (held.append(entry.path), real(reader, entry))[1])
+    pull(source, out, shards="1")
+    assert files_of(out) == files_of(pull_to(source, tmp_path / "same", shards="0-1"))
+    assert set(held) == {"receipts.jsonl"}  # of which a part is made
 
 
 @pytest.mark.parametrize(

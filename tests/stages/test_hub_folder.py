@@ -1,6 +1,7 @@
 """A smoothed dataset on the Hub: one commit, fetched once and checked, read again without a connection, never written."""
 
 import pickle
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from hub_server import Fault, Hub
 from textsmooth.pipeline.inspect import read_row
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages.folder import open_folder
+from textsmooth.stages.hub_folder import HubFolder
 from textsmooth.stages.stream import SmoothedDataset
 
 URI = "hf://datasets/tiny/smoothed"
@@ -58,6 +60,33 @@ def test_without_a_connection_the_cache_is_read(server: Hub, monkeypatch: pytest
         SmoothedDataset(URI, "validation").batch(np.arange(3))
     with pytest.raises(DatasetError, match=r"HF_HUB_OFFLINE is set, and hf://datasets/tiny/several/.* is not in the cache: run once"):
         SmoothedDataset("hf://datasets/tiny/several/sets/one", "train")
+
+
+@pytest.mark.parametrize("revision", [None, "main", "my/draft"])
+def test_a_branch_is_looked_up_once_and_without_its_files(server: Hub, monkeypatch: pytest.MonkeyPatch, revision: str | None) -> None:
+    server.revisions["datasets/tiny/smoothed"] = dict.fromkeys(("main", "my/draft"), server.root / "datasets/tiny/smoothed")
+    uri = f"{URI}@{revision.replace('/', '%2F')}" if revision else URI
+    commit = server.commit("datasets/tiny/smoothed")
+    for asks in ("GET", "HEAD", "GET"), ("GET",):  # what the cache has is not asked for again
+        server.log.clear()
+        folder = HubFolder(uri)
+        assert folder.found["revision"] == commit and folder.read("manifest.json")
+        assert tuple(line.split()[0] for line in server.log) == asks
+        assert re.fullmatch(r"GET /api/datasets/tiny/smoothed(/revision/[\w%]+)?\?expand=sha", server.log[0])
+        assert all(f"/resolve/{commit}/" in line or "/cdn/" in line for line in server.log[1:])
+    go_offline(monkeypatch)
+    assert HubFolder(uri).found["revision"] == commit
+
+
+def test_offline_a_branch_is_where_it_was_last_seen(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = Path(shutil.copytree(server.root / "datasets/tiny/smoothed", tmp_path / "moved"))
+    (moved / "notes.txt").write_text("another commit")
+    seen = []
+    for folder in (server.root / "datasets/tiny/smoothed", moved):
+        server.revisions["datasets/tiny/smoothed"] = {"main": folder}
+        seen.append(HubFolder(URI).found["revision"])
+    go_offline(monkeypatch)
+    assert len(set(seen)) == 2 and HubFolder(URI).found["revision"] == seen[1]
 
 
 def test_a_branch_that_moves_does_not_move_what_is_open(server: Hub, smoothed: Path, tmp_path: Path) -> None:
