@@ -12,7 +12,7 @@ from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import StorageError, UsageError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.schemas.text import printable
-from textsmooth.stages.folder import hub_uri, is_uri, open_folder
+from textsmooth.stages.folder import HUB_NAME, hub_uri, is_uri, open_folder
 from textsmooth.stages.hub_errors import Unreachable
 from textsmooth.stages.transfer import FolderTarget, Target
 
@@ -130,6 +130,9 @@ def _hub_place(to: str | Path) -> str | None:
     name, at, revision = text.rpartition("@")
     if at and hub_uri(name) is not None and not Path(text).exists():
         raise UsageError(f"push goes to branch main: leave @{revision} away, or write ./{text} for a folder")
+    above = Path(text).parent
+    if isinstance(to, str) and text.count("/") == 1 and not HUB_NAME.fullmatch(text) and not above.exists():
+        raise UsageError(f"{text!r} cannot be a name on the Hub, and there is no folder {above} here: write './{text}' for a folder")
     try:
         return hub_uri(to)
     except UsageError:

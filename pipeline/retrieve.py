@@ -84,7 +84,7 @@ def pull(
     whole = _with_card(read_parcel(folder))
     numbers = shards if shards is None or isinstance(shards, str) else ",".join(map(str, shards))
     wanted = chosen(whole.manifest, (splits,) if isinstance(splits, str) else splits, numbers)
-    place = open_folder(out or f"{DEFAULT_FOLDER}/{dataset_name(folder.where)}")
+    place = open_folder(_out(source, f"{DEFAULT_FOLDER}/{dataset_name(folder.where)}" if out is None else out))
     check_apart(folder, place.where, place)
     if isinstance(place, LocalFolder):
         for path in (place.path, *place.path.parents):
@@ -129,6 +129,16 @@ def _with_card(parcel: Parcel) -> Parcel:
     if not any(file.path == CARD and file.sha256 == hashlib.sha256(made).hexdigest() for file in parcel.manifest.files):
         return parcel  # of another version
     return replace(parcel, reader=replace(parcel.reader, made={**parcel.reader.made, CARD: made}))
+
+
+def _out(source: str | Path, out: str | Path) -> str | Path:
+    """Where to; UsageError for the Hub, and for a folder that would hide the name that the source has there."""
+    if str(out).startswith("hf://"):
+        raise UsageError(f"pull brings a dataset from the Hub, {out} is there: textsmooth push sends one")
+    owner = Path(out).parts[:1]
+    if hub_uri(source) is not None and not is_uri(str(source)) and Path(source).parts[:1] == owner and not Path(*owner).exists():
+        raise UsageError(f"{out} would make a folder {owner[0]} here, and {source} would no more be a name on the Hub: name another place")
+    return out
 
 
 def _at(source: str | Path, revision: str | None) -> str | Path:

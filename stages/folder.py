@@ -239,6 +239,8 @@ def open_folder(place: str | Path, *, reading: bool = False) -> Folder:
     a name that is neither here nor there.
     """
     check_place("dataset", str(place))
+    if place == "":
+        raise UsageError("a place is named by nothing: '' (a shell variable that is not set?)")
     scheme = str(place).partition("://")[0]
     uri = hub_uri(place) if reading else None
     if uri is not None or (scheme == "hf" and reading):
@@ -287,7 +289,9 @@ def read_manifest(place: Folder | Path | str) -> Manifest:
     except NotADirectoryError:
         raise UsageError(f"no smoothed dataset at {folder}: that is a file; give its folder") from None
     if isinstance(folder, LocalFolder) and not folder.path.is_dir():
-        raise UsageError(f"no smoothed dataset at {folder}: there is no such folder; make one with textsmooth-gen")
+        named = not folder.path.is_absolute() and len(folder.path.parts) > 1
+        hub = "; on the Hub one is owner/name, hf://datasets/owner/name@revision, or its page" if named else ""
+        raise UsageError(f"no smoothed dataset at {folder}: there is no such folder; make one with textsmooth-gen{hub}")
     near = _near(folder.path) if isinstance(folder, LocalFolder) else []
     if near:
         told = f"{', '.join(near[:NAMED])}{f' and {len(near) - NAMED:,} more' if len(near) > NAMED else ''}"

@@ -28,6 +28,10 @@ TEMP = re.compile(rf"(.+/)?{re.escape(storage.TEMP_PREFIX)}[0-9a-f]{{16}}|{re.es
 Done = Callable[[FileEntry], None]
 
 
+class _NotWritten(Exception):
+    """A block that was read could not be written; its cause says why."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reader:
     """The files that are to arrive: those of a folder, and some that were made for the occasion."""
@@ -43,13 +47,20 @@ class Reader:
             nonlocal size
             digest.update(block)
             size += len(block)
-            write(block)
+            try:
+                write(block)
+            except OSError as error:
+                raise _NotWritten from error
 
         if entry.path in self.made:
             take(self.made[entry.path])
         else:
-            with self._told(entry):
-                self.source.stream(entry.path, entry.bytes, take)
+            try:
+                with self._told(entry):
+                    self.source.stream(entry.path, entry.bytes, take)
+            except _NotWritten as error:  # no fault of the source's
+                assert error.__cause__ is not None
+                raise error.__cause__ from None
         if size != entry.bytes or digest.hexdigest() != entry.sha256:
             raise self.damaged(entry)
 

@@ -1,6 +1,8 @@
 """How a dataset on the Hub is named, what is said when it is read from there, and when it cannot be; the table of errors in the docs."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import time
@@ -19,8 +21,9 @@ from textsmooth.pipeline.retrieve import pull
 from textsmooth.pipeline.train_places import out_folder
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.stages.folder import dataset_name, hub_uri, open_folder, read_manifest
+from textsmooth.stages.folder import LocalFolder, dataset_name, hub_uri, open_folder, read_manifest
 from textsmooth.stages.hub_folder import HubFolder
+from textsmooth.stages.transfer import Reader
 
 DOC = Path(__file__).resolve().parents[2] / "docs/sharing.md"
 HUB = "https://huggingface.co/datasets/me/set"
@@ -283,3 +286,47 @@ def test_the_docs_have_the_lines_that_are_printed(
     for (text, code), (line, returned) in zip(rows, lines, strict=True):
         pattern = ".*".join(map(re.escape, text.split("…")))
         assert (bool(re.fullmatch(pattern, line)), int(code)) == (True, returned), (text, line, returned)
+
+
+def test_a_pull_does_not_hide_the_name_it_came_by(hub: Hub, made: Path, textsmooth: Callable[..., Ran]) -> None:
+    """Where a folder me lies, me/set is no name on the Hub: the same command could not run again."""
+    push(made, "me/set")
+    ran = textsmooth("pull", "me/set", "me/copy")
+    assert (ran.code, ran.out) == (2, "") and not Path("me").exists()
+    assert "me/copy would make a folder me here, and me/set would no more be a name on the Hub: name another place" in ran.err
+    assert textsmooth("pull", f"{hub.url}/datasets/me/set", "me/copy").code == 0
+
+
+@pytest.mark.parametrize("name", ["me/-x", "me/bad name"])
+def test_a_name_that_can_be_none_makes_no_folder(hub: Hub, made: Path, textsmooth: Callable[..., Ran], name: str) -> None:
+    ran = textsmooth("push", made, name)
+    assert ran.code == 2 and not Path("me").exists()
+    assert f"{name!r} cannot be a name on the Hub, and there is no folder me here: write './{name}' for a folder" in ran.err
+    assert textsmooth("push", made, f"./{name}").code == 0
+
+
+@pytest.mark.parametrize("args", [("verify", ""), ("pull", "{made}", ""), ("push", "{made}", "")])
+def test_a_place_that_is_empty_is_refused(made: Path, textsmooth: Callable[..., Ran], args: tuple[str, ...]) -> None:
+    ran = textsmooth(*(arg.format(made=made) for arg in args))
+    assert ran.code == 2 and "a place is named by nothing: '' (a shell variable that is not set?)" in ran.err
+
+
+@pytest.mark.parametrize("name", ["me/set@v9", "huggingface.co/datasets/me/set", "me/set/more"])
+def test_a_folder_that_is_not_here_may_be_meant_on_the_hub(textsmooth: Callable[..., Ran], name: str) -> None:
+    ran = textsmooth("inspect", name)
+    assert ran.code == 2 and "on the Hub one is owner/name, hf://datasets/owner/name@revision, or its page" in ran.err
+
+
+def test_pull_does_not_send(made: Path, textsmooth: Callable[..., Ran]) -> None:
+    ran = textsmooth("pull", made, "hf://datasets/me/set")
+    assert ran.code == 2 and "textsmooth push sends one" in ran.err
+
+
+def test_a_full_disk_is_no_fault_of_the_source(made: Path) -> None:
+    def full(block: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    entry = read_manifest(made).files[0]
+    with pytest.raises(OSError, match="No space left") as caught:
+        Reader(source=LocalFolder(made)).write_to(entry, full)
+    assert type(caught.value) is OSError
