@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from textsmooth.pipeline.verification import verify
@@ -66,23 +67,24 @@ def cold(folder: Path, workers: int, repeat: int) -> None:
         with ThreadPoolExecutor(workers) as threads:
             list(threads.map(read, files))
 
-    def check() -> None:
-        found = verify(folder, workers=workers)
+    def check(*, checksums: bool) -> None:
+        found = verify(folder, checksums=checksums, workers=workers)
         assert found.ok, found.summary()
 
-    rates: dict[str, list[float]] = {"verify": [], "reading": []}
-    check()  # what it imports is read before
+    runs = {"verify": partial(check, checksums=False), "--checksums": partial(check, checksums=True), "reading": read_all}
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    check(checksums=False)  # what it imports is read before
     for _ in range(repeat):
-        for name, run in (("verify", check), ("reading", read_all)):
+        for name, run in runs.items():
             for path in files:
                 drop(path)
             start = time.perf_counter()
             run()
             rates[name].append(size / (time.perf_counter() - start) / 1e6)
-    checked, plain = (statistics.median(rates[name]) for name in ("verify", "reading"))
+    checked, compared, plain = (statistics.median(rates[name]) for name in runs)
     print(
         f"{folder.name}: {size / 1e6:,.1f} MB in {len(manifest.shards)} shards, cold, {workers} workers: verify {checked:,.0f} MB/s, "
-        f"reading {plain:,.0f} MB/s, ratio {checked / plain:.2f}",
+        f"--checksums {compared:,.0f} MB/s, reading {plain:,.0f} MB/s, ratios {checked / plain:.2f} and {compared / plain:.2f}",
         flush=True,
     )
 

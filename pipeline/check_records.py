@@ -58,8 +58,8 @@ class Records:
     receipts: dict[str, Receipt] = field(default_factory=dict)  # path of a shard -> its receipt
     template: tuple[int, ...] | None = None  # as Promised
 
-    def tell(self, path: str, what: str) -> None:
-        self.findings.append(Finding(path=path, what=what))
+    def tell(self, path: str, what: str, remedy: str = "") -> None:
+        self.findings.append(Finding(path=path, what=what, remedy=remedy))
 
     def promised(self, entry: ShardEntry) -> Promised:
         """What plan and receipts say of a shard, as far as they could be read."""
@@ -89,19 +89,19 @@ def read_checked(data: bytes) -> tuple[Manifest | None, list[Finding]]:
     except DatasetError as error:
         return None, [Finding(path=MANIFEST, what=str(error).removeprefix(f"{MANIFEST} "))]
     odd = "was altered: it says the same, in other bytes than textsmooth writes"
-    return manifest, [] if whole else [Finding(path=MANIFEST, what=odd)]
+    return manifest, [] if whole else [Finding(path=MANIFEST, what=odd, remedy="fetch that file again")]
 
 
 def check_records(folder: Folder, manifest: Manifest, sizes: dict[str, int]) -> Records:
     """Read and compare every file but the shards. sizes: of the files that are in the folder."""
     found = Records()
     data: dict[str, bytes] = {}
-    there, unreadable = _read(folder, [entry.path for entry in manifest.files])
+    there, unread = _read(folder, [entry.path for entry in manifest.files])
     for entry in manifest.files:
         if entry.path not in there:
             found.unread += 1
-            why = unreadable.get(entry.path)
-            found.findings.append(Finding(path=entry.path, what=f"cannot be read: {why}") if why else missing(entry.path))
+            why = unread.get(entry.path)
+            found.findings.append(unreadable(entry.path, why) if why else missing(entry.path))
             continue
         found.files, found.bytes = found.files + 1, found.bytes + len(there[entry.path])
         wrong = check_file(there[entry.path], entry)
@@ -130,26 +130,40 @@ def check_records(folder: Folder, manifest: Manifest, sizes: dict[str, int]) -> 
     return found
 
 
-def _read(folder: Folder, names: list[str]) -> tuple[dict[str, bytes], dict[str, str]]:
+def unreadable(path: str, error: OSError) -> Finding:
+    """What is said of a file that the storage does not give."""
+    match error:
+        case IsADirectoryError():
+            remedy = "remove that folder, and verify again: then the file is missing"
+        case NotADirectoryError():
+            remedy = f"remove the file that stands where {path.rpartition('/')[0]}/ should be, and verify again"
+        case PermissionError():
+            remedy = "see to its permissions"
+        case _:
+            remedy = "see to the storage, and verify again"
+    return Finding(path=path, what=f"cannot be read: {error.strerror or error}", remedy=remedy)
+
+
+def _read(folder: Folder, names: list[str]) -> tuple[dict[str, bytes], dict[str, OSError]]:
     """The bytes of the files that are there, and why others cannot be read: a folder stands there, or nobody may."""
     try:
         return folder.read_all(names), {}
     except OSError:
-        there, why = dict[str, bytes](), dict[str, str]()
+        there, why = dict[str, bytes](), dict[str, OSError]()
         for name in names:
             try:
                 there |= folder.read_all([name])
             except OSError as error:
-                why[name] = error.strerror or str(error)
+                why[name] = error
         return there, why
 
 
 def _check_run(found: Records, folder: Folder) -> None:
     """run.json has a digest of its own, the manifest does not know it. The first ones had none, and no other field than these."""
-    there, unreadable = _read(folder, [RUN])
+    there, unread = _read(folder, [RUN])
     if RUN not in there:
-        if RUN in unreadable:
-            found.tell(RUN, f"cannot be read: {unreadable[RUN]}")
+        if RUN in unread:
+            found.findings.append(unreadable(RUN, unread[RUN]))
         return
     found.files, found.bytes = found.files + 1, found.bytes + len(there[RUN])
     try:
@@ -159,7 +173,7 @@ def _check_run(found: Records, folder: Folder) -> None:
     except (*SENSELESS, RecursionError):
         unsigned = whole = False
     if not whole:
-        found.tell(RUN, "was altered since the run wrote it; it is a record, not of the dataset: remove it")
+        found.tell(RUN, "was altered since the run wrote it", "it is a record, not of the dataset: remove it")
     elif unsigned:
         found.notes.append(f"{RUN} is a record of the last run, in no digest: not checked")
 
@@ -315,7 +329,7 @@ def _check_unlisted(found: Records, manifest: Manifest, sizes: dict[str, int]) -
     others = [name for name in sizes if name not in listed]
     strays = [name for name in others if name.endswith(".arrow") and name.partition("/")[0] in manifest.splits and not is_temp(name)]
     for name in strays:
-        found.tell(name, "is not in the manifest, and `datasets` would read it; remove it")
+        found.tell(name, "is not in the manifest, and `datasets` would read it", "remove it")
     left = [name for name in others if is_temp(name) or RECEIPT.fullmatch(name)]
     if left:
         found.notes.append(f"{_few(left)}: left by a run; the textsmooth-gen command that made the dataset removes it")

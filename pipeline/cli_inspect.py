@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from textsmooth.pipeline.inspect import SmoothedRow, SmoothedRows, SmoothedToken
 
 
+SHOWN = 5  # rows of --grep
 LEAST_SHOWN = 0.005  # what would read 0.00 says nothing
 WIDEST = 24  # columns of a token
 BAR = 5  # columns of the bar of p(original)
@@ -28,7 +29,7 @@ SHADES = ((0.1, "black on #f59e42"), (0.3, "black on #f7b96c"), (0.5, "black on 
 @click.argument("dataset")
 @click.option("--row", "rows", type=click.IntRange(0), multiple=True, help="Row of the split; repeatable.  [default: 0]")
 @click.option("--grep", "word", metavar="WORD", help="Rows whose text holds this word, or words in a row, whatever their case and accents.")
-@click.option("--limit", type=click.IntRange(1), default=5, show_default=True, help="Rows that --grep shows.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help=f"Rows that --grep shows.  [default: {SHOWN}]")
 @click.option(
     "--window", type=click.IntRange(0), default=0, show_default=True, help="Window of the row, where long rows were cut into windows."
 )
@@ -43,7 +44,7 @@ def inspect(
     dataset: str,
     rows: tuple[int, ...],
     word: str | None,
-    limit: int,
+    limit: int | None,
     window: int,
     split: str | None,
     lam: float | None,
@@ -54,12 +55,14 @@ def inspect(
     """Show smoothed sentences: each token with the probability that the teacher gives to it, and its most probable alternatives."""
     if word is not None and (rows or window):
         raise click.UsageError("--grep looks through all rows; leave out --row and --window")
+    if word is None and limit is not None:
+        raise click.UsageError(f"--limit {limit} does nothing without --grep WORD: leave it away, or add that")
     from textsmooth.pipeline.inspect import SmoothedRows
 
     opened = SmoothedRows(dataset, split, alternatives=alternatives, temperature=temperature, lam=lam)
     console = a_console()
     if word is not None:
-        _grep(console, opened, word, limit)
+        _grep(console, opened, word, limit or SHOWN)
         return
     found = [opened.row(row, window) for row in rows or (0,)]
     _heading(console, opened)
@@ -113,7 +116,9 @@ def show(console: "Console", row: "SmoothedRow", places: tuple[tuple[int, int], 
     from rich.cells import cell_len
     from rich.text import Text
 
-    label = f", label {row.label}" if row.label is not None else ""
+    from textsmooth.pipeline.inspect import NO_LABEL
+
+    label = f", {row.label}" if row.label == NO_LABEL else f", label {row.label}" if row.label is not None else ""
     window = f", window {row.window} (of {row.windows})" if row.window is not None else ""
     console.print(Text(f"{printable(row.split)} row {row.row}{window}{label}", style="bold"))
     near = _near(len(row.tokens), places)

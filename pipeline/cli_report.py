@@ -8,7 +8,7 @@ from textsmooth.pipeline.cli import Command
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("dataset")
 @click.option("--out", default="report.html", show_default=True, metavar="FILE", help="The page; an earlier report there is replaced.")
-@click.option("--sentences", type=click.IntRange(0, 2000), default=100, show_default=True, help="Rows shown with their alternatives.")
+@click.option("--sentences", type=int, default=100, show_default=True, help="Rows shown with their alternatives, 0 to 2000.")
 @click.option("--split", help="Split to report on.  [default: all of them together]")
 @click.option("--all", "all_rows", is_flag=True, help="Count every row, not a sample, for what the manifest does not have.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sentences and the sample.")

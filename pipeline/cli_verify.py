@@ -11,6 +11,7 @@ from textsmooth.pipeline.progress import MODES
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("dataset")
+@click.option("--checksums", is_flag=True, help="Compare bytes with their sha256 only: faster, and silent on what is in the shards.")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Shards looked at at once.  [default: as many as there are CPUs]")
 @click.option(
     "--against-teacher", type=click.IntRange(0), default=0, metavar="N", help="Run N rows through the teacher again, and compare."

@@ -1,12 +1,12 @@
 """The figures of a dataset as text: what `textsmooth stats` prints."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 
 from textsmooth.pipeline.stats import MANIFEST, SAMPLE, Figures
-from textsmooth.pipeline.tally import Histogram, SmoothedWord
+from textsmooth.pipeline.tally import P_BIN, Histogram, SmoothedWord, told_p
 
 LEAST, MOST = 40, 100  # columns
 BAR = 30  # columns of the longest bar
@@ -54,8 +54,8 @@ def _lines(found: Figures, width: int) -> Iterator[str]:
         return " *" if source == SAMPLE else ""
 
     exact = ", of every token" if found.p_original_source == MANIFEST else ""
-    yield f"p(original): the probability of the token that is there{exact}{star(found.p_original_source)}"
-    yield _spread(found.p_original, "{:.2f}")
+    yield f"p(original): the probability of the token that is there{exact}; quantiles to within {P_BIN}{star(found.p_original_source)}"
+    yield _spread(found.p_original, "{:.2f}", told_p)
     yield from _bars(_coarse(found.p_original_histogram, 10), "{:.1f}", width)
     yield ""
     yield f"captured mass: the mean probability inside the first k entries{star(found.captured_source)}"
@@ -91,11 +91,12 @@ def _lines(found: Figures, width: int) -> Iterator[str]:
     yield from (f"{name}: {value}" for name, value in found.provenance)
 
 
-def _spread(told: dict[str, float], form: str) -> str:
-    quantiles = ", ".join(
-        f"{int(name[1:])}{TIED}%{TIED}{form.format(value)}" for name, value in told.items() if name[0] == "q" and name != "q50"
-    )
-    return f"mean {form.format(told['mean'])}, median {form.format(told['q50'])}; {quantiles}"
+def _spread(told: dict[str, float], form: str, quantile: Callable[[float], str] | None = None) -> str:
+    """Mean and quantiles. quantile: how these are written, if not as the mean."""
+    write = quantile or form.format
+    at = {name: write(value).replace(" ", TIED) for name, value in told.items() if name[0] == "q"}
+    others = ", ".join(f"{int(name[1:])}{TIED}%{TIED}{value}" for name, value in at.items() if name != "q50")
+    return f"mean {form.format(told['mean'])}, median {at['q50']}; {others}"
 
 
 def _coarse(histogram: Histogram, times: int) -> Histogram:

@@ -22,7 +22,9 @@ from textsmooth.stages.soften import cut
 from textsmooth.stages.stream import SmoothedDataset
 from textsmooth.stages.temper import log_partition, temperature_note
 
-__all__ = ["SPACE", "SmoothedRow", "SmoothedRows", "SmoothedToken", "read_row", "readable"]
+NO_LABEL = "no label"
+
+__all__ = ["NO_LABEL", "SPACE", "SmoothedRow", "SmoothedRows", "SmoothedToken", "read_row", "readable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,10 +196,12 @@ def read_row(
 
 
 def label_of(block: TokenBlock, names: list[str] | None, row: int = 0) -> str | None:
-    """The label of a row of a block, by name if it has one, safe to show; None without a label column."""
+    """The label of a row of a block, by name if it has one, safe to show; NO_LABEL for a row without; None without a label column."""
     if block.label is None:
         return None
     value = block.label[row]
+    if np.isnan(value) if block.label.dtype.kind == "f" else value < 0:
+        return NO_LABEL
     return printable(names[value]) if names and 0 <= value < len(names) else f"{value:g}"
 
 

@@ -4,6 +4,7 @@ A unit keeps its id and its rows' numbers: what the plan and the manifest add is
 split that come before those of its source. Readers count a row of the merged dataset with it.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,16 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from textsmooth.pipeline.card import card
+from textsmooth.pipeline.check_records import unreadable
 from textsmooth.pipeline.commit import TokenizerFiles, commit, finished_units, tidy
 from textsmooth.pipeline.generation import plan_in, publish_plan
 from textsmooth.pipeline.previous import AT_ONCE, Previous, checked, open_previous, take
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
-from textsmooth.schemas.manifest import MANIFEST, PLAN, TOKENIZER_FOLDER, Manifest
+from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, TOKENIZER_FOLDER, FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Receipt
 from textsmooth.schemas.text import printable
-from textsmooth.stages.folder import LocalFolder, open_folder, overlap, read_json
+from textsmooth.stages.folder import Folder, LocalFolder, open_folder, overlap, read_json, read_manifest
 
 NAMES = 4  # of corpora in the name of the merged one
+SHOWN = 20  # files that are named
 FITS = "datasets are merged if teacher, settings and columns are the same"
 
 
@@ -32,6 +36,7 @@ class Merged:
     out: str  # path or URI of the folder
     manifest: Manifest
     taken: int  # shards put in place now; 0 if all were there
+    mended: tuple[str, ...]  # files of a dataset that was there and damaged, put back
     linked: int  # shards of the dataset that share their bytes with a source: no room is taken twice
     told: tuple[str, ...] = ()  # what a reader should know, one line each
 
@@ -43,6 +48,7 @@ class Merged:
             "splits": {split: sum(s.rows - s.skipped for s in self.manifest.split(split)) for split in self.manifest.splits},
             "shards": len(self.manifest.shards),
             "taken": self.taken,
+            "mended": list(self.mended),
             "linked": self.linked,
             "told": list(self.told),
         }
@@ -50,8 +56,15 @@ class Merged:
     def summary(self) -> str:
         """What the command prints."""
         manifest, sources = self.manifest, self.manifest.sources
-        done = f"{len(sources)} datasets merged into {self.out}" if self.taken else f"Nothing to do: {self.out} is these datasets merged"
-        lines = [f"{done}  (dataset {manifest.dataset[:12]})"]
+        if self.mended:
+            done = f"{self.out} is these datasets merged; {len(self.mended):,} damaged or missing put back"
+        elif self.taken:
+            done = f"{len(sources)} datasets merged into {self.out}"
+        else:
+            done = f"Nothing to do: {self.out} is these datasets merged"
+        lines = [f"{done}  (dataset {manifest.dataset[:12]})", *(f"  put back: {printable(path)}" for path in self.mended[:SHOWN])]
+        if len(self.mended) > SHOWN:
+            lines.append(f"  and {len(self.mended) - SHOWN:,} more")
         for split in manifest.splits:
             parts = ((source["corpus"]["name"], source["splits"].get(split, {"rows": 0})["rows"]) for source in sources)
             said = " + ".join(f"{rows:,} of {printable(name)}" for name, rows in parts if rows)
@@ -72,9 +85,11 @@ def merge(
     """One finished dataset of several: in each split the rows of the first, then those of the second, and so on.
 
     datasets: paths, URIs or names on the Hub. progress is told the shards in place so far, and how many there will be.
-    Interrupted, the same call goes on. Raises UsageError if they do not fit together, naming the first difference, or hold the same
-    rows; ConflictError if `out` holds something else; DatasetError if one is not whole.
+    Interrupted, the same call goes on; finished, it compares every file of `out` and puts back what is damaged. Raises UsageError if
+    they do not fit together, naming the first difference, or hold the same rows; ConflictError if `out` holds something else;
+    DatasetError if one is not whole.
     """
+    datasets = [datasets] if isinstance(datasets, str | Path) else datasets
     if len(datasets) < 2:
         raise UsageError(f"nothing to merge: give two datasets or more, not {len(datasets)}")
     folder = open_folder(out)
@@ -92,8 +107,11 @@ def merge(
     if before is not None and before.digest != plan.digest:
         raise ConflictError(f"{folder} holds another dataset, of {before.corpus.name}; give another --out, or start again with --overwrite")
     if folder.size(MANIFEST) is not None:
+        mended = _put_back(sources, folder, plan, progress)
         manifest = tidy(folder, plan)
-        return Merged(out=str(folder), manifest=manifest, taken=0, linked=_linked(sources, folder, manifest), told=told)
+        linked = _linked(sources, folder, manifest)
+        taken = sum(shard.path in mended for shard in manifest.shards)
+        return Merged(out=str(folder), manifest=manifest, taken=taken, mended=mended, linked=linked, told=told)
     done = finished_units(folder, plan)
     left = {unit.id: unit for unit in plan.units if unit.id not in done}
     for number, receipt in enumerate(_taken(sources, left, partial(_take, folder, left)), len(done) + 1):
@@ -101,7 +119,7 @@ def merge(
         if progress is not None:
             progress(number, len(plan.units))
     manifest = commit(folder, plan, _tokenizer(sources[0]))
-    return Merged(out=str(folder), manifest=manifest, taken=len(left), linked=_linked(sources, folder, manifest), told=told)
+    return Merged(out=str(folder), manifest=manifest, taken=len(left), mended=(), linked=_linked(sources, folder, manifest), told=told)
 
 
 def _open(place: str | Path) -> Previous:
@@ -234,6 +252,46 @@ def _take(out: Any, left: dict[str, Any], source: Previous, receipt: Receipt) ->
     if isinstance(found, str):
         raise DatasetError(f"{found}; mend that dataset, then run the same command again")
     return found
+
+
+def _put_back(sources: Sequence[Previous], out: Folder, plan: Plan, progress: Callable[[int, int], None] | None) -> tuple[str, ...]:
+    """Compare the files of a finished merged dataset with its manifest, and put those that differ back from the sources; their paths.
+
+    DatasetError for one that no source has, or that is damaged there too.
+    """
+    manifest = read_manifest(out)
+    if manifest.plan != plan.digest or manifest.partial_of is not None:
+        return ()  # told by tidy
+    files: dict[str, FileEntry | ShardEntry] = {entry.path: entry for entry in manifest.files if not _whole(out, entry)}
+    texts = {**_tokenizer(sources[0]).files, CARD: card(manifest).encode()} if files else {}
+    for path, entry in files.items():
+        if hashlib.sha256(texts.get(path, b"")).hexdigest() != entry.sha256:
+            raise DatasetError(f"{out.at(path)} is missing or damaged, and in no source: merge again with --overwrite")
+        out.put(path, texts[path])
+    left = {}
+    with ThreadPoolExecutor(AT_ONCE, "merge") as threads:
+        found = zip(plan.units, manifest.shards, threads.map(partial(_whole, out), manifest.shards), strict=True)
+        for number, (unit, shard, whole) in enumerate(found, 1):
+            if not whole:
+                left[unit.id] = unit
+                files[shard.path] = shard
+            if progress is not None:
+                progress(number, len(plan.units))
+    for receipt in _taken(sources, left, partial(_take, out, left)):
+        assert receipt.unit in left
+    return tuple(files)
+
+
+def _whole(folder: Folder, entry: FileEntry | ShardEntry) -> bool:
+    """Whether a file has the bytes that the manifest lists. DatasetError if something else stands there."""
+    digest = hashlib.sha256()
+    try:
+        folder.stream(entry.path, entry.bytes, digest.update)
+    except (FileNotFoundError, DatasetError):  # a store compares the size
+        return False
+    except OSError as error:
+        raise DatasetError(f"{folder}: {unreadable(entry.path, error)}") from None
+    return digest.hexdigest() == entry.sha256
 
 
 def _tokenizer(source: Previous) -> TokenizerFiles:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from textsmooth.pipeline.card import card
 from textsmooth.pipeline.check_records import Records
@@ -83,18 +84,25 @@ def _put(folder: Folder, entry: FileEntry | ShardEntry, data: "bytes | memoryvie
         done.refused.append(f"{entry.path} was not put in place: {otherwise}; fetch it again")
 
 
-def _model(asked: str | None, known: dict[str, object], option: str, digest: str) -> Model:
-    """The teacher that the manifest names, or that is given in its place. TeacherError if it is another one."""
+def known_model(asked: str | None, known: dict[str, Any], option: str) -> Model:
+    """The model that is given, or else the one that the manifest names. UsageError if there is none."""
+    if asked:
+        return find_model(asked, None, option=option)
+    name, revision = str(known["name"]), known.get("revision")
+    calls = f"the manifest calls the {option.strip('-').replace('-', ' ')} {name!r}: say with {option} where it lies"
+    if revision is None and "/" not in name and name != "demo" and not Path(name).is_dir():  # one of the Hub has a revision
+        raise UsageError(calls)
+    try:
+        return find_model(name, revision, option=option)
+    except UsageError as error:
+        raise UsageError(f"{error}; {calls}") from None
+
+
+def _model(asked: str | None, known: dict[str, Any], option: str, digest: str) -> Model:
+    """As known_model. TeacherError if it is another one than the dataset's."""
     from textsmooth.stages.teacher import teacher_digest
 
-    name = asked or str(known["name"])
-    revision = known.get("revision")
-    try:
-        found = find_model(name, str(revision) if revision and not asked else None, option=option)
-    except UsageError as error:
-        if asked:
-            raise
-        raise UsageError(f"{error}; the manifest calls it {name!r}: say with {option} where it lies") from None
+    found = known_model(asked, known, option)
     mine = teacher_digest(found.folder)
     if mine != digest:
         raise TeacherError(

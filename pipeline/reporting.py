@@ -1,6 +1,7 @@
 """`textsmooth report`: one HTML page about a dataset, with all it needs inside. It works from a file and loads nothing."""
 
 import base64
+import errno
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from typing import Any
 from textsmooth.pipeline import report_charts as charts
 from textsmooth.pipeline.report_sentences import Sentence, Sentences, choose_sentences
 from textsmooth.pipeline.stats import MANIFEST, SAMPLE, Figures, figures
+from textsmooth.pipeline.tally import told_p
 from textsmooth.pipeline.token_names import TokenNames, open_tokenizer
 from textsmooth.schemas.errors import ConflictError, StorageError, UsageError
 from textsmooth.schemas.text import printable
@@ -23,6 +25,7 @@ from textsmooth.stages.storage import put
 from textsmooth.stages.stream import SmoothedDataset
 
 PAGE = "report.html"
+MOST_SENTENCES = 2000
 LEVELS = (0.02, 0.08, 0.2, 0.35, 0.6)  # weight of other tokens from which on each shade is used
 LAM = 0.5  # as the page opens
 GENERATOR = "textsmooth"
@@ -58,9 +61,11 @@ def report(
     """Write a page about a dataset at a path or URI: sentences with their alternatives, figures, provenance.
 
     out: a file; one that is there is replaced if it is such a page, ConflictError if it is anything else.
-    sentences: how many rows, drawn by the seed. split, all_rows, progress: as `figures` has them.
-    DatasetError or UsageError if it is no dataset; UsageError to write into it.
+    sentences: how many rows, 0 to MOST_SENTENCES, drawn by the seed. split, all_rows, progress: as `figures` has them.
+    DatasetError or UsageError if it is no dataset; UsageError to write into it; StorageError.
     """
+    if not isinstance(sentences, int) or not 0 <= sentences <= MOST_SENTENCES:
+        raise UsageError(f"sentences {sentences!r}: a whole number from 0 to {MOST_SENTENCES} is needed")
     path = Path(out).expanduser()
     _check_out(path, dataset)
     told = figures(dataset, split=split, all_rows=all_rows, seed=seed, progress=progress)
@@ -71,7 +76,13 @@ def report(
     data = page(told, chosen, corpus=str(manifest.corpus["name"]), teacher=str(manifest.teacher["name"])).encode(
         "utf-8", "backslashreplace"
     )
-    put(path, data)
+    try:
+        put(path, data)
+    except StorageError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageError(f"cannot write {path}: {cause.strerror}; make room, or give another --out") from error
     return Reported(path=path, bytes=len(data), sentences=len(chosen.sentences), figures=told)
 
 
@@ -205,7 +216,7 @@ def _counted(told: Figures) -> str:
 
 def _charts(told: Figures) -> Iterator[str]:
     p, e, n = told.p_original, told.entropy, told.length
-    note = f"mean {p['mean']:.3f}, median {p['q50']:.2f}, 5 % quantile {p['q05']:.2f}"
+    note = f"mean {p['mean']:.3f}, median {told_p(p['q50'])}, 5 % quantile {told_p(p['q05'])}"
     yield charts.histogram(
         "p", "How sure the teacher is of the token that is there", told.p_original_histogram, x="p(original)", what="tokens", note=note
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from textsmooth.pipeline.sources import find_model
+from textsmooth.pipeline.repair import known_model
 from textsmooth.schemas.config import DTYPES, GenerationConfig
 from textsmooth.schemas.errors import TeacherError, UsageError
 from textsmooth.schemas.manifest import Manifest
@@ -74,13 +74,7 @@ def second_opinion(
     from textsmooth.stages.teacher import Teacher, teacher_digest
 
     config, known = GenerationConfig.from_json(manifest.config), manifest.teacher
-    name = teacher or known["name"]
-    try:
-        found = find_model(name, None if teacher else known.get("revision"), option="--teacher")
-    except UsageError as error:
-        if teacher:
-            raise
-        raise UsageError(f"{error}; the manifest calls the teacher {name!r}: say with --teacher where it lies") from None
+    found = known_model(teacher, known, "--teacher")
     digest = teacher_digest(found.folder)
     if digest != known["digest"]:
         raise TeacherError(f"{found.folder} is another teacher: its digest is {digest[:12]}, that of the dataset's {known['digest'][:12]}")

@@ -68,7 +68,7 @@ class Figures:
     smoothed_share: float  # of the tokens: those with soft ids
     captured_mass: dict[int, float]  # k -> mean probability inside the first k entries
     captured_source: str
-    p_original: dict[str, float]  # mean, q05 …: quantiles to within a bin of 0.01
+    p_original: dict[str, float]  # mean, q05 …: quantiles are the middles of bins of 0.01, as the manifest has them
     p_original_histogram: Histogram
     p_original_source: str
     entropy: dict[str, float]  # bits: mean and quantiles with the tail counted as one entry; mean_most with it spread evenly

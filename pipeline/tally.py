@@ -14,7 +14,10 @@ from textsmooth.pipeline.token_names import TokenNames
 from textsmooth.stages.codec import TokenBlock
 from textsmooth.stages.statistics import UnitStats
 
-ENTROPY_BIN = 0.1  # bits
+ENTROPY_BIN = 0.1  # bits, of the histogram
+FINE_PER_BIN = 100
+FINE_BIN = ENTROPY_BIN / FINE_PER_BIN  # bits, of the quantiles
+P_BIN = 0.01  # of p(original), as manifests have it
 LENGTH_BARS = 40  # at most, of the histogram of lengths
 REPLACEMENTS = 5  # told of a word
 LEAST = 5  # times that a word has to occur to be told, in a small dataset
@@ -39,6 +42,11 @@ class SmoothedWord:
     replacements: tuple[tuple[str, float], ...]  # most probable first: mean probability over all its occurrences
 
 
+def told_p(quantile: float) -> str:
+    """A quantile of p(original), which is the middle of its bin: in the first and the last bin no more than that is known."""
+    return f"< {P_BIN}" if quantile < P_BIN else f"> {1 - P_BIN}" if quantile > 1 - P_BIN else f"{quantile:.2f}"
+
+
 class Tally:
     """Sums over blocks; first `add` all, then `choose` the words, then `add_replacements` of all again."""
 
@@ -48,7 +56,8 @@ class Tally:
         self.rows = 0
         self.stats = UnitStats()
         # the tail as one entry: no more than topk + 1 of them
-        self._entropy_bins = np.zeros(math.ceil(math.log2(topk + 1) / ENTROPY_BIN) + 1, np.int64)
+        bars = math.ceil(math.log2(topk + 1) / ENTROPY_BIN) + 1
+        self._entropy_bins = np.zeros(bars * FINE_PER_BIN, np.int64)
         self._entropy, self._spread = 0.0, 0.0
         self._lengths = np.zeros(1, np.int64)
         self._seen = np.zeros(vocab_size, np.int64)
@@ -83,7 +92,7 @@ class Tally:
         others = np.maximum(self._vocab_size - counts[smoothed], 1)
         self._entropy += float(entropy.sum())
         self._spread += float((tail * np.log2(others)).sum())
-        places = np.minimum((entropy / ENTROPY_BIN).astype(np.int64), len(self._entropy_bins) - 1)
+        places = np.minimum((entropy / FINE_BIN).astype(np.int64), len(self._entropy_bins) - 1)
         self._entropy_bins += np.bincount(np.maximum(places, 0), minlength=len(self._entropy_bins))
 
     def _whole_words(self, block: TokenBlock) -> NDArray[np.bool_]:
@@ -135,12 +144,12 @@ class Tally:
         """Bits. mean: with the tail as one entry, so no token has less; mean_most: spread evenly over all others, so none has more."""
         tokens = max(self.stats.smoothed, 1)
         upto = np.cumsum(self._entropy_bins)
-        at = {f"q{round(100 * q):02d}": float(np.searchsorted(upto, q * upto[-1]) + 0.5) * ENTROPY_BIN for q in quantiles}
+        at = {f"q{round(100 * q):02d}": float(np.searchsorted(upto, q * upto[-1]) + 0.5) * FINE_BIN for q in quantiles}
         return {"mean": self._entropy / tokens, "mean_most": (self._entropy + self._spread) / tokens, **at}
 
     def entropy_histogram(self) -> Histogram:
-        edges = tuple(round(n * ENTROPY_BIN, 9) for n in range(len(self._entropy_bins) + 1))
-        return Histogram(edges=edges, counts=tuple(self._entropy_bins.tolist()))
+        counts = self._entropy_bins.reshape(-1, FINE_PER_BIN).sum(1)
+        return Histogram(edges=tuple(round(n * ENTROPY_BIN, 9) for n in range(len(counts) + 1)), counts=tuple(counts.tolist()))
 
     def length(self, quantiles: tuple[float, ...]) -> dict[str, float]:
         """Tokens of a row: mean, least, most, quantiles."""

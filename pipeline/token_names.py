@@ -38,11 +38,18 @@ def open_tokenizer(folder: Folder, manifest: Manifest) -> "Tokenizer":
     except (DatasetError, StorageError):
         raise
     except Exception as error:  # tokenizers raises nothing narrower
-        raise DatasetError(f"{folder.at(name)} is missing or damaged ({error}); {AGAIN}") from None
+        raise DatasetError(f"{folder.at(name)} is missing or damaged ({error}); {mending(folder)}") from None
     wrong = wrong_vocabulary(tokenizer, int(manifest.teacher["vocab_size"]))
     if wrong:
-        raise DatasetError(f"{folder.at(name)} {wrong}; {AGAIN}")
+        raise DatasetError(f"{folder.at(name)} {wrong}; {mending(folder)}")
     return tokenizer
+
+
+def mending(folder: Folder) -> str:
+    """What to do about a tokenizer that is missing or damaged in a dataset."""
+    if folder.read_only:
+        return AGAIN
+    return f"textsmooth verify {folder} --repair makes its files again from the teacher; or fetch them again"
 
 
 def wrong_vocabulary(tokenizer: "Tokenizer", vocab_size: int) -> str | None:

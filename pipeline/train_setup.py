@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from textsmooth.pipeline.token_names import mending
 from textsmooth.pipeline.train_places import student_folder
 from textsmooth.pipeline.train_rows import class_names, evaluated_split, label_kind_of, read_first, trained_rows
 from textsmooth.schemas.errors import DatasetError, MachineError, TextsmoothError, UsageError, first_line
-from textsmooth.schemas.manifest import AGAIN, TOKENIZER_FOLDER, Manifest
+from textsmooth.schemas.manifest import TOKENIZER_FOLDER, Manifest
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.collate import Batch, SmoothedCollator
 from textsmooth.stages.distill import PASSES, Distiller
@@ -257,5 +258,5 @@ def _tokenizer_files(folder: Folder, manifest: Manifest) -> dict[str, bytes]:
     found = folder.read_all([entry.path for entry in entries])
     for entry in entries:
         if hashlib.sha256(found.get(entry.path, b"")).hexdigest() != entry.sha256:
-            raise DatasetError(f"{entry.path} in {folder} is missing or was altered; {AGAIN}")
+            raise DatasetError(f"{entry.path} in {folder} is missing or was altered; {mending(folder)}")
     return {PurePosixPath(name).name: data for name, data in found.items()}

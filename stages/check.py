@@ -36,7 +36,7 @@ class Looked:
 
     findings: tuple[Finding, ...] = ()
     bytes: int = 0  # compared with the sha256
-    whole: bool = False  # every row was looked at
+    whole: bool = False  # every row was looked at, or, where only bytes were asked for, all of them
     rows: int = 0
     tokens: int = 0
     entries: int = 0
@@ -78,19 +78,23 @@ def check_file(data: "mmap.mmap | bytes", entry: FileEntry | ShardEntry) -> list
     return []
 
 
-def check_shard(path: "Path | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised | None = None) -> Looked:
+def check_shard(
+    path: "Path | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised | None = None, *, inside: bool = True
+) -> Looked:
     """All that is wrong with a shard: its bytes, and what is in them. Reads any file whatever it holds, raises only OSError.
 
-    path: of the file, or its bytes. promised: by plan and receipts.
+    path: of the file, or its bytes. promised: by plan and receipts. inside: look at what is in it; else at size and sha256 alone.
     """
     if not isinstance(path, bytes):
         with opened(path) as data:
-            return _check_bytes(data, entry, manifest, promised or Promised())
-    return _check_bytes(path, entry, manifest, promised or Promised())
+            return _check_bytes(data, entry, manifest, promised or Promised(), inside=inside)
+    return _check_bytes(path, entry, manifest, promised or Promised(), inside=inside)
 
 
-def _check_bytes(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised) -> Looked:
+def _check_bytes(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised, *, inside: bool) -> Looked:
     wrong, tally = check_file(data, entry), Tally(path=entry.path)
+    if not inside:
+        return Looked(findings=tuple(wrong), bytes=len(data) if len(data) == entry.bytes else 0, whole=True)
     sums = _check_inside(data, entry, manifest, promised, tally)
     return Looked(
         findings=(*wrong, *tally.findings),

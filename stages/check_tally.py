@@ -26,12 +26,14 @@ class Finding:
     window: int | None = None
     more: int = 0  # further rows or tokens of this file of which the same is true
     altered: bool = False  # the file is missing, or its bytes are not those of the manifest: it may be had again
+    remedy: str = ""  # what to do about it, where no general advice fits
 
     def __str__(self) -> str:
         numbers = (("row", self.row), ("window", self.window), ("token", self.token))
         where = "".join(f", {name} {number:,}" for name, number in numbers if number is not None)
         more = f" (and {self.more:,} more {'rows' if self.token is None else 'tokens'} like it)" if self.more else ""
-        return printable(f"{self.path}{where}: {self.what}{more}")
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return printable(f"{self.path}{where}: {self.what}{more}{remedy}")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -42,6 +44,7 @@ class Finding:
             "what": self.what,
             "more": self.more,
             "altered": self.altered,
+            "remedy": self.remedy,
         }
 
 

@@ -225,6 +225,9 @@ class SmoothedDataset:
         """What is wrong with a shard, and how to come by just this one again."""
         if self.folder.read_only:
             return DatasetError(f"shard {said}; tell who has published it")
+        if self.manifest.sources:
+            mend = f"verify and repair the datasets it was merged of, then textsmooth merge SOURCE SOURCE… --out {self.folder}"
+            return DatasetError(f"shard {said}; fetch that file again, or {mend}")
         again = f"textsmooth verify {self.folder} --repair"
         return DatasetError(f"shard {said}; fetch that file again, or run {again}: it makes just this file again, from corpus and teacher")
 

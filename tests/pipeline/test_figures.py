@@ -15,7 +15,7 @@ from helpers_gen import Ran
 from helpers_report import HOSTILE, make_hostile
 from rich.cells import cell_len
 
-from textsmooth.pipeline import cli
+from textsmooth.pipeline import cli, tally
 from textsmooth.pipeline import stats as gathered
 from textsmooth.pipeline.cli_stats import stats as stats_command
 from textsmooth.stages.folder import read_manifest
@@ -61,7 +61,7 @@ def test_the_figures_are_those_of_a_plain_count(smoothed: Path, kit: ModuleType)
     for name, q in (("q05", 5), ("q50", 50), ("q95", 95)):
         assert found.p_original[name] == pytest.approx(np.percentile(originals, q), abs=0.011)
     assert found.entropy["mean"] == pytest.approx(np.mean(entropies))
-    assert found.entropy["q50"] == pytest.approx(np.median(entropies), abs=0.06)
+    assert found.entropy["q50"] == pytest.approx(np.median(entropies), abs=0.01)
     assert found.entropy["mean_most"] > found.entropy["mean"]
     lengths = [len(row["input_ids"]) for row in rows]
     assert found.length["mean"] == pytest.approx(np.mean(lengths))
@@ -81,6 +81,24 @@ def test_the_figures_are_those_of_a_plain_count(smoothed: Path, kit: ModuleType)
         best = sorted(instead[token].values(), reverse=True)[:5]
         assert [p for _, p in word.replacements] == pytest.approx([total / times[token] for total in best])
     assert (found.counted.source, found.p_original_source) == (gathered.ALL, gathered.MANIFEST)
+
+
+def test_quantiles_tell_no_more_than_is_known(smoothed: Path) -> None:
+    assert [tally.told_p(p) for p in (0.005, 0.015, 0.985, 0.995)] == ["< 0.01", "0.01", "0.98", "> 0.99"]
+    found = gathered.figures(smoothed, all_rows=True)
+    entropies = []
+    for row in stored(smoothed):
+        for ids, logs, tail in zip(row["soft_ids"], row["soft_logprobs"], row["log_tail"], strict=True):
+            if ids:
+                p, rest = np.exp(np.array(logs, np.float64)), np.exp(np.float64(tail))
+                entropies.append(-(p * np.log2(p)).sum() - (rest * np.log2(rest) if rest else 0.0))
+    for q in (5, 25, 50, 75, 95):
+        wanted = np.percentile(entropies, q, method="inverted_cdf")
+        assert found.entropy[f"q{q:02d}"] == pytest.approx(wanted, abs=0.0006)
+    sure = replace(found, p_original={**found.p_original, "q05": 0.005, "q50": 0.995, "q75": 0.995, "q95": 0.995})
+    text = sure.summary()
+    assert "median > 0.99; 5 % < 0.01," in text and "95 % > 0.99" in text and "quantiles to within 0.01" in text
+    assert "0.99\n" not in text.replace("> 0.99\n", "")
 
 
 def test_what_the_manifest_has_is_taken_from_there(gen: Callable[..., Ran], hub_folder: Path, tmp_path: Path) -> None:

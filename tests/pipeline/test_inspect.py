@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +22,9 @@ from textsmooth.pipeline import cli, generation
 from textsmooth.pipeline.cli_inspect import inspect as inspect_command
 from textsmooth.pipeline.cli_inspect import show
 from textsmooth.pipeline.inspect import SmoothedRow, SmoothedRows, _places, read_row
+from textsmooth.pipeline.reporting import report
 from textsmooth.pipeline.token_names import TokenNames, fold, word_pattern
+from textsmooth.schemas.errors import DatasetError
 from textsmooth.stages import temper
 
 
@@ -192,6 +195,31 @@ def test_grep_finds_rows_by_a_word_and_says_how_many_more(smoothed: Path, kit: M
     assert inspect(capsys, smoothed, "--grep", "w1").out == "no row of split train holds the word\n"  # whole words only
     assert inspect(capsys, smoothed, "--grep", " ").code == 2
     assert "leave out --row" in inspect(capsys, smoothed, "--grep", "w17", "--row", 3).err
+
+
+def test_a_limit_without_a_word_is_refused(smoothed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = inspect(capsys, smoothed, "--limit", 3)
+    assert ran.code == 2 and "--limit 3 does nothing without --grep WORD: leave it away, or add that" in ran.err
+
+
+def test_a_row_without_a_label_says_so(kit: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    block = kit.random_rows(5, 4).block
+    kit.write_dataset(tmp_path / "d", {"train": [replace(block, label=np.array([-1, 1, 0, -1]))]}, label_names=("even", "odd"))
+    out = inspect(capsys, tmp_path / "d", "--row", 0, "--row", 1).out
+    assert "train row 0, no label\n" in out and "train row 1, label odd\n" in out and "-1" not in out
+    report(tmp_path / "d", out=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "train row 3 · no label" in page and "· -1" not in page
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{}")])
+def test_a_tokenizer_that_is_gone_names_the_command_that_mends_it(damage: Callable[[Path], object], smoothed: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(smoothed, tmp_path / "d"))
+    damage(folder / "tokenizer/tokenizer.json")
+    with pytest.raises(
+        DatasetError, match=rf"tokenizer\.json .*; textsmooth verify {re.escape(str(folder))} --repair makes its files again"
+    ):
+        read_row(folder, 0)
 
 
 def test_grep_shows_the_surroundings_of_a_word_in_a_long_row(kit: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,8 @@ from helpers_merge import LABELLED, maker, same_dataset
 from hub_server import Hub
 
 from textsmooth.pipeline.merging import merge
+from textsmooth.pipeline.verification import verify
+from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages import storage
 from textsmooth.stages.folder import read_manifest
 from textsmooth.stages.stream import SmoothedDataset
@@ -50,6 +52,55 @@ def test_done_it_is_not_done_again_and_overwrite_starts_anew(a: Path, b: Path, t
     assert "Nothing to do" in again.summary()
     other = merge([b, a], tmp_path / "out", overwrite=True)
     assert other.manifest.dataset != first.manifest.dataset and other.taken == 7
+
+
+def damage(path: Path) -> None:
+    """Other bytes in this place alone: a merged dataset's files may be other names of its sources'."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+
+
+def test_what_is_damaged_in_the_merged_dataset_is_put_back(a: Path, b: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made = merge([a, b], out)
+    before, shards = files_of(out), [shard.path for shard in made.manifest.shards]
+    damage(out / shards[0])
+    (out / shards[-1]).unlink()
+    damage(out / "README.md")
+    damage(out / "tokenizer/tokenizer.json")
+    found = verify(out)
+    assert "--repair makes" not in (found.advice() or "")
+    assert f"verify and repair its sources, then textsmooth merge SOURCE SOURCE… --out {out}" in (found.advice() or "")
+    with pytest.raises(DatasetError, match=r"is missing; .*verify and repair the datasets it was merged of, then textsmooth merge"):
+        SmoothedDataset(out, made.manifest.shards[-1].split)
+    seen: list[tuple[int, int]] = []
+    again = merge([a, b], out, progress=lambda *done: seen.append(done))
+    assert set(again.mended) == {shards[0], shards[-1], "README.md", "tokenizer/tokenizer.json"} and seen[-1] == (7, 7)
+    assert (again.taken, again.linked) == (2, 7) and "Nothing to do" not in again.summary() and shards[0] in again.summary()
+    assert files_of(out) == before and verify(out).ok
+    damage(out / "receipts.jsonl")
+    assert f"--out {out} --overwrite makes it again; or fetch it again" in (verify(out).advice() or "")
+    with pytest.raises(DatasetError, match=r"receipts\.jsonl is missing or damaged, and in no source: merge again with --overwrite"):
+        merge([a, b], out)
+
+
+def test_damage_that_the_source_shares_is_told(a: Path, b: Path, tmp_path: Path) -> None:
+    mine, out = Path(shutil.copytree(a, tmp_path / "a")), tmp_path / "out"
+    made = merge([mine, b], out)
+    path = made.manifest.shards[0].path
+    data = bytearray((out / path).read_bytes())
+    data[100] ^= 1
+    (out / path).write_bytes(data)  # in place: the source's file is the same
+    with pytest.raises(DatasetError, match=r"is damaged, its sha256 is not that of the manifest; mend that dataset"):
+        merge([mine, b], out)
+
+
+def test_one_name_is_one_dataset(a: Path, tmp_path: Path) -> None:
+    for one in (str(a), a):
+        with pytest.raises(UsageError, match="give two datasets or more, not 1"):
+            merge(one, tmp_path / "out")  # type: ignore[arg-type]
 
 
 PATCH = """
@@ -98,6 +149,10 @@ def test_from_an_object_store_and_into_one(a: Path, b: Path, merged: Path, bucke
     same_dataset(tmp_path / "out", merged)
     made = merge([a, f"{bucket}/b"], f"{bucket}/ab")
     assert (made.manifest.dataset, made.linked) == (read_manifest(merged).dataset, 0)
+    path = made.manifest.shards[0].path
+    for data in (b"x", bytes(made.manifest.shards[0].bytes)):  # cut short; other bytes of the same size
+        open_folder(f"{bucket}/ab").put(path, data)
+        assert merge([a, f"{bucket}/b"], f"{bucket}/ab").mended == (path,)
     found = SmoothedDataset(f"{bucket}/ab", "train")
     assert found.batch(np.array([19, 20])).row.tolist() == [19, 20]
 

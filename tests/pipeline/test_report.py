@@ -1,6 +1,7 @@
 """The HTML report without a browser: well-formed, safe, loads nothing, right numbers, legible in both themes."""
 
 import base64
+import errno
 import hashlib
 import json
 import re
@@ -20,7 +21,7 @@ from textsmooth.pipeline import cli
 from textsmooth.pipeline.cli_report import report as report_command
 from textsmooth.pipeline.report_charts import nice_ticks
 from textsmooth.pipeline.reporting import LAM, LEVELS, embedded, report
-from textsmooth.schemas.errors import ConflictError, UsageError
+from textsmooth.schemas.errors import ConflictError, StorageError, UsageError
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.text import printable
 from textsmooth.stages.collate import SmoothedCollator
@@ -292,3 +293,20 @@ def test_a_dataset_in_a_store_makes_the_same_page(smoothed: Path, bucket: str, s
 )
 def test_ticks_are_round_and_reach_the_top(top: float, ticks: list[float]) -> None:
     assert nice_ticks(top) == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize("sentences", [-1, 2.5, "3", 2001])
+def test_a_number_of_sentences_that_cannot_be_is_refused(sentences: Any, smoothed: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"sentences {sentences!r}: a whole number from 0 to 2000 is needed"):
+        report(smoothed, out=tmp_path / "page.html", sentences=sentences)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_full_disk_is_told_in_words_that_fit_a_page(smoothed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageError, match=r"page\.html: No space left on device; make room, or give another --out$"):
+        report(smoothed, out=tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """`textsmooth verify --against-teacher`: what the numbers alone do not tell."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,8 @@ def test_exchanged_soft_ids_are_found_by_the_teacher_alone(dataset: Path, where:
     found = verify(dataset, against_teacher=100, teacher=where["teacher"])
     wrong = [f for f in found.findings if "is not what the teacher says" in f.what]
     assert len(wrong) == 1 and wrong[0].row == 0 and wrong[0].token is not None
-    assert "--repair mends" in found.advice() and "contradicts itself or its teacher" in found.advice()
+    advice = found.advice() or ""
+    assert "--repair mends" in advice and "contradicts itself or its teacher" in advice
     assert found.teacher is not None and found.teacher.kl_max > found.teacher.kl_limit
 
 
@@ -65,6 +67,11 @@ def test_the_teacher_is_compared_before_it_is_asked(dataset: Path, where: dict[s
     make_tokenizer().save_pretrained(tmp_path / "other")
     with pytest.raises(TeacherError, match="is another teacher: its digest is"):
         verify(dataset, against_teacher=3, teacher=str(tmp_path / "other"))
+    for asked in ({"against_teacher": 3}, {"repair": True}):
+        (dataset / "tokenizer/tokenizer.json").unlink(missing_ok=True)  # so that --repair needs the teacher
+        with pytest.raises(UsageError, match=r"^the manifest calls the teacher 'tiny-bert': say with --teacher where it lies$"):
+            verify(dataset, **asked)
+    shutil.copy(Path(where["teacher"]) / "tokenizer.json", dataset / "tokenizer")
     with pytest.raises(UsageError, match=r"no/such/one.*--teacher"):
         verify(dataset, against_teacher=3, teacher="no/such/one")
     flip(sorted((dataset / "train").iterdir())[0], 20_000)

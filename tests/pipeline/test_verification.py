@@ -58,7 +58,8 @@ def test_a_manifest_that_means_the_same_is_altered_all_the_same(old: bytes, new:
     path = dataset / "manifest.json"
     assert old in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(old, new, 1))
-    assert said(verify(dataset)) == ["manifest.json: was altered: it says the same, in other bytes than textsmooth writes"]
+    found, odd = verify(dataset), "was altered: it says the same, in other bytes than textsmooth writes"
+    assert said(found) == [f"manifest.json: {odd}; fetch that file again"] and found.advice() is None
 
 
 def test_without_its_manifest_nothing_can_be_checked(dataset: Path) -> None:
@@ -132,9 +133,24 @@ def test_what_stands_where_a_file_should_be_is_told(dataset: Path) -> None:
     shutil.rmtree(dataset / "tokenizer")
     (dataset / "tokenizer").write_text("")
     found = verify(dataset)
-    assert {f"train/{shard.name}: cannot be read: Is a directory", "plan.json: cannot be read: Is a directory"} <= set(said(found))
-    assert "tokenizer/tokenizer.json: cannot be read: Not a directory" in said(found)
-    assert "--repair makes" not in found.advice()
+    remedy = "cannot be read: Is a directory; remove that folder, and verify again: then the file is missing"
+    assert {f"train/{shard.name}: {remedy}", f"plan.json: {remedy}"} <= set(said(found))
+    remedy = "remove the file that stands where tokenizer/ should be, and verify again"
+    assert f"tokenizer/tokenizer.json: cannot be read: Not a directory; {remedy}" in said(found)
+    assert found.advice() is None and found.to_json()["findings"][0]["remedy"]
+    assert "contradicts" not in found.summary()
+
+
+def test_a_finding_that_says_what_to_do_needs_no_other_advice(dataset: Path) -> None:
+    shard = sorted((dataset / "train").iterdir())[0]
+    stray = dataset / "train/99999-0123456789ab.arrow"
+    stray.write_bytes(shard.read_bytes())
+    (dataset / "run.json").write_bytes(b"{")
+    found = verify(dataset)
+    assert len(found.findings) == 2 and found.advice() is None
+    assert not found.summary().splitlines()[-1].startswith("  nothing that")
+    flip(shard, 5_000)
+    assert "--repair makes damaged files again" in (verify(dataset).advice() or "")
 
 
 def test_the_record_of_a_run_has_its_own_digest(dataset: Path) -> None:

@@ -72,6 +72,22 @@ def test_records_that_do_not_agree_are_told_though_their_digests_fit(dataset: Pa
     assert told.startswith("manifest.json: is damaged (corpus has no files); fetch the dataset again")
 
 
+def test_checksums_alone_find_what_was_altered_and_not_what_was_forged(dataset: Path) -> None:
+    shard = dataset / read_manifest(dataset).shards[0].path
+    before = shard.read_bytes()
+    shard.write_bytes(before[:200] + bytes([before[200] ^ 1]) + before[201:])
+    found = verify(dataset, checksums=True)
+    assert said(found) == [f"{shard.relative_to(dataset)}: was altered, its sha256 is not the manifest's"]
+    shard.write_bytes(before)
+    whole, compared = verify(dataset), verify(dataset, checksums=True)
+    assert compared.ok and compared.shards == whole.shards and compared.bytes == whole.bytes and compared.to_json()["checksums"]
+    assert (compared.rows, compared.tokens, compared.entries) == (0, 0, 0)
+    assert f"{whole.shards} shards by their bytes, not what is in them; " in compared.summary()
+    remade(dataset, config={**read_manifest(dataset).config, "topk": 5})
+    assert any("says topk 6 in its metadata" in line for line in said(verify(dataset)))
+    assert not any("says topk 6 in its metadata" in line for line in said(verify(dataset, checksums=True)))
+
+
 WRONG = [None, -1, 1, 10**30, 1.5, 1e308, "", "x", "\x1b[31m", "a\0b", [], {}, [1], {"a": 1}, True, "é", "../x"]
 
 
