@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers_gen import Process, files_of
 from helpers_hub import at_hub
-from helpers_merge import LABELLED, maker, same_dataset
+from helpers_merge import same_dataset
 from hub_server import Hub
 
 from textsmooth.pipeline.merging import merge
@@ -18,29 +18,6 @@ from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages import storage
 from textsmooth.stages.folder import read_manifest
 from textsmooth.stages.stream import SmoothedDataset
-
-
-@pytest.fixture(scope="module")
-def make(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    return maker(teacher, tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def a(make: Callable[..., Path]) -> Path:
-    return make("a", {"train": LABELLED[:20], "validation": LABELLED[20:25]})
-
-
-@pytest.fixture(scope="module")
-def b(make: Callable[..., Path]) -> Path:
-    return make("b", {"train": LABELLED[30:43], "test": LABELLED[50:53]})
-
-
-@pytest.fixture(scope="module")
-def merged(a: Path, b: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """a and b as one. Not to be changed."""
-    out = tmp_path_factory.mktemp("merged") / "ab"
-    merge([a, b], out)
-    return out
 
 
 def test_done_it_is_not_done_again_and_overwrite_starts_anew(a: Path, b: Path, tmp_path: Path) -> None:

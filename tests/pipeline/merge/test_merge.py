@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from helpers_gen import Ran, files_of, shards_of
-from helpers_merge import LABELLED, logical, maker, same_dataset
+from helpers_merge import LABELLED, logical, same_dataset
 
 from textsmooth.pipeline import merging
 from textsmooth.pipeline.card import card
@@ -26,31 +26,8 @@ from textsmooth.stages.folder import read_manifest
 
 
 @pytest.fixture(scope="module")
-def make(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    return maker(teacher, tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def a(make: Callable[..., Path]) -> Path:
-    return make("a", {"train": LABELLED[:20], "validation": LABELLED[20:25]})
-
-
-@pytest.fixture(scope="module")
-def b(make: Callable[..., Path]) -> Path:
-    return make("b", {"train": LABELLED[30:43], "test": LABELLED[50:53]})
-
-
-@pytest.fixture(scope="module")
 def c(make: Callable[..., Path]) -> Path:
     return make("c", {"train": LABELLED[60:70]})
-
-
-@pytest.fixture(scope="module")
-def merged(a: Path, b: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """a and b as one. Not to be changed."""
-    out = tmp_path_factory.mktemp("merged") / "ab"
-    merge([a, b], out)
-    return out
 
 
 def test_each_split_has_the_rows_of_the_first_then_of_the_second_numbered_through(a: Path, b: Path, merged: Path) -> None:

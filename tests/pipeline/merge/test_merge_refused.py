@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_merge import LABELLED, maker, same_dataset
+from helpers_merge import LABELLED, same_dataset
 
 from textsmooth.pipeline.merging import merge
 from textsmooth.pipeline.retrieve import pull
@@ -15,29 +15,6 @@ from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.stages import storage
 from textsmooth.stages.folder import read_manifest
-
-
-@pytest.fixture(scope="module")
-def make(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    return maker(teacher, tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def a(make: Callable[..., Path]) -> Path:
-    return make("a", {"train": LABELLED[:20], "validation": LABELLED[20:25]})
-
-
-@pytest.fixture(scope="module")
-def b(make: Callable[..., Path]) -> Path:
-    return make("b", {"train": LABELLED[30:43], "test": LABELLED[50:53]})
-
-
-@pytest.fixture(scope="module")
-def merged(a: Path, b: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """a and b as one. Not to be changed."""
-    out = tmp_path_factory.mktemp("merged") / "ab"
-    merge([a, b], out)
-    return out
 
 
 def test_the_same_dataset_or_the_same_rows_twice_are_refused(
