@@ -40,9 +40,10 @@ def _has_labels(kind: str) -> bool:
 
 def _names(manifest: Manifest) -> list[str] | None:
     """Names of the classes by corpus or task teacher, if either has any."""
-    names, second = manifest.corpus["label_names"], manifest.task_teacher
+    names: list[str] | None = manifest.corpus["label_names"]
+    second = manifest.task_teacher
     if names is not None or second is None:
-        return names  # type: ignore[no-any-return]
+        return names
     known = second.get("names") or [f"LABEL_{i}" for i in range(second["width"])]
     return [known[i] for i in second.get("order") or range(second["width"])]
 
