@@ -119,6 +119,10 @@ class Folder(ABC):
     def files(self, below: str = "") -> dict[str, int]:
         """Sizes of all files at any depth in the folder, or in one inside it; temporary ones too."""
 
+    def near(self) -> list[str]:
+        """Datasets that may be meant instead, if it is none: the one it lies in, and those that lie in it; none in an object store."""
+        return []
+
     @abstractmethod
     def empty(self, *, but_temp: bool = False) -> bool:
         """Whether there is nothing in the folder, or nothing but temporary files."""
@@ -206,6 +210,10 @@ class LocalFolder(Folder):
                     found[name] = entry.stat(follow_symlinks=linked).st_size
         return found
 
+    def near(self) -> list[str]:
+        rooms = [self.path.parent, *sorted(manifest.parent for manifest in self.path.glob(f"*/{MANIFEST}"))]
+        return [str(room) for room in rooms if (room / MANIFEST).is_file() and (room / PLAN).is_file()]
+
     def empty(self, *, but_temp: bool = False) -> bool:
         return not self.path.is_dir() or all(but_temp and is_temp(path.name) for path in self.path.iterdir())
 
@@ -292,18 +300,12 @@ def read_manifest(place: Folder | Path | str) -> Manifest:
         named = not folder.path.is_absolute() and len(folder.path.parts) > 1
         hub = "; on the Hub one is owner/name, hf://datasets/owner/name@revision, or its page" if named else ""
         raise UsageError(f"no smoothed dataset at {folder}: there is no such folder; make one with textsmooth-gen{hub}")
-    near = _near(folder.path) if isinstance(folder, LocalFolder) else []
+    near = folder.near()
     if near:
         told = f"{', '.join(near[:NAMED])}{f' and {len(near) - NAMED:,} more' if len(near) > NAMED else ''}"
         raise UsageError(f"no smoothed dataset at {folder}: name {'one of ' if len(near) > 1 else ''}{told}")
     made = "textsmooth push" if folder.read_only else "textsmooth-gen, push or pull"
     raise DatasetError(f"{folder} has no {MANIFEST}: not a smoothed dataset, or not finished; run its {made} again")
-
-
-def _near(path: Path) -> list[str]:
-    """The dataset that a folder lies in, and those that lie in it."""
-    rooms = [path.parent, *sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))]
-    return [str(room) for room in rooms if (room / MANIFEST).is_file() and (room / PLAN).is_file()]
 
 
 def is_temp(name: str) -> bool:

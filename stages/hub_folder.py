@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote
 
-from textsmooth.schemas.errors import CorpusError, DatasetError, StorageError, UsageError
-from textsmooth.schemas.manifest import MANIFEST, SHA256
+from textsmooth.schemas.errors import CorpusError, DatasetError, StorageError, TextsmoothError, UsageError
+from textsmooth.schemas.manifest import MANIFEST, PLAN, SHA256
 from textsmooth.stages import storage
 from textsmooth.stages.folder import BLOCK_BYTES, Folder
 from textsmooth.stages.hub_errors import PASSING, WAITS_S, Repo, Unreachable, ask, chain, status_of
@@ -22,6 +22,7 @@ URI = re.compile(
     r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?P<folder>(?:/[^/]+)*)", flags=re.ASCII
 )
 NAMED = 8  # revisions that a message names
+LOOKED_INTO = 50  # folders of a repository that is no dataset itself
 OPTION = "hf://"  # by which messages know that no option has named the repository
 
 _whole: set[tuple[str, int, int]] = set()  # copies that were compared with their sha256: path, inode, time
@@ -48,7 +49,13 @@ class HubFolder(Folder):
         self._prefix = f"{found['folder'][1:]}/" if found["folder"] else ""
         self._revision = revision
         self._unreached: str | None = None  # why the cache was read
+        self._without: str | None = None  # a commit that has no manifest
         self._commit = self._resolved()
+
+    @property
+    def _inside(self) -> str | None:
+        """The folder in the repository; None if it is all of it."""
+        return self._prefix.rstrip("/") or None
 
     @property
     def found(self) -> dict[str, str]:
@@ -78,6 +85,7 @@ class HubFolder(Folder):
             try:
                 self._keep(self._snapshot(self._fetch(MANIFEST, revision=commit)))
             except FileNotFoundError:
+                self._without = commit
                 return None
         return commit
 
@@ -205,14 +213,31 @@ class HubFolder(Folder):
         start = f"{below}/" if below else ""
         return {name: size for name, size in found.items() if name.startswith(start)}
 
+    def near(self) -> list[str]:
+        from huggingface_hub import HfApi
+        from huggingface_hub.hf_api import RepoFolder
+
+        if self._without is None:
+            return []
+        api, name, asked = HfApi(), self._repo.name, {"repo_type": "dataset", "revision": self._without}
+
+        def get() -> list[str]:
+            rooms = [entry.path for entry in api.list_repo_tree(name, self._inside, **asked) if isinstance(entry, RepoFolder)]
+            marks = [f"{room}/{mark}" for room in rooms[:LOOKED_INTO] for mark in (MANIFEST, PLAN)]
+            there = {entry.path for entry in api.get_paths_info(name, marks, **asked)} if marks else set()
+            return [room for room in rooms if {f"{room}/{MANIFEST}", f"{room}/{PLAN}"} <= there]
+
+        with suppress(Unreachable, TextsmoothError):  # a courtesy
+            return [self.at(room.removeprefix(self._prefix)) for room in ask(self._repo, get)]
+        return []
+
     def _listed(self) -> dict[str, int]:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import EntryNotFoundError
         from huggingface_hub.hf_api import RepoFile
 
         def get() -> list[RepoFile]:
-            inside = self._prefix.rstrip("/") or None
-            tree = HfApi().list_repo_tree(self._repo.name, inside, recursive=True, revision=self._commit, repo_type="dataset")
+            tree = HfApi().list_repo_tree(self._repo.name, self._inside, recursive=True, revision=self._commit, repo_type="dataset")
             try:
                 return [entry for entry in tree if isinstance(entry, RepoFile)]
             except EntryNotFoundError:

@@ -14,7 +14,7 @@ from hub_server import Fault, Hub
 
 from textsmooth.pipeline.inspect import read_row
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.stages.folder import open_folder
+from textsmooth.stages.folder import open_folder, read_manifest
 from textsmooth.stages.hub_folder import HubFolder
 from textsmooth.stages.stream import SmoothedDataset
 
@@ -26,7 +26,11 @@ def server(smoothed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """The Hub with a dataset in a repository, and in a folder of another; an empty cache; short waits."""
     root = tmp_path / "hub"
     shutil.copytree(smoothed, root / "datasets/tiny/smoothed")
-    shutil.copytree(smoothed, root / "datasets/tiny/several/sets/one")
+    for name in ("one", "two"):
+        shutil.copytree(smoothed, root / "datasets/tiny/several/sets" / name)
+        (root / "datasets/tiny/several/sets" / name / "plan.json").write_text("{}")
+    (root / "datasets/tiny/several/sets/notes").mkdir()
+    (root / "datasets/tiny/several/sets/notes/manifest.json").write_text("{}")
     (root / "datasets/tiny/nothing").mkdir()
     (root / "datasets/tiny/nothing/README.md").write_text("nothing")
     real = time.sleep
@@ -49,6 +53,21 @@ def test_it_is_read_as_a_local_one(server: Hub, smoothed: Path, uri: str) -> Non
     np.testing.assert_array_equal(copy.batch(rows).row, rows)
     assert len(server.log) == before
     assert read_row(uri, 3).tokens == read_row(smoothed, 3).tokens
+
+
+def test_a_folder_of_several_names_them(server: Hub, smoothed: Path) -> None:
+    folder = "hf://datasets/tiny/several@main/sets"
+    with pytest.raises(UsageError) as error:
+        read_manifest(folder)
+    assert str(error.value) == f"no smoothed dataset at {folder}: name one of {folder}/one, {folder}/two"
+    assert read_manifest(f"{folder}/two") == read_manifest(smoothed)
+    asked = len(server.log)
+    with pytest.raises(DatasetError, match="tiny/nothing has no manifest.json: not a smoothed dataset"):
+        read_manifest("hf://datasets/tiny/nothing")
+    assert not any("paths-info" in line for line in server.log[asked:])  # it has no folders
+    server.faults.append(Fault("/tree/", status=500))
+    with pytest.raises(DatasetError, match="has no manifest.json"):  # told all the same
+        read_manifest(folder)
 
 
 def test_without_a_connection_the_cache_is_read(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
