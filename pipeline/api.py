@@ -5,10 +5,12 @@ What goes wrong raises a TextsmoothError (schemas/errors.py) whose text is the l
 """
 
 from collections.abc import Sequence
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textsmooth.schemas.config import GenerateOptions
+from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import TrainOptions
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def generate(
     threads: int | None = None,
     overwrite: bool = False,
     executor: str = "auto",
-    num_workers: str | None = None,
+    num_workers: int | str | None = None,
     initial_workers: int | None = None,
     gpus_per_worker: float | None = None,
     cpus_per_worker: float | None = None,
@@ -70,6 +72,8 @@ def generate(
     asked = {name: value for name, value in locals().items() if name in GenerateOptions.__dataclass_fields__}
     for name in ("splits", "text_columns", "keep_columns", "temperatures"):
         asked[name] = _several(asked[name])
+    if isinstance(num_workers, int):
+        asked["num_workers"] = str(num_workers)
     return run(GenerateOptions(**_places(asked)), Progress(progress))
 
 
@@ -139,13 +143,17 @@ def make_student(
     from textsmooth.stages.student import make_student as make
     from textsmooth.stages.student import model_folder
 
+    try:
+        chosen = tuple(index(layer) for layer in layers)
+    except TypeError:
+        raise UsageError(f"layers must be a sequence of whole numbers, not {layers!r}") from None
     found = find_model(str(teacher), revision, option="--from")
-    return make(model_folder(str(found.folder), "teacher"), tuple(layers), Path(out), overwrite=overwrite)
+    return make(model_folder(str(found.folder), "teacher"), chosen, Path(out), overwrite=overwrite)
 
 
 def _several(value: Any) -> tuple[Any, ...]:
-    """A tuple; one text or number is one of them."""
-    return (value,) if isinstance(value, str | int | float) else tuple(value)
+    """A tuple; one text or number is one of them, None is none."""
+    return (value,) if isinstance(value, str | int | float) else tuple(value or ())
 
 
 def _places(asked: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import IDLE_IN_MLM, INPUTS, KD_WEIGHTS, TrainOptions
+from textsmooth.schemas.typed import check_types
 
 OBJECTIVE_PARTS = ("task", "kd", "mlm")
 
@@ -91,6 +92,7 @@ class CompareOptions:
     keep_students: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.seeds < 1:
             raise UsageError(f"seeds must be a whole number of at least 1, not {self.seeds}")
         if len(self.arms) < 2:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from textsmooth.schemas.canonical import lean
 from textsmooth.schemas.errors import UsageError
+from textsmooth.schemas.typed import check_types
 
 DType = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
@@ -174,6 +175,7 @@ class GenerateOptions:
     price_per_hour: float | None = None  # of one worker, in any currency
 
     def __post_init__(self) -> None:
+        check_types(self)
         for option in ("corpus", "out", "teacher", "task_teacher", "from_previous"):
             check_place(option.replace("_", "-"), getattr(self, option))
         _one_of("executor", self.executor, EXECUTORS)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from textsmooth.schemas.config import check_mass, check_temperatures
 from textsmooth.schemas.errors import UsageError
+from textsmooth.schemas.typed import check_types
 
 TAILS = ("renormalize", "original", "mean")
 
@@ -22,6 +23,7 @@ class Smoothing:
     smoothed_share: float = 1.0  # of the rows; the others stay plain
 
     def __post_init__(self) -> None:
+        check_types(self)
         self._check_lam()
         check_temperatures((self.temperature,))
         for name, value in (("topk", self.topk), ("draws", self.draws)):

@@ -6,6 +6,7 @@ from typing import Any
 
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.smoothing import Smoothing
+from textsmooth.schemas.typed import check_types
 
 INPUTS = ("plain", "smoothed", "both", "mixed")
 OBJECTIVES = ("task", "kd", "task+kd", "mlm")
@@ -87,6 +88,7 @@ class TrainOptions:
     device: str | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         choices = (
             ("inputs", INPUTS),
             ("objective", OBJECTIVES),

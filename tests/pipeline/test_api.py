@@ -51,6 +51,18 @@ def test_what_goes_wrong_is_raised(tmp_path: Path) -> None:
         generate("demo", limit=4, out=tmp_path)
     with pytest.raises(UsageError, match="no smoothed dataset"):
         train(tmp_path / "nowhere", student=tmp_path)
+    with pytest.raises(UsageError, match="lr must be a number, not 'fast'"):
+        train(tmp_path, student=tmp_path, lr="fast")  # type: ignore[arg-type]
+    for layers in ("01", [0.5], 1):
+        with pytest.raises(UsageError, match="layers must be a sequence of whole numbers"):
+            make_student("demo", layers, tmp_path / "student")  # type: ignore[arg-type]
+
+
+def test_a_number_of_workers_may_be_a_number(tmp_path: Path) -> None:
+    made = generate("demo", limit=4, topk=2, num_workers=1, keep_columns=None, out=tmp_path / "data")  # type: ignore[arg-type]
+    assert made.units == 2
+    with pytest.raises(UsageError, match="num-workers '0' is neither"):
+        generate("demo", num_workers=0)
 
 
 def test_a_name_is_imported_when_it_is_used() -> None:

@@ -62,11 +62,11 @@ def test_a_folder_of_several_names_them(server: Hub, smoothed: Path) -> None:
     assert str(error.value) == f"no smoothed dataset at {folder}: name one of {folder}/one, {folder}/two"
     assert read_manifest(f"{folder}/two") == read_manifest(smoothed)
     asked = len(server.log)
-    with pytest.raises(DatasetError, match="tiny/nothing has no manifest.json: not a smoothed dataset"):
+    with pytest.raises(DatasetError, match=r"tiny/nothing has no manifest\.json: not a smoothed dataset"):
         read_manifest("hf://datasets/tiny/nothing")
     assert not any("paths-info" in line for line in server.log[asked:])  # it has no folders
     server.faults.append(Fault("/tree/", status=500))
-    with pytest.raises(DatasetError, match="has no manifest.json"):  # told all the same
+    with pytest.raises(DatasetError, match=r"has no manifest\.json"):  # told all the same
         read_manifest(folder)
 
 
