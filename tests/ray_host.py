@@ -1,6 +1,6 @@
 """A real Ray cluster of several nodes on this machine, in a process of its own: told what to do by JSON lines.
 
-By hand: python tests/ray_host.py, then {"add": {"num_cpus": 1}}, {"remove": 0}, {"kill": 0}, {"resources": true}, {"raylet": 0}.
+By hand: python tests/ray_host.py, then {"add": {"num_cpus": 1}}, {"remove": 0}, {"resources": true}, {"raylet": 0}.
 """
 
 import json
@@ -10,8 +10,6 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Self
-
-ANSWERS = "textsmooth-answer "  # Ray prints to stdout too
 
 
 class RayHost:
@@ -35,7 +33,7 @@ class RayHost:
         self._process.stdout.close()
 
     def ask(self, **question: Any) -> Any:
-        """add={node arguments} -> its number; remove=N, a node that leaves; kill=N, its raylet killed; resources=True -> what is free."""
+        """add={node arguments} -> its number; remove=N, a node that leaves; raylet=N -> its pid; resources=True -> what is free."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
@@ -43,10 +41,9 @@ class RayHost:
 
     def _read(self) -> Any:
         assert self._process.stdout
-        for line in self._process.stdout:
-            if line.startswith(ANSWERS):
-                return json.loads(line.removeprefix(ANSWERS))
-        raise AssertionError("the cluster's process ended")
+        line = self._process.stdout.readline()
+        assert line, "the cluster's process ended"
+        return json.loads(line)
 
 
 def serve(head: int) -> None:
@@ -54,8 +51,11 @@ def serve(head: int) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray prints to stdout too
+
     def answer(value: Any) -> None:
-        print(ANSWERS + json.dumps(value), flush=True)
+        print(json.dumps(value), file=answers, flush=True)
 
     with tempfile.TemporaryDirectory(prefix="ts-ray-", dir="/tmp" if Path("/tmp").is_dir() else None) as folder:  # socket paths are short
         shared = {"include_dashboard": False, "object_store_memory": 80 * 1024 * 1024}
