@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from textsmooth.pipeline.api import generate as generate
     from textsmooth.pipeline.api import make_student as make_student
     from textsmooth.pipeline.api import train as train
+    from textsmooth.pipeline.diagnosis import doctor as doctor
     from textsmooth.pipeline.difference import diff as diff
     from textsmooth.pipeline.merging import merge as merge
     from textsmooth.pipeline.publish import push as push
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _FUNCTIONS = {
     "diff": "difference",
+    "doctor": "diagnosis",
     "figures": "stats",
     "generate": "api",
     "make_student": "api",
@@ -30,7 +32,7 @@ _FUNCTIONS = {
     "train": "api",
     "verify": "verification",
 }
-__all__ = ["diff", "figures", "generate", "make_student", "merge", "pull", "push", "report", "train", "verify"]
+__all__ = ["diff", "doctor", "figures", "generate", "make_student", "merge", "pull", "push", "report", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,7 @@ from textsmooth.schemas.version import VERSION
 COMMANDS = {
     "compare": "textsmooth.pipeline.cli_compare:compare",
     "diff": "textsmooth.pipeline.cli_diff:diff",
+    "doctor": "textsmooth.pipeline.cli_doctor:doctor",
     "gen": "textsmooth.pipeline.cli_gen:gen",
     "inspect": "textsmooth.pipeline.cli_inspect:inspect",
     "merge": "textsmooth.pipeline.cli_merge:merge",
@@ -123,6 +124,7 @@ def textsmooth() -> None:
     """Smoothed datasets: a teacher reads a corpus once, students are distilled from what it left.
 
     \b
+    textsmooth doctor                                                   will it work here?
     textsmooth gen --corpus demo                                        make a smoothed dataset
     textsmooth inspect smoothed/demo-demo-k32                           look at it
     textsmooth student --from demo --layers 0,2 --out students/start    a student from the teacher's layers

@@ -112,6 +112,11 @@ class RayExecutor(Executor):
     def retries(self) -> int:
         return self._retries
 
+    def nodes(self) -> list[dict[str, float]]:
+        """The resources of each node of the cluster, which is joined if it was not."""
+        self._start()
+        return _alive()
+
     def _start(self) -> Pool:
         if self.pool is not None:
             return self.pool

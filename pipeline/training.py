@@ -17,7 +17,7 @@ from textsmooth.schemas.train import TrainOptions, as_recorded
 from textsmooth.stages import checkpoint
 from textsmooth.stages.checkpoint import TrainState
 from textsmooth.stages.collate import Batch
-from textsmooth.stages.device import pick_device
+from textsmooth.stages.device import default_threads, pick_device
 from textsmooth.stages.distill import TrainingError, Update
 from textsmooth.stages.evaluate import higher_is_better
 from textsmooth.stages.model import teacher_digest
@@ -49,8 +49,7 @@ def train(options: TrainOptions, progress: TrainProgress | None = None) -> Train
 def train_here(options: TrainOptions, progress: TrainProgress, world: World, stop_file: Path | None = None) -> TrainResult:
     """As `train`, in this process: one of `world`. stop_file: its being there is a request to stop."""
     started = time.perf_counter()
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or min(torch.get_num_threads(), default_threads()))  # torch knows of no container
     device = torch.device(pick_device(world.device(options.device)))
     dataset = SmoothedDataset(options.dataset, TRAIN_SPLIT)
     out = out_folder(options)

@@ -2,7 +2,6 @@
 
 import types
 from dataclasses import fields
-from functools import cache
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -32,7 +31,6 @@ def check_types(options: Any) -> None:
             raise UsageError(f"{name.replace('_', '-')} must be a tuple, each {_said(several)}, not {value!r}")
 
 
-@cache
 def _declared(kind: type) -> dict[str, Any]:
     """The types of the fields that can be checked."""
     hints = get_type_hints(kind)

@@ -1,16 +1,18 @@
 """Which device and number format a run uses when it was not told: asked of the machine that will do the work."""
 
+import math
 import os
 import platform
-import statistics
 import time
 
 import torch
 
 from textsmooth.schemas.config import DType
 from textsmooth.schemas.errors import UsageError
+from textsmooth.stages.kernel import cpu_quota
 
 WORTH_IT = 1.3  # bfloat16 must be this much faster on a CPU: it is less exact, and timings are noisy
+MEASURED = 10  # times; the best counts
 
 
 def pick_device(asked: str | None) -> str:
@@ -31,7 +33,8 @@ def pick_dtype(device: str) -> DType:
     if device != "cpu":
         return "float32"
     # having the instructions does not settle it: some CPUs with AVX512-BF16 multiply float32 as fast, those with AMX are 5x faster
-    return "bfloat16" if _matmul_seconds(torch.float32) > WORTH_IT * _matmul_seconds(torch.bfloat16) else "float32"
+    seconds = _matmul_seconds("float32", "bfloat16")
+    return "bfloat16" if seconds["float32"] > WORTH_IT * seconds["bfloat16"] else "float32"
 
 
 def computes(device: str, dtype: str) -> bool:
@@ -49,15 +52,17 @@ def computes(device: str, dtype: str) -> bool:
     return True
 
 
-def _matmul_seconds(dtype: torch.dtype) -> float:
-    """Median time of a small vocabulary projection: [256, 768] @ [768, 4096]."""
-    hidden, table = torch.ones(256, 768, dtype=dtype), torch.ones(4096, 768, dtype=dtype)
-    times = []
-    for _ in range(7):
-        start = time.perf_counter()
-        torch.nn.functional.linear(hidden, table)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[2:])
+def _matmul_seconds(*dtypes: str) -> dict[str, float]:
+    """The least time of a small vocabulary projection, [256, 768] @ [768, 4096], in each: taken in turn, whatever else the machine does."""
+    kinds = {name: getattr(torch, name) for name in dtypes}
+    given = {name: (torch.ones(256, 768, dtype=kind), torch.ones(4096, 768, dtype=kind)) for name, kind in kinds.items()}
+    least = dict.fromkeys(dtypes, math.inf)
+    for _ in range(MEASURED):
+        for name, (hidden, table) in given.items():
+            start = time.perf_counter()
+            torch.nn.functional.linear(hidden, table)
+            least[name] = min(least[name], time.perf_counter() - start)
+    return least
 
 
 def device_name(device: str) -> str:
@@ -68,5 +73,16 @@ def device_name(device: str) -> str:
 
 
 def default_threads() -> int:
-    """CPU threads this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU threads that this process should have: OMP_NUM_THREADS if it is set, else the CPUs it may use, by affinity and container."""
+    asked = threads_of(os.environ.get("OMP_NUM_THREADS", ""))
+    if asked is not None:
+        return asked
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return cpus if quota is None else min(cpus, max(int(quota), 1))
+
+
+def threads_of(text: str) -> int | None:
+    """The threads that a value of OMP_NUM_THREADS asks for; None if it is none. Of a list, one number per level, the first counts."""
+    first = text.partition(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else None

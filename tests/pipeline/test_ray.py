@@ -224,3 +224,10 @@ def test_a_difference_of_versions_names_it(monkeypatch: pytest.MonkeyPatch) -> N
     check_versions({"torch": "2.13.0"}, {"torch": "2.13.0"})
     with pytest.raises(WorkerError, match=r"spot-7 has torch 2\.12\.0, the plan 2\.13\.0"):
         check_versions({"torch": "2.13.0"}, {"torch": "2.12.0"})
+
+
+def test_the_doctor_joins_a_cluster_and_leaves_it(cluster: RayHost, textsmooth_process: Callable[..., Process]) -> None:
+    ran = textsmooth_process("doctor", "--no-trial", "--json", "--ray-address", cluster.address).wait()
+    assert (ran.code, ran.err) == (0, "")
+    (found,) = (f for f in json.loads(ran.out)["findings"] if f["group"] == "Ray cluster")
+    assert (found["state"], found["text"]) == ("ok", f"4 at {cluster.address}, with 3 CPUs and 0 GPUs; Ray and Python there are as here")
