@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 DRAIN_S = 25.0  # Kubernetes kills after 30 s, a spot machine after 120
+SOON_S = 0.05  # until it is looked again whether an import is over
 
 
 class Terminated(BaseException):
@@ -32,6 +33,7 @@ def listening() -> Iterator[None]:
         yield
     finally:
         _listening = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
@@ -51,6 +53,8 @@ def listen_again() -> None:
 def draining(stop: Callable[[], None]) -> Iterator[None]:
     """While this block runs, the first SIGTERM calls `stop`; the second, or DRAIN_S later, raises Terminated, as any does outside."""
     global _stop
+    if _asked:
+        raise Terminated  # it was raised before, where exceptions are swallowed
     _stop = stop
     listen_again()
     try:
@@ -65,7 +69,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     global _asked
     if _stop is None or _asked:
         _asked = True
-        raise Terminated
+        _end(frame)
+        return
     _asked = True
     # not print: the signal may have come in the middle of one
     told = f"SIGTERM: no further unit is begun, those that run have {DRAIN_S:g} s to end; SIGTERM again ends at once\n"
@@ -75,4 +80,20 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _over(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+    _end(frame)
+
+
+def _end(frame: FrameType | None) -> None:
+    """Raise Terminated; once it is over in the middle of an import: modules in C++ abort, callbacks swallow it."""
+    if _importing(frame):
+        signal.setitimer(signal.ITIMER_REAL, SOON_S)
+    else:
+        raise Terminated
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

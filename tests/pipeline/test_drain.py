@@ -1,8 +1,11 @@
 """SIGTERM: units that run are finished, no further one is begun, and the same command goes on from there."""
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -158,3 +161,44 @@ def test_a_job_that_is_terminated_within_a_corpus(gen: Callable[..., Ran], desk:
     assert (ran.code, ran.err) == (143, LAST.replace(":", ": good.jsonl:", 1))
     assert ran.out.splitlines() == ["job.yaml: 2 corpora", "  good.jsonl: terminated (exit code 143), a", "  good.jsonl: not begun"]
     assert receipts(desk / "a") == 2
+
+
+IMPORTS = """
+import os, signal, sys, time
+sys.path.insert(0, {folder!r})
+from textsmooth.pipeline import drain
+
+with drain.listening():
+    try:
+        import a_slow_module
+        print("imported", flush=True)
+        time.sleep(5)
+        print("went on")
+    except drain.Terminated:
+        print("ended", drain.asked())
+"""
+SLOW_MODULE = """
+import os, signal, time
+class Swallows:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(20):
+            time.sleep(0.01)
+Swallows()  # what is raised in there is only printed
+"""
+
+
+def test_in_the_middle_of_an_import_it_waits_until_that_is_over(tmp_path: Path) -> None:
+    """Modules in C++ abort if something is raised in them, and a callback of the import system swallows it."""
+    (tmp_path / "a_slow_module.py").write_text(SLOW_MODULE)
+    ran = subprocess.run([sys.executable, "-c", IMPORTS.format(folder=str(tmp_path))], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("imported\nended True\n", "")
+
+
+def test_one_that_was_swallowed_is_heard_before_units_run() -> None:
+    with drain.listening():
+        with contextlib.suppress(drain.Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        with pytest.raises(drain.Terminated), drain.draining(lambda: None):
+            pytest.fail("units were begun")
