@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -143,6 +144,11 @@ def run(command: click.Command, name: str, argv: list[str] | None = None) -> int
     # never spin make it 10 % slower where none does.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    _mend_streams()
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return _say(_path(name, args), "the folder you are in is gone; cd to another one", 1)
     with listening():
         return told(
             lambda: command.main(args=args, prog_name=name, standalone_mode=False),
@@ -150,6 +156,15 @@ def run(command: click.Command, name: str, argv: list[str] | None = None) -> int
             after=_resume(name, args),
             debug="--debug" in args,
         )
+
+
+def _mend_streams() -> None:
+    """Output that is closed goes nowhere; what it cannot encode is escaped."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 (as long as the process)
+        elif hasattr(getattr(sys, stream), "reconfigure"):
+            getattr(sys, stream).reconfigure(errors="backslashreplace")
 
 
 def told(call: Callable[[], Any], path: str, *, after: str, debug: bool) -> int:
@@ -178,6 +193,8 @@ def told(call: Callable[[], Any], path: str, *, after: str, debug: bool) -> int:
         sys.stdout = None
         return 1
     except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None and _output_is_full():
+            return _say(path, f"cannot write to standard output: {error.strerror}", 1)
         if debug or error.errno not in USERS_ERRNO:
             raise
         return _say(path, f"{error.filename or 'storage'}: {error.strerror}; check the path, its permissions and the space left", 1)
@@ -189,6 +206,17 @@ def told(call: Callable[[], Any], path: str, *, after: str, debug: bool) -> int:
         return _say(path, f"terminated; {after}", 143)  # while Ray started, which has a handler of its own
     except Terminated:
         return _say(path, f"terminated; {after}", 143)
+
+
+def _output_is_full() -> bool:
+    """Whether standard output takes no more; it is given up then."""
+    try:
+        if sys.stdout is not None:
+            os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        sys.stdout = None
+        return True
+    return False
 
 
 def _resume(name: str, args: list[str]) -> str:

@@ -29,7 +29,7 @@ def _lines(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if manifest.task_teacher:
         yield "task teacher", f"{_named(manifest.task_teacher)}; licence: {manifest.task_teacher.get('license') or 'unknown'}"
     yield "vocabulary", f"{teacher['vocab_size']:,} tokens"
-    mass = "" if config.get("mass", 1.0) == 1.0 else f", the fewest that reach mass {config['mass']:g}"
+    mass = "" if config.get("mass", 1.0) == 1.0 else f", the fewest that reach mass {config['mass']!r}"
     yield "entries per token", f"at most {config['topk']}{mass}"
     yield "temperatures", ", ".join(f"{t:g}" for t in config.get("temperatures", [1.0]))
     yield "context", str(config.get("context", "unmasked"))

@@ -175,7 +175,7 @@ def _check_stored(options: TrainOptions, manifest: Manifest) -> None:
     if options.topk is not None and options.topk > stored["topk"]:
         raise UsageError(f"topk {options.topk}: the dataset stores {stored['topk']} entries per token; choose at most as many")
     if stored["mass"] < options.mass < 1.0:
-        raise UsageError(f"mass {options.mass:g}: the dataset stores entries up to a mass of {stored['mass']:g}; choose at most that")
+        raise UsageError(f"mass {options.mass!r}: the dataset stores entries up to a mass of {stored['mass']!r}; choose at most that")
 
 
 def _collator(options: TrainOptions, dataset: SmoothedDataset) -> Any:

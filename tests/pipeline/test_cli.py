@@ -1,8 +1,12 @@
-"""What is typed wrongly is told in one line, with what was meant."""
+"""What is typed wrongly is told in one line, with what was meant; output goes where it can."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers_gen import Ran
@@ -51,3 +55,44 @@ def test_a_folder_of_datasets_names_them(command: str, kinds: Kinds, textsmooth:
     assert (ran.code, ran.err) == (2, f"textsmooth {command}: no smoothed dataset at smoothed: {told}\n")
     ran = textsmooth(command, room / "a/train")
     assert (ran.code, ran.err) == (2, f"textsmooth {command}: no smoothed dataset at smoothed/a/train: name smoothed/a\n")
+
+
+def command(*words: object, **more: Any) -> "subprocess.CompletedProcess[str]":
+    """`textsmooth …` in a process of its own."""
+    line = [sys.executable, "-m", "textsmooth.pipeline", *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, encoding="utf-8", errors="replace", **more)
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "out", "err"),
+    [
+        ("2>&-", 0, "p(original)", ""),
+        (">&-", 0, "", ""),
+        ("> /dev/full", 1, "", "textsmooth stats: cannot write to standard output: No space left on device\n"),
+    ],
+)
+def test_output_that_is_closed_or_full(redirected: str, code: int, out: str, err: str, made: Path) -> None:
+    ran = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m textsmooth.pipeline stats {made} {redirected}"], capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stderr) == (code, err)
+    assert out in ran.stdout
+
+
+def test_what_the_terminal_cannot_show_is_escaped(made: Path, tmp_path: Path) -> None:
+    named = shutil.copytree(made, tmp_path / "😀")
+    ran = command("verify", named, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert ran.returncode == 0, ran.stderr
+    assert "\\U0001f600" in ran.stdout and "Traceback" not in ran.stderr
+
+
+def test_a_current_folder_that_is_gone_is_one_line(made: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    ran = subprocess.run(
+        ["bash", "-c", f"cd {gone} && rmdir {gone} && {sys.executable} -P -m textsmooth.pipeline stats {made}"],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == "textsmooth stats: the folder you are in is gone; cd to another one"
