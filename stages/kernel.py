@@ -13,7 +13,7 @@ def cpu_quota() -> float | None:
     found = []
     for group in _groups("cpu"):
         words = [*_words(group / "cpu.max"), *_words(group / "cpu.cfs_quota_us"), *_words(group / "cpu.cfs_period_us")]
-        if len(words) == 2 and words[0].isdigit():
+        if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
             found.append(int(words[0]) / int(words[1]))
     return min(found, default=None)
 
@@ -27,7 +27,7 @@ def memory_limit() -> int | None:
 def _groups(controller: str) -> Iterator[Path]:
     """Folders of the control groups of this process, versions 1 and 2, each with those above it: limits of all of them count."""
     for line in lines(PROC / "self/cgroup"):
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
         if not controllers or controller in controllers.split(","):
             root, group = CGROUPS / controller if controllers else CGROUPS, PurePosixPath(path.lstrip("/"))
             yield from (root / room for room in (group, *group.parents))
