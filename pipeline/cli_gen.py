@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from textsmooth.pipeline.amounts import counted, size
 from textsmooth.pipeline.cli import Command
 from textsmooth.schemas.config import (
     CODECS,
@@ -82,7 +83,13 @@ def _numbers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 @click.option("--rows-per-shard", type=int, default=2048, show_default=True, help="Rows per shard: the unit of work and of resuming.")
 @click.option("--dtype", type=Auto(click.Choice(DTYPES), "auto|dtype"), default="auto", show_default=True, help="|".join(DTYPES) + "|auto.")
 @click.option("--device", type=Auto(click.STRING, "auto|device"), default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
-@click.option("--threads", type=AUTO_INT, default="auto", show_default=True, help="CPU threads of the forward pass.")
+@click.option(
+    "--threads",
+    type=AUTO_INT,
+    default="auto",
+    show_default=True,
+    help="CPU threads of the forward pass; auto: OMP_NUM_THREADS, else all that may be used.",
+)
 @click.option("--executor", type=click.Choice(EXECUTORS), default="auto", show_default=True, help="What runs the units.")
 @click.option("--num-workers", help="Workers on Ray: N, or MIN-MAX for a pool that grows and shrinks.  [default: one per visible GPU]")
 @click.option("--initial-workers", type=int, help="Of a pool that grows and shrinks.  [default: MIN]")
@@ -139,16 +146,6 @@ def generate_one(asked: GenerateOptions, params: dict[str, Any]) -> str:
     return "written" if made.units or made.taken else "finished before"
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 shard`, `2,000 shards`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def size(count: int) -> str:
-    """Bytes as people read them."""
-    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
-
-
 def summary_text(made: "Generated") -> str:
     """The closing summary: what was made, how fast, how large, what to do next."""
     manifest, statistics = made.manifest, made.manifest.statistics
@@ -185,6 +182,8 @@ def summary_text(made: "Generated") -> str:
         lines.append(f"  cut for the task teacher: {counted(statistics['task_truncated_rows'], 'row')}")
     if statistics["unlabelled_rows"]:
         lines.append(f"  without a label (null or -1): {counted(statistics['unlabelled_rows'], 'row')}")
+    if made.note is not None:
+        lines.append(f"  {made.note}")
     if statistics["smoothed_tokens"]:
         lines.append(f"  the top {k} hold {captured[k]:.1%} of the probability; p(original) is {original['mean']:.2f} on average")
     else:
@@ -196,7 +195,7 @@ def summary_text(made: "Generated") -> str:
         f"  {counted(len(manifest.shards), 'shard')}, {size(statistics['bytes'])}, {statistics['bytes_per_token']:.0f} bytes per token",
         f"Next: textsmooth inspect {made.out}",
     ]
-    labelled = statistics["unlabelled_rows"] < statistics["rows"] and "train" in manifest.splits
+    labelled = statistics["unlabelled_rows"] < statistics["rows"] and "train" in manifest.splits and made.note is None
     masked = manifest.config["context"] != "unmasked"
     if (manifest.corpus["label_kind"] is not None and labelled) or (masked and "train" in manifest.splits):
         objective = " --objective mlm" if masked else ""

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from textsmooth.pipeline.cli_gen import counted, predecessor_text, size
+from textsmooth.pipeline.amounts import counted, size
+from textsmooth.pipeline.cli_gen import predecessor_text
+from textsmooth.pipeline.plan import label_note
 from textsmooth.pipeline.preview import Preview, Sample
 from textsmooth.stages.fidelity import Loss
 
@@ -42,6 +44,8 @@ def _plan(preview: Preview) -> Iterator[str]:
         yield f"Would write {preview.out}{', removing the run that is there' if preview.removes else ''}"
     yield f"  {plan.rows:,} rows: {', '.join(f'{name} {count:,}' for name, count in rows.items())}"
     yield f"  text from {' + '.join(plan.corpus.text_columns)}, label {label}"
+    if (note := label_note(plan)) is not None:
+        yield f"  {note}"
     yield (
         f"  teacher {plan.teacher.name} ({plan.teacher.model_type}, vocabulary {plan.teacher.vocab_size:,}), "
         f"{config.dtype} on {config.device}, {plan.runtime['threads']} threads"

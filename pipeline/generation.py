@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from textsmooth.pipeline import drain, executors, quarantine
 from textsmooth.pipeline.commit import commit, finished_units, tidy
 from textsmooth.pipeline.executors import Executor
-from textsmooth.pipeline.plan import cut, differences, same_rows, same_source
+from textsmooth.pipeline.plan import cut, differences, label_note, same_rows, same_source
 from textsmooth.pipeline.previous import Previous, Taken, check, compared, find_previous, take_over
 from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.receipts import remove_receipts
 from textsmooth.pipeline.request import Draft, draft
 from textsmooth.pipeline.run_record import RunRecord
-from textsmooth.pipeline.sources import default_out
+from textsmooth.pipeline.sources import check_apart, check_files_apart, default_out
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError
 from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, QUARANTINE, RECEIPTS, RUN, TOKENIZER_FOLDER, Manifest
@@ -36,6 +36,7 @@ class Generated:
     busy: float  # share of run_s in which the forward pass ran
     taken: int = 0  # units taken over now
     told: tuple[str, ...] = ()  # what could not be taken over, one line each
+    note: str | None = None  # why no student can be trained on its labels
 
 
 def generate(options: GenerateOptions, progress: Progress | None = None, *, executor: Executor | None = None) -> Generated:
@@ -56,7 +57,8 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
     out, asked, plan, new = resolve(options, shown, executor)
     if not new and out.size(MANIFEST) is not None:
         record.nothing_to_do(plan, executor)
-        return Generated(out=str(out), manifest=tidy(out, plan), units=0, tokens=0, load_s=0.0, run_s=0.0, busy=0.0)
+        finished = tidy(out, plan)
+        return Generated(out=str(out), manifest=finished, units=0, tokens=0, load_s=0.0, run_s=0.0, busy=0.0, note=label_note(plan))
     done = {} if new else finished_units(out, plan)
     taken = Taken(receipts={})
     if asked.previous is not None:  # before the teacher is loaded: no device waits while files are copied
@@ -67,7 +69,7 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
         taken = take_over(asked.previous, out, left, skip_bad_rows=options.skip_bad_rows, progress=shown.taking)
         done |= taken.receipts
     todo = [unit for unit in plan.units if unit.id not in done]
-    shown.start(plan, sum(r.rows for r in done.values()), units=len(done), out=str(out), executor=executor.name)
+    shown.start(plan, sum(r.rows for r in done.values()), units=len(done), out=str(out), executor=executor.name, note=label_note(plan))
     if not new:
         record.begin(out, plan, executor, reused=len(done))
     if todo:
@@ -93,6 +95,7 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
         busy=busy,
         taken=len(taken.receipts),
         told=taken.told,
+        note=label_note(plan),
     )
 
 
@@ -119,11 +122,14 @@ def _run(todo: list[Unit], plan: Plan, shown: Progress, executor: Executor, reco
 def resolve(options: GenerateOptions, progress: Progress, executor: Executor) -> tuple[Folder, Draft, Plan, bool]:
     """The folder, the resolved request, the plan, and whether that is a new one; nothing is written."""
     out = open_folder(options.out or default_out(options))
+    check_apart(options, out)
     before = plan_in(out, overwrite=options.overwrite)
     finished = before is not None and out.size(MANIFEST) is not None
     previous = find_previous(options, out, before, finished=finished)
     open_as = previous.settings if before is None and isinstance(previous, Previous) else before
     asked = replace(draft(options, open_as, finished=finished, look=executor.look), previous=previous)
+    if before is not None or options.overwrite:
+        check_files_apart(asked.corpus, out)
     if before is None:
         if not isinstance(previous, Previous):
             return out, asked, cut(asked, progress.reading, skip_bad_rows=options.skip_bad_rows), True
@@ -136,7 +142,8 @@ def resolve(options: GenerateOptions, progress: Progress, executor: Executor) ->
             "give another --out, or start again with --overwrite"
         )
     plan = before if same_source(asked, before) else same_rows(asked, before, progress.reading)
-    return out, asked, replace(plan, runtime=asked.runtime), False  # decides nothing: what is asked now counts
+    read = {name: value for name, value in plan.runtime.items() if name == "highest_label"}
+    return out, asked, replace(plan, runtime={**asked.runtime, **read}), False  # decides nothing: what is asked now counts
 
 
 def publish_plan(out: Folder, plan: Plan, *, overwrite: bool) -> bool:

@@ -15,7 +15,7 @@ from textsmooth.pipeline.request import Draft
 from textsmooth.pipeline.task_teacher import matched
 from textsmooth.schemas.errors import ConflictError, CorpusError
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Unit, unit_ids
-from textsmooth.schemas.tasks import ID_COLUMN, TASKS
+from textsmooth.schemas.tasks import ID_COLUMN, MOST_CLASSES, TASKS
 from textsmooth.schemas.version import VERSION
 from textsmooth.stages import readers
 from textsmooth.stages.corpus import Corpus
@@ -105,6 +105,23 @@ def _labels(identity: CorpusIdentity, corpus: Corpus, seen: ColumnKind | None) -
     raise CorpusError(f"{what} holds {_names(kinds)}: numbers or strings are needed, of one kind")
 
 
+def _too_high(identity: CorpusIdentity, seen: ColumnKind | None) -> dict[str, int]:
+    """The highest label, if it is a number that training takes for no class: {"highest_label": …}, of Plan.runtime; else nothing."""
+    unnamed = seen is not None and identity.label_kind == "class" and identity.label_names is None
+    return {"highest_label": seen.highest[0]} if seen is not None and unnamed and seen.highest[0] >= MOST_CLASSES else {}
+
+
+def label_note(plan: Plan) -> str | None:
+    """What to say of a plan whose labels no student can be trained on; None of others."""
+    highest = plan.runtime.get("highest_label")
+    if not isinstance(highest, int) or plan.task_teacher is not None:
+        return None
+    return (
+        f"the label {highest:,} is taken for a class, and textsmooth train takes {MOST_CLASSES:,} classes at most, unless they have names: "
+        "give another --label-column, or write the labels as strings"
+    )
+
+
 def _check_classes(what: str, declared: tuple[str, ...] | None, seen: ColumnKind) -> None:
     (lowest, low), (highest, high) = seen.lowest, seen.highest
     if lowest < -1:
@@ -158,9 +175,10 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None, *, sk
         raise CorpusError(f"corpus {identity.name} is empty: no rows in {', '.join(f.name for f in asked.corpus.files)}")
     if skip_bad_rows and not good:
         raise CorpusError(f"--skip-bad-rows would leave out all {done:,} rows of {identity.name}: none has text; look at the corpus")
+    seen = kinds[label] if label else None
     identity = replace(
         identity,
-        **_labels(identity, asked.corpus, kinds[label] if label else None),
+        **_labels(identity, asked.corpus, seen),
         keep_types=tuple(kinds[name].kept(asked.corpus.name) for name in identity.keep_columns),
     )
 
@@ -177,7 +195,7 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None, *, sk
         config=asked.config,
         versions=asked.versions,
         units=tuple(units),
-        runtime=asked.runtime,
+        runtime={**asked.runtime, **_too_high(identity, seen)},
         source={file.name: file.stat() for file in asked.corpus.files},
         task_teacher=task_teacher,
     )

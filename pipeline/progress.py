@@ -71,8 +71,8 @@ class Progress(AbstractContextManager["Progress"]):
         if self._bar is not None:
             self._bar.update(self._task, description="sampling rows", completed=rows)
 
-    def start(self, plan: Plan, done: int, *, units: int, out: str, executor: str) -> None:
-        """Units are about to run; `done` rows, in so many units, need not."""
+    def start(self, plan: Plan, done: int, *, units: int, out: str, executor: str, note: str | None = None) -> None:
+        """Units are about to run; `done` rows, in so many units, need not. note: what a user may want to see to before."""
         self._start = time.perf_counter()
         self._started = True
         self.tell(
@@ -84,8 +84,11 @@ class Progress(AbstractContextManager["Progress"]):
             rows_done=done,
             units=len(plan.units),
             done=units,
+            **({} if note is None else {"note": note}),
         )
         if self._bar is not None:
+            if note is not None:
+                self._bar.console.print(f"note: {note}", markup=False, highlight=False)
             self._bar.remove_task(self._task)
             self._task = self._bar.add_task("smoothing rows", total=plan.rows, completed=done, detail="loading the teacher")
 

@@ -1,22 +1,97 @@
 """Where the corpus and the models that a command names are: on this machine, or on the Hub."""
 
+import fnmatch
+import glob
 import json
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from textsmooth.pipeline import demo
 from textsmooth.schemas.config import DEFAULT_TEACHER, GenerateOptions
 from textsmooth.schemas.errors import TeacherError, UsageError
+from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, QUARANTINE, RECEIPTS, RECEIPTS_FOLDER, RUN, TOKENIZER_FOLDER
 from textsmooth.schemas.tasks import TASKS
 from textsmooth.stages import corpus as corpora
 from textsmooth.stages.corpus import Corpus
-from textsmooth.stages.folder import is_uri
+from textsmooth.stages.folder import Folder, LocalFolder, is_uri
 from textsmooth.stages.source import SourceFile, source_file
 from textsmooth.stages.store import last_part
 
 HUB_MODEL = re.compile(r"[\w.-]+(/[\w.-]+)?")
+A_RUN = (  # files like those that a run over a glob makes in its folder
+    *(MANIFEST, PLAN, CARD, RUN, RECEIPTS, QUARANTINE, f"{TOKENIZER_FOLDER}/tokenizer.json", f"{TOKENIZER_FOLDER}/tokenizer_config.json"),
+    *(f"{RECEIPTS_FOLDER}/train-00000-000000000000.json", "train/00000-000000000000.arrow"),
+)
+
+
+def check_apart(options: GenerateOptions, out: Folder) -> None:
+    """UsageError if what a run writes into its folder would become rows of its corpus, or the corpus is named as a folder inside it."""
+    spec, local = options.corpus, isinstance(out, LocalFolder)
+    if spec == "demo" or local == _in_store(spec):
+        return
+    called = f"--out {out}{' (the default)' if options.out is None else ''}"
+    outs = _spellings(out)
+    for name in _named_folders(spec):
+        folders = _spellings(name)
+        if outs & folders:
+            raise UsageError(f"{called} is the corpus folder {name} itself; give another --out")
+        if any(folder in place.parents for folder in folders for place in outs):
+            raise UsageError(f"{called} lies in the corpus folder {name}, whose files it would become; give another --out")
+        if any(place in folder.parents for folder in folders for place in outs):
+            raise UsageError(f"the corpus {name} lies in {called}, which is for a run alone; give another --out")
+    if any(_finds(spec, place / name) for place in outs for name in A_RUN):
+        raise UsageError(f"the corpus {spec} would find files of {called} too; give another --out, or a glob without them")
+
+
+def check_files_apart(corpus: Corpus, out: Folder) -> None:
+    """UsageError if a file of the corpus lies in the folder of a run: --overwrite could remove it."""
+    outs = _spellings(out)
+    for file in corpus.files:
+        if any(place in path.parents for path in _spellings(str(file)) for place in outs):
+            raise UsageError(f"{file}, of the corpus, lies in --out {out}, which is for a run alone; give another --out")
+
+
+def _in_store(spec: str) -> bool:
+    return is_uri(spec) and not Path(spec).exists()
+
+
+def _named_folders(spec: str) -> list[str]:
+    """The folder that a corpus is named as, FOLDER or FOLDER:config; of a store, what may be one."""
+    before = spec.rpartition(":")[0]
+    if _in_store(spec):
+        return [] if glob.has_magic(spec) else [spec, *([before] if is_uri(before) else [])]
+    return [name for name in (spec, before) if name and Path(name).is_dir()][:1]
+
+
+def _finds(pattern: str, file: PurePath) -> bool:
+    """Whether a corpus that is a glob finds a file, by its path."""
+    if not glob.has_magic(pattern) or Path(pattern).exists():
+        return False
+    plain = re.split(r"[^/]*[*?[]", pattern, maxsplit=1)[0]  # the folder that it starts from
+    rest, hidden = PurePosixPath(pattern[len(plain) :]).parts, _in_store(pattern)
+    return any(file.is_relative_to(root) and _matches(rest, file.relative_to(root).parts, hidden=hidden) for root in _spellings(plain))
+
+
+def _spellings(place: str | Folder) -> set[PurePath]:
+    """A place as it is named, and where it is behind symbolic links."""
+    if _in_store(str(place)):
+        return {PurePosixPath(str(place))}
+    return {Path(os.path.abspath(str(place))), Path(str(place)).resolve()}  # noqa: PTH100 (links as they are named)
+
+
+def _matches(pattern: tuple[str, ...], path: tuple[str, ...], *, hidden: bool) -> bool:
+    """Whether a recursive glob finds a file. hidden: also one whose name, or a folder's, begins with a dot."""
+    if not pattern:
+        return not path
+    if pattern[0] == "**" and _matches(pattern[1:], path, hidden=hidden):
+        return True
+    if not path or (path[0].startswith(".") and not hidden and not pattern[0].startswith(".")):
+        return False
+    rest = pattern if pattern[0] == "**" else pattern[1:]
+    return fnmatch.fnmatchcase(path[0], pattern[0]) and _matches(rest, path[1:], hidden=hidden)
 
 
 def slug(name: str) -> str:

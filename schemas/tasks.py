@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 ID_COLUMN = "id"
+MOST_CLASSES = 10_000  # that have no names, of a student
 SPAN_COLUMNS = (ID_COLUMN, "question", "context", "answers")  # SQuAD's; answers: {text: [string], answer_start: [int]}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from textsmooth.schemas.errors import CorpusError, UsageError
+from textsmooth.schemas.errors import CorpusError, StorageError, UsageError
 from textsmooth.schemas.plan import check_split
 from textsmooth.schemas.tasks import LABEL_COLUMN, TASKS, TEXT_COLUMNS
 from textsmooth.stages import readers
@@ -111,7 +111,8 @@ def _glob(pattern: str) -> list[Path]:
 def folder_corpus(folder: Path, config: str | None, source: Callable[..., SourceFile] = source_file) -> Corpus:
     """A folder laid out as a Hub dataset, resolved by `datasets` itself: README configs, file patterns, splits; or one saved by it.
 
-    source: makes its files, where the folder is an image of one elsewhere.
+    source: makes its files, where the folder is an image of one elsewhere. UsageError if it cannot be read so, StorageError if the cache
+    of `datasets` cannot be used.
     """
     saved = saved_splits(folder)
     if saved is not None:
@@ -124,6 +125,11 @@ def folder_corpus(folder: Path, config: str | None, source: Callable[..., Source
     try:
         builder = datasets.load_dataset_builder(str(folder.resolve()), config)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename and not Path(os.fsdecode(error.filename)).is_relative_to(folder.resolve()):
+            raise StorageError(
+                f"cannot use the cache of `datasets` in {datasets.config.HF_DATASETS_CACHE} ({error.strerror}: {error.filename}); "
+                "set HF_HOME or HF_DATASETS_CACHE to a folder that you may write to"
+            ) from error
         configs = _configs(folder)
         if configs and config not in configs:
             raise UsageError(

@@ -26,16 +26,24 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        said = error.strerror or error
         match error.errno:
             case errno.ENOSPC | errno.EDQUOT:
                 advice = "make room and run the same command again, finished shards are kept"
             case errno.EACCES | errno.EPERM | errno.EROFS:
                 advice = "choose a folder you may write to"
+            case errno.ENOTDIR | errno.EEXIST if (link := _link_to_nothing(path)) is not None:
+                said, advice = f"{link} is a link to {link.readlink()}, which is not there", "make that folder, or choose another"
             case errno.ENOTDIR | errno.EEXIST:
                 advice = "a file stands where a folder is needed; choose another folder"
             case _:
                 advice = "see to the storage and run the same command again, or choose another folder"
-        raise StorageError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+        raise StorageError(f"cannot write {path}: {said}; {advice}") from error
+
+
+def _link_to_nothing(path: Path) -> Path | None:
+    """The symbolic link on the way to a file that leads nowhere; None if there is none."""
+    return next((place for place in (path, *path.parents) if place.is_symlink() and not place.exists()), None)
 
 
 def sync(path: Path) -> None:

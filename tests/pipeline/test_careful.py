@@ -1,13 +1,15 @@
 """Nothing is lost or mistaken without a word: labels, blank text, files outside a folder, a teacher that changed."""
 
 import ast
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pytest
-from helpers_gen import Ran, make_model, wrong
+from helpers_gen import VOCAB, Ran, make_model, wrong
 
 from textsmooth.pipeline.generation import generate
 from textsmooth.pipeline.plan import DECIDES_BYTES, cut, differences
@@ -16,6 +18,7 @@ from textsmooth.pipeline.unit import UnitWorker
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import TeacherError
 from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, TeacherIdentity, unit_id
+from textsmooth.schemas.tasks import MOST_CLASSES
 from textsmooth.stages.folder import open_folder, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +41,36 @@ def test_labels_below_minus_one_are_no_classes(gen: Callable[..., Ran], desk: Pa
     assert "has -2: classes count from 0, -1 stands for no label" in wrong(gen, desk, 1, "--corpus", "signed.jsonl", "--teacher", "teacher")
     (desk / "none.jsonl").write_text('{"text": "a", "label": -1}\n{"text": "b", "label": 1}\n')
     assert "without a label (null or -1): 1 row\n" in gen("--corpus", "none.jsonl", "--teacher", "teacher", "--topk", 3, "--out", "out").out
+
+
+def test_special_tokens_that_stand_in_a_text_are_smoothed_like_words(gen: Callable[..., Ran], desk: Path) -> None:
+    (desk / "marks.txt").write_text("the [SEP] cat [MASK] [PAD] [CLS] sat\n")
+    assert gen("--corpus", "marks.txt", "--teacher", "teacher", "--topk", 3, "--out", "out").code == 0
+    statistics = read_manifest(desk / "out").statistics
+    assert (statistics["tokens"], statistics["smoothed_tokens"]) == (9, 7)
+    (shard,) = (desk / "out/train").iterdir()
+    ids = pa.ipc.open_file(shard).read_all()["input_ids"].to_pylist()[0]
+    pad, cls, sep, mask = map(VOCAB.index, ("[PAD]", "[CLS]", "[SEP]", "[MASK]"))
+    assert ids == [cls, VOCAB.index("the"), sep, VOCAB.index("cat"), mask, pad, cls, VOCAB.index("sat"), sep]
+
+
+def test_labels_that_no_student_can_be_trained_on_are_told_before_the_teacher_works(gen: Callable[..., Ran], desk: Path) -> None:
+    args = ("--teacher", "teacher", "--topk", 3, "--rows-per-shard", 1)
+    for label, told in ((MOST_CLASSES - 1, False), (MOST_CLASSES, True)):
+        (desk / f"{label}.jsonl").write_text(f'{{"text": "a", "label": {label}}}\n{{"text": "b", "label": 0}}\n')
+        note = f"the label {label:,} is taken for a class, and textsmooth train takes 10,000 classes at most"
+        run = ("--corpus", f"{label}.jsonl", *args, "--out", f"out{label}")
+        assert (note in gen(*run, "--dry-run").out) == told
+        first = gen(*run, "--progress", "json")
+        events = [json.loads(line) for line in first.err.splitlines()]
+        assert events[0]["event"] == "started" and events[0].get("note", "").startswith(note) == told
+        (desk / f"out{label}/manifest.json").unlink()
+        for ran in (first, gen(*run), gen(*run)):  # goes on, and is finished
+            assert (note in ran.out) == told and ("textsmooth train " + f"out{label}" in ran.out) == (not told), ran
+    (desk / "names.csv").write_text(f"text,label\na,{MOST_CLASSES}\nb,x\n")
+    assert "is taken for a class" not in gen("--corpus", "names.csv", *args, "--text-column", "text", "--out", "named").out
+    masked = gen("--corpus", f"{MOST_CLASSES}.jsonl", *args, "--context", "masked:2", "--out", "masked").out
+    assert note in masked and "--objective mlm" in masked
 
 
 def test_a_corpus_folder_that_points_outside_itself_is_refused(gen: Callable[..., Ran], desk: Path) -> None:
@@ -104,7 +137,7 @@ def test_a_unit_is_named_after_all_that_decides_its_bytes() -> None:
 def test_the_code_digest_covers_every_module_that_a_unit_runs() -> None:
     """Walks the imports of pipeline/unit.py; what is exempt decides no bytes."""
     exempt = {
-        "schemas/canonical.py", "schemas/errors.py", "schemas/version.py",  # digests, words
+        "schemas/canonical.py", "schemas/errors.py", "schemas/typed.py", "schemas/version.py",  # digests, words
         "schemas/manifest.py", "schemas/manifest_fields.py",  # names
         "stages/corpus.py", "stages/hub.py", "stages/hub_errors.py", "stages/hub_files.py", "pipeline/sources.py",  # rows are hashed
         "stages/device.py", "stages/statistics.py", "stages/storage.py", "pipeline/request.py", "pipeline/task_teacher.py",  # in the plan
@@ -112,6 +145,7 @@ def test_the_code_digest_covers_every_module_that_a_unit_runs() -> None:
         "pipeline/machine.py", "pipeline/previous.py",  # shards that are taken over are compared with their sha256
         "stages/folder.py", "stages/object_store.py", "stages/store.py", "stages/store_files.py", "stages/store_kinds.py",
         "stages/cache.py", "stages/hub_folder.py",
+        "stages/kernel.py",  # threads, which are in the plan
     }  # fmt: skip
     seen, waiting = set(), ["pipeline/unit.py"]
     while waiting:

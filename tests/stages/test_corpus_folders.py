@@ -4,10 +4,11 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pytest
 
-from textsmooth.schemas.errors import CorpusError, UsageError
+from textsmooth.schemas.errors import CorpusError, StorageError, UsageError
 from textsmooth.stages.corpus import open_corpus
 from textsmooth.stages.readers import read, scan
 
@@ -36,6 +37,16 @@ def test_folders_of_every_line_format(suffix: str, end: str, tmp_path: Path) -> 
     for file in found.files:
         names = ("text",) if suffix == ".txt" else ("text", "label")
         assert read(file, names, 0, 1, None) == dict(zip(names, (["a"], ["1"]), strict=False))
+
+
+def test_a_cache_that_cannot_be_written_is_not_the_corpus_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = put(tmp_path / "corpus", {"a.jsonl": b'{"text": "a"}\n'})
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file/datasets")
+    with pytest.raises(StorageError) as told:
+        open_corpus(str(folder))
+    words = f"cannot use the cache of `datasets` in {tmp_path}/file/datasets (Not a directory: {tmp_path}/file/datasets); set HF_HOME or "
+    assert str(told.value).startswith(words) and "HF_DATASETS_CACHE to" in str(told.value)
 
 
 CONFIG = "configs:\n- config_name: default\n  data_files: a.csv\n"

@@ -150,6 +150,18 @@ def test_a_file_where_a_folder_is_needed_is_told(place: Any, tmp_path: Path) -> 
             place(path, b"content")
 
 
+@pytest.mark.parametrize("place", [*PUTS, lambda path, data: storage.put_stream(path, lambda file: file.write(data))])
+def test_a_link_to_nothing_is_named(place: Any, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("gone/away")
+    for below in ("file", "far/file"):
+        with pytest.raises(StorageError) as told:
+            place(tmp_path / "link" / below, b"x")
+        assert str(told.value) == (
+            f"cannot write {tmp_path}/link/{below}: {tmp_path}/link is a link to gone/away, which is not there; make that folder, or "
+            "choose another"
+        )
+
+
 @pytest.mark.parametrize("place", PUTS)
 def test_a_place_that_takes_no_files_is_told(place: Any) -> None:
     with pytest.raises(StorageError, match="cannot write /proc/textsmooth/x"):
