@@ -27,7 +27,9 @@ SHADES = ((0.1, "black on #f59e42"), (0.3, "black on #f7b96c"), (0.5, "black on 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("dataset")
-@click.option("--row", "rows", type=click.IntRange(0), multiple=True, help="Row of the split; repeatable.  [default: 0]")
+@click.option(
+    "--row", "rows", type=click.IntRange(0), multiple=True, help="Row of the split; repeatable.  [default: the first that is there]"
+)
 @click.option("--grep", "word", metavar="WORD", help="Rows whose text holds this word, or words in a row, whatever their case and accents.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help=f"Rows that --grep shows.  [default: {SHOWN}]")
 @click.option(
@@ -64,7 +66,7 @@ def inspect(
     if word is not None:
         _grep(console, opened, word, limit or SHOWN)
         return
-    found = [opened.row(row, window) for row in rows or (0,)]
+    found = [opened.row(row, window) for row in rows or (opened.first,)]
     _heading(console, opened)
     for row in found:
         show(console, row)

@@ -30,7 +30,8 @@ def stats(dataset: str, as_json: bool, split: str | None, all_rows: bool, seed: 
         return
     from textsmooth.pipeline.cli_inspect import a_console
 
-    a_console().print(found.summary(shutil.get_terminal_size((100, 24)).columns))
+    console = a_console()
+    console.print(found.summary(shutil.get_terminal_size((100, 24)).columns, ascii_only=console.options.ascii_only))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from textsmooth.stages.stream import SmoothedDataset
 ROWS = 256  # sampled, unless another number is asked for
 GROUPS = ("corpus", "teacher", "task_teacher", "config", "versions")
 ALIKE = 1e-6  # relative: sums of the same numbers in another order
+SMOOTHED = "smoothed tokens"
 WIDEST = 48  # characters of a value in the table
 
 
@@ -87,6 +88,8 @@ class Difference:
             lines += ["", *_table("made of", [(printable(c.what), _shown(c.a), _shown(c.b)) for c in self.provenance])]
         if self.numbers:
             lines += ["", *_table("in numbers", [(printable(c.what), *_pair(c.a, c.b)) for c in self.numbers], right=True)]
+            smoothed = next((c for c in self.numbers if c.what == SMOOTHED), None)
+            lines += [f"no token of {name} is smoothed" for name in ("A", "B") if smoothed and getattr(smoothed, name.lower()) == 0]
         if not self.same:
             units = self.shards.same_units
             other = units - self.shards.same_bytes if units is not None else 0
@@ -152,6 +155,9 @@ def _numbers(manifest: Manifest) -> dict[str, Any]:
     statistics = dict(manifest.statistics)
     captured, original = statistics.pop("captured_mass", {}), statistics.pop("p_original", {})
     statistics.pop("p_original_bins", None)
+    if not statistics.get("smoothed_tokens", 1):  # what is told of none is no number
+        statistics.pop("entries_per_token", None)
+        captured = original = {}
     by_split = {f"rows of {split}": sum(s.rows - s.skipped for s in manifest.split(split)) for split in manifest.splits}
     return {
         **by_split,

@@ -11,18 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsmooth.pipeline.token_names import SPACE, TokenNames, fold, open_tokenizer, readable, word_pattern
-from textsmooth.schemas.errors import UsageError
-from textsmooth.schemas.manifest import QUARANTINE
+from textsmooth.schemas.errors import DatasetError, UsageError
+from textsmooth.schemas.manifest import PLAN, QUARANTINE
+from textsmooth.schemas.plan import Plan
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.text import printable
 from textsmooth.stages.codec import TokenBlock, decode
 from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.folder import open_folder, read_manifest
+from textsmooth.stages.folder import open_folder, read_json, read_manifest
 from textsmooth.stages.soften import cut
 from textsmooth.stages.stream import SmoothedDataset
 from textsmooth.stages.temper import log_partition, temperature_note
 
 NO_LABEL = "no label"
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+SPANS = 4  # stretches of rows that are told of a part
 
 __all__ = ["NO_LABEL", "SPACE", "SmoothedRow", "SmoothedRows", "SmoothedToken", "read_row", "readable"]
 
@@ -79,20 +82,23 @@ class SmoothedRows:
         self.lam = lam
         self.note = temperature_note(self.dataset, self.how, instead=" or one near them")
         self._vocab_size = int(self.manifest.teacher["vocab_size"])
+        self._rows = sum(shard.rows for shard in self.dataset.shards)  # those that were left out, too
         self._cut = any(shard.windows is not None for shard in self.dataset.shards)
 
     def row(self, row: int, window: int = 0) -> SmoothedRow:
         """A row of the corpus by its number, and one of its windows. UsageError if there is none."""
-        dataset = self.dataset
-        rows = sum(shard.rows for shard in dataset.shards)
-        if not 0 <= row < rows:
-            raise UsageError(f"no row {row} in split {dataset.name}: it has rows 0 to {rows - 1}")
-        first, stop = self._samples(row)
+        whole = self.manifest.partial_of is None
+        first, stop = (0, 0) if whole and not 0 <= row < self._rows else self._samples(row)
         if first == stop:
-            raise UsageError(f"row {row} of split {dataset.name} was left out of the dataset: {QUARANTINE} says why")
+            raise UsageError(self._absent(row))
         if not 0 <= window < stop - first:
-            raise UsageError(f"no window {window} of row {row} in split {dataset.name}: its windows are 0 to {stop - first - 1}")
+            raise UsageError(f"no window {window} of row {row} in split {self.dataset.name}: its windows are 0 to {stop - first - 1}")
         return self._read(first + window, window, stop - first)
+
+    @property
+    def first(self) -> int:
+        """The number of the first row that is there; 0 if none is."""
+        return self._row_of(0) if len(self.dataset) else 0
 
     def sample(self, number: int) -> SmoothedRow:
         """A row of the dataset, or a window of one, by its number among them."""
@@ -118,10 +124,52 @@ class SmoothedRows:
                 number += 1
 
     def _samples(self, row: int) -> tuple[int, int]:
-        """The samples of a row of the corpus: first, and last + 1."""
-        if self._cut or any(shard.skipped for shard in self.dataset.shards):
-            return _sample(self.dataset, row), _sample(self.dataset, row + 1)
-        return row, row + 1
+        """The samples of a row of the corpus: first, and last + 1; the same where it is not there."""
+        samples = range(len(self.dataset))
+        if not self._cut and row in samples and self._row_of(row) == row:
+            return row, row + 1
+        # numbers of rows have gaps: some were left out, or the shards they are in are not there
+        return bisect_left(samples, row, key=self._row_of), bisect_left(samples, row + 1, key=self._row_of)
+
+    def _row_of(self, sample: int) -> int:
+        return int(self.dataset.batch(np.array([sample])).row[0])
+
+    def _absent(self, row: int) -> str:
+        """Why a row is not there."""
+        name = self.dataset.name
+        spans = self._spans()
+        if spans is None:
+            spans = [(0, self._rows)]
+            missing = f"no row {row} in split {name}: it has rows 0 to {self._rows - 1}"
+        else:
+            has = [f"{start}-{stop - 1}" if stop - start > 1 else f"{start}" for start, stop in spans]
+            told = f", which has rows {', '.join(has[:SPANS])}{' …' if len(has) > SPANS else ''} of split {name}" if has else ""
+            missing = f"row {row} is not in this part of the dataset{told}; textsmooth pull adds others"
+        if any(start <= row < stop for start, stop in spans):
+            return f"row {row} of split {name} was left out of the dataset: {QUARANTINE} says why"
+        return missing
+
+    def _spans(self) -> list[tuple[int, int]] | None:
+        """First row and last + 1 of shards in a row, of a part of the split; empty if its plan does not tell. None: the split is whole."""
+        if self.manifest.partial_of is None:
+            return None
+        try:
+            plan = Plan.from_json(read_json(self.dataset.folder, PLAN))
+        except (FileNotFoundError, DatasetError):
+            return []
+        units = {unit.name: unit for unit in plan.units if unit.split == self.dataset.name}
+        if len(units) == len(self.dataset.shards):
+            return None
+        spans: list[tuple[int, int]] = []
+        for shard in self.dataset.shards:
+            unit = units.get(shard.path.rpartition(".")[0].partition("-")[0])
+            if unit is None:
+                return []
+            start = unit.row + shard.row_offset
+            if spans and spans[-1][1] == start:
+                start = spans.pop()[0]
+            spans.append((start, unit.row + shard.row_offset + shard.rows))
+        return spans
 
     def _read(self, number: int, window: int, windows: int) -> SmoothedRow:
         block = self.dataset.batch(np.array([number]))
@@ -202,7 +250,26 @@ def label_of(block: TokenBlock, names: list[str] | None, row: int = 0) -> str | 
     value = block.label[row]
     if np.isnan(value) if block.label.dtype.kind == "f" else value < 0:
         return NO_LABEL
-    return printable(names[value]) if names and 0 <= value < len(names) else f"{value:g}"
+    return class_name(int(value), names) if block.label.dtype.kind in "iu" else _number(float(value))
+
+
+def class_name(value: int, names: list[str] | None) -> str:
+    """What a class is called, safe to show, in quotes if nothing would be seen of it; its number if it has no name."""
+    if not names or not 0 <= value < len(names):
+        return str(value)
+    name = printable(names[value])
+    return name if name.strip() else f"'{name}'"
+
+
+def _number(value: float) -> str:
+    """As short as can be without being another number; of one that was stored in 32 bits, another one of these."""
+    short = f"{value:g}"
+    if float(short) == value:
+        return short
+    whole = repr(value).removesuffix(".0")
+    if abs(value) > FLOAT32_MAX or float(np.float32(value)) != value:
+        return whole
+    return min(whole, str(np.float32(value)), key=len)
 
 
 def _places(pattern: Any, pieces: list[bytes]) -> Iterator[tuple[int, int]]:
@@ -218,8 +285,3 @@ def _places(pattern: Any, pieces: list[bytes]) -> Iterator[tuple[int, int]]:
     for found in pattern.finditer("".join(folded)):
         first, last = source[found.start()][0], source[found.end() - 1][1]
         yield int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, last, "right"))
-
-
-def _sample(dataset: SmoothedDataset, row: int) -> int:
-    """The first sample of a dataset that is of this row of the corpus, or of a later one."""
-    return bisect_left(range(len(dataset)), row, key=lambda sample: int(dataset.batch(np.array([sample])).row[0]))

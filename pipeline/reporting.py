@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from textsmooth.pipeline import report_charts as charts
+from textsmooth.pipeline.amounts import counted, size
 from textsmooth.pipeline.report_sentences import Sentence, Sentences, choose_sentences
 from textsmooth.pipeline.stats import MANIFEST, SAMPLE, Figures, figures
 from textsmooth.pipeline.tally import told_p
@@ -42,7 +43,7 @@ class Reported:
     figures: Figures
 
     def summary(self) -> str:
-        return f"Wrote {self.path} ({self.bytes / 1e6:.2f} MB, {self.sentences:,} sentences): open it in a browser"
+        return f"Wrote {self.path} ({size(self.bytes)}, {counted(self.sentences, 'sentence')}): open it in a browser"
 
     def to_json(self) -> dict[str, Any]:
         return {"path": str(self.path), "bytes": self.bytes, "sentences": self.sentences, "figures": self.figures.to_json()}
@@ -123,7 +124,7 @@ def page(told: Figures, chosen: Sentences, *, corpus: str, teacher: str) -> str:
         "tiles": "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in _tiles(told)),
         "temperatures": "".join(f"<option{' selected' if t == 1 else ''}>{t:g}</option>" for t in chosen.temperatures),
         "legend": "".join(_legend()),
-        "shown": f"{len(chosen.sentences):,} sentences",
+        "shown": counted(len(chosen.sentences), "sentence"),
         "sentences": "\n".join(_item(n, sentence, chosen) for n, sentence in enumerate(chosen.sentences)),
         "note": escape(_note(chosen)),
         "counted": escape(_counted(told)),
@@ -157,12 +158,17 @@ def _payload(chosen: Sentences) -> dict[str, Any]:
 
 def _tiles(told: Figures) -> Iterator[tuple[str, str]]:
     yield "rows", f"{told.rows:,}"
+    if told.cut:
+        yield "windows", f"{sum(part.windows or 0 for part in told.splits):,}"
     yield "tokens", f"{told.tokens:,}"
-    yield "mean p(original)", f"{told.p_original['mean']:.3f}"
+    if told.p_original:
+        yield "mean p(original)", f"{told.p_original['mean']:.3f}"
+    else:
+        yield "smoothed tokens", "none"
     for k, mass in sorted(told.captured_mass.items())[-1:]:
         yield f"captured mass, k\u00a0=\u00a0{k}", f"{mass:.3f}"
     yield "bytes per token", f"{told.bytes_per_token:,.0f}"
-    yield "size", f"{told.bytes / 1e6:,.1f} MB"
+    yield "size", size(told.bytes)
 
 
 def _legend() -> Iterator[str]:
@@ -207,28 +213,32 @@ def _note(chosen: Sentences) -> str:
 
 
 def _counted(told: Figures) -> str:
-    c = told.counted
+    c, what = told.counted, "windows" if told.cut else "rows"
     if c.source != SAMPLE:
-        return f"Counted over all {c.rows:,} rows ({c.tokens:,} tokens)."
+        return f"Counted over all {c.rows:,} {what} ({c.tokens:,} tokens)."
     exact = " p(original) and captured mass are of every token." if told.p_original_source == MANIFEST else ""
-    return f"From a sample of {c.rows:,} rows ({c.tokens:,} tokens; {c.shards:,} of {c.of_shards:,} shards, seed {c.seed}).{exact}"
+    return f"From a sample of {c.rows:,} {what} ({c.tokens:,} tokens; {c.shards:,} of {c.of_shards:,} shards, seed {c.seed}).{exact}"
 
 
 def _charts(told: Figures) -> Iterator[str]:
     p, e, n = told.p_original, told.entropy, told.length
-    note = f"mean {p['mean']:.3f}, median {told_p(p['q50'])}, 5 % quantile {told_p(p['q05'])}"
-    yield charts.histogram(
-        "p", "How sure the teacher is of the token that is there", told.p_original_histogram, x="p(original)", what="tokens", note=note
-    )
+    if p:
+        note = f"mean {p['mean']:.3f}, median {told_p(p['q50'])}, 5 % quantile {told_p(p['q05'])}"
+        title = "How sure the teacher is of the token that is there"
+        yield charts.histogram("p", title, told.p_original_histogram, x="p(original)", what="tokens", note=note)
+    else:
+        yield '<p class="lead">No token is smoothed: there is no p(original), captured mass or entropy.</p>'
     if told.captured_mass:
         yield charts.captured("k", "What k entries hold of the distribution", told.captured_mass, note="mean over the smoothed tokens")
-    note = f"the tail as one entry: mean {e['mean']:.2f} bits; spread evenly over all other tokens: {e['mean_most']:.2f} bits"
-    yield charts.histogram(
-        "e", "Entropy of the soft ids", told.entropy_histogram, x="entropy (bits)", what="tokens", note=note, form="{:.1f}"
-    )
+    if e:
+        note = f"the tail as one entry: mean {e['mean']:.2f} bits; spread evenly over all other tokens: {e['mean_most']:.2f} bits"
+        title = "Entropy of the soft ids"
+        yield charts.histogram("e", title, told.entropy_histogram, x="entropy (bits)", what="tokens", note=note, form="{:.1f}")
     if n:
         note = f"mean {n['mean']:,.1f}, median {n['q50']:,}, longest {n['max']:,}; special tokens included"
-        yield charts.histogram("l", "Length of rows", told.length_histogram, x="length (tokens)", what="rows", note=note, form="{:,.0f}")
+        what = "windows" if told.cut else "rows"
+        title = f"Length of {what}"
+        yield charts.histogram("l", title, told.length_histogram, x="length (tokens)", what=what, note=note, form="{:,.0f}")
 
 
 def _words(told: Figures) -> str:

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from textsmooth.pipeline.inspect import label_of
+from textsmooth.pipeline.inspect import class_name
 from textsmooth.pipeline.provenance import provenance
 from textsmooth.pipeline.tally import Histogram, SmoothedWord, Tally
 from textsmooth.pipeline.token_names import TokenNames, open_tokenizer
-from textsmooth.schemas.manifest import Manifest
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
 from textsmooth.schemas.text import printable
 from textsmooth.stages.codec import TokenBlock, decode
@@ -26,6 +25,7 @@ from textsmooth.stages.stream import SmoothedDataset
 SAMPLE_TOKENS = 500_000
 SAMPLE_SHARDS = 32  # each is read and checked as a whole
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+UNLABELLED = "unlabelled"
 MANIFEST, SAMPLE, ALL = "manifest", "sample", "all rows"  # where a figure comes from
 
 
@@ -66,7 +66,7 @@ class Figures:
     bytes_per_token: float
     counted: Counted
     smoothed_share: float  # of the tokens: those with soft ids
-    captured_mass: dict[int, float]  # k -> mean probability inside the first k entries
+    captured_mass: dict[int, float]  # k -> mean probability inside the first k entries; empty where no token is smoothed, as are:
     captured_source: str
     p_original: dict[str, float]  # mean, q05 …: quantiles are the middles of bins of 0.01, as the manifest has them
     p_original_histogram: Histogram
@@ -80,14 +80,21 @@ class Figures:
     labels: tuple[tuple[str, int], ...]  # of the rows counted
     provenance: tuple[tuple[str, str], ...]
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"provenance": dict(self.provenance), "labels": dict(self.labels)}
+    @property
+    def cut(self) -> bool:
+        """Whether long rows were cut into windows; then these are what is counted."""
+        return any(part.windows is not None for part in self.splits)
 
-    def summary(self, width: int = 100) -> str:
-        """The figures as a person reads them, in lines of at most `width` columns, 40 to 100."""
+    def to_json(self) -> dict[str, Any]:
+        """For programs: a figure that there is none of is null."""
+        of_smoothed = {name: asdict(self)[name] or None for name in ("captured_mass", "p_original", "entropy")}
+        return asdict(self) | of_smoothed | {"provenance": dict(self.provenance), "labels": dict(self.labels)}
+
+    def summary(self, width: int = 100, *, ascii_only: bool = False) -> str:
+        """The figures as a person reads them, in lines of at most `width` columns, 40 to 100. ascii_only: bars of `#`."""
         from textsmooth.pipeline.figures_table import table
 
-        return table(self, width)
+        return table(self, width, ascii_only=ascii_only)
 
 
 def figures(
@@ -111,15 +118,15 @@ def figures(
     opened = [SmoothedDataset(dataset, name) for name in ([split] if split else manifest.splits)]
     reading = every_block(opened) if all_rows else sampled_blocks(opened, seed)
     tally = Tally(names, vocab_size=int(manifest.teacher["vocab_size"]), topk=int(manifest.config["topk"]))
-    labels: dict[str, int] = {}
+    labels: dict[str | int, int] = {}  # classes by number
     touched: set[tuple[str, int]] = set()
     passes = 2  # the second counts what stands in place of the most smoothed words
     total = passes * len(reading)
     for number, (part, shard, block) in enumerate(reading, 1):
         tally.add(block)
         touched.add((part.name, shard))
-        for name, count in _labels(block, manifest).items():
-            labels[name] = labels.get(name, 0) + count
+        for label, count in _labels(block).items():
+            labels[label] = labels.get(label, 0) + count
         if progress:
             progress(number, total)
     tally.choose(words)
@@ -141,6 +148,7 @@ def figures(
     captured, bins = told.get("captured_mass"), told.get("p_original_bins")
     mean = told["p_original"]["mean"] if bins else tally.stats.original / max(tally.stats.smoothed, 1)
     bins = bins or tally.stats.original_bins
+    masses = {int(k): float(v) for k, v in captured.items()} if captured else tally.stats.captured()
     return Figures(
         dataset=printable(str(folder)),
         name=printable(str(manifest.corpus["name"])),
@@ -151,18 +159,18 @@ def figures(
         bytes_per_token=size / max(tokens, 1),
         counted=counted,
         smoothed_share=_share(told, tally),
-        captured_mass={int(k): float(v) for k, v in captured.items()} if captured else tally.stats.captured(),
+        captured_mass=masses if any(bins) else {},
         captured_source=MANIFEST if captured else counted.source,
-        p_original={"mean": mean, **{f"q{round(100 * q):02d}": _quantile(bins, q) for q in QUANTILES}},
+        p_original={"mean": mean, **{f"q{round(100 * q):02d}": _quantile(bins, q) for q in QUANTILES}} if any(bins) else {},
         p_original_histogram=Histogram(edges=tuple(n / BINS for n in range(BINS + 1)), counts=tuple(int(n) for n in bins)),
         p_original_source=MANIFEST if told.get("p_original_bins") else counted.source,
-        entropy=tally.entropy(QUANTILES),
+        entropy=tally.entropy(QUANTILES) if tally.stats.smoothed else {},
         entropy_histogram=tally.entropy_histogram(),
         length=tally.length(QUANTILES),
         length_histogram=tally.length_histogram(),
         words=tally.words(),
         words_at_least=tally.at_least,
-        labels=tuple(sorted(labels.items(), key=lambda item: -item[1])),
+        labels=tuple(_named(labels, manifest.corpus["label_names"])),
         provenance=provenance(manifest),
     )
 
@@ -246,11 +254,11 @@ def _share(told: dict[str, Any], tally: Tally) -> float:
 def _quantile(bins: Sequence[int], q: float) -> float:
     """The q-quantile of numbers from 0 to 1, to within a bin."""
     total = np.cumsum(bins)
-    return float((np.searchsorted(total, q * total[-1]) + 0.5) / len(bins)) if total[-1] else 0.0
+    return float((np.searchsorted(total, q * total[-1]) + 0.5) / len(bins))
 
 
-def _labels(block: TokenBlock, manifest: Manifest) -> dict[str, int]:
-    """How often each class occurs; for values and answers, how many rows have one."""
+def _labels(block: TokenBlock) -> dict[str | int, int]:
+    """How often each class occurs, by its number; for values and answers, how many rows have one."""
     if block.spans is not None:
         has = int((block.spans > 0).any(1).sum())
         return {"with an answer": has, "without": len(block) - has}
@@ -258,8 +266,18 @@ def _labels(block: TokenBlock, manifest: Manifest) -> dict[str, int]:
         return {}
     if block.label.dtype.kind == "f":
         has = int(np.isfinite(block.label).sum())
-        return {"with a value": has, "unlabelled": len(block) - has}
-    values, rows, counts = np.unique(block.label, return_index=True, return_counts=True)
-    names = manifest.corpus["label_names"]
-    told = ((label_of(block, names, int(row)) if value >= 0 else "unlabelled") for value, row in zip(values, rows, strict=True))
-    return {str(name): int(count) for name, count in zip(told, counts, strict=True)}
+        return {"with a value": has, UNLABELLED: len(block) - has}
+    values, counts = np.unique(np.maximum(block.label, -1), return_counts=True)
+    return {value if value >= 0 else UNLABELLED: count for value, count in zip(values.tolist(), counts.tolist(), strict=True)}
+
+
+def _named(labels: dict[str | int, int], names: list[str] | None) -> list[tuple[str, int]]:
+    """Classes by name, the most frequent first; those that are called the same are told apart by their numbers."""
+    found: dict[str | int, str] = {label: label for label in labels if isinstance(label, str)}
+    numbers = sorted(label for label in labels if isinstance(label, int))
+    for number in numbers:
+        name = class_name(number, names)
+        while name in found.values():
+            name = f"{name} (class {number})"
+        found[number] = name
+    return sorted(((found[label], count) for label, count in labels.items()), key=lambda item: -item[1])

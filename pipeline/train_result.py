@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from textsmooth.pipeline.amounts import counted
 from textsmooth.schemas.errors import ConflictError, DatasetError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.schemas.train import TrainOptions, as_recorded
@@ -36,13 +37,15 @@ class TrainResult:
     unlabelled_rows: int  # left out
     tokens: int  # through the student while training, padding not counted
     train_s: float  # of updates and their batches, evaluation and saving not counted
+    corpus_rows: int | None = None  # of which these rows are windows, where long rows were cut into windows
     before: bool = field(default=False, compare=False)  # it was finished when it was asked for: nothing was done
 
     @classmethod
     def from_json(cls, value: dict[str, Any], out: Path, *, before: bool = False) -> Self:
         """Of the content of train.json."""
-        names = {f.name for f in fields(cls)} - {"out", "train_s", "before"}
-        return cls(out=out, train_s=value["seconds"]["train"], before=before, **{name: value[name] for name in names})
+        names = {f.name for f in fields(cls)} - {"out", "train_s", "corpus_rows", "before"}
+        known = {name: value[name] for name in names}
+        return cls(out=out, train_s=value["seconds"]["train"], corpus_rows=value.get("corpus_rows"), before=before, **known)
 
     @property
     def tokens_per_s(self) -> float:
@@ -50,8 +53,11 @@ class TrainResult:
 
     def summary(self) -> str:
         """A few lines for people: the score, the speed, where it is, what to do next."""
-        left_out = f", {self.unlabelled_rows:,} unlabelled rows left out" if self.unlabelled_rows else ""
-        score = "not evaluated: the dataset has no labelled validation split; choose one with --eval-split"
+        what = "row" if self.corpus_rows is None else "window"
+        of = "" if self.corpus_rows is None else f" of {counted(self.corpus_rows, 'row')}"
+        left_out = f", {counted(self.unlabelled_rows, f'unlabelled {what}')} left out" if self.unlabelled_rows else ""
+        needed = "labelled validation split" if self.kind in ("class", "value") else "validation split"
+        score = f"not evaluated: the dataset has no {needed}; choose one with --eval-split"
         if self.metrics:
             first = {self.metric: self.metrics[self.metric], **self.metrics} if self.metric in self.metrics else self.metrics
             shown = "  ".join(f"{k} {'undefined' if v is None else f'{v:.4f}'}" for k, v in first.items())
@@ -62,7 +68,7 @@ class TrainResult:
             [
                 *([f"nothing to do: {self.out} was trained just so"] if self.before else []),
                 f"score    {score}",
-                f"trained  {self.steps:,} updates, {self.inputs} input, from {self.rows:,} rows{left_out}",
+                f"trained  {counted(self.steps, 'update')}, {self.inputs} input, from {counted(self.rows, what)}{of}{left_out}",
                 f"speed    {self.tokens_per_s:,.0f} tokens/s, {self.train_s:.1f} s",
                 f"saved    {self.out}  (details in {RECORD})",
                 f'next     transformers.pipeline("{_PIPELINES[self.kind]}", model="{self.out}")',

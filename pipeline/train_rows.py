@@ -6,14 +6,14 @@ Legend: R rows of a split.
 import numpy as np
 from numpy.typing import NDArray
 
+from textsmooth.pipeline.amounts import counted, size
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import Manifest
+from textsmooth.schemas.tasks import MOST_CLASSES
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.evaluate import labelled
 from textsmooth.stages.masking import MASKED
 from textsmooth.stages.stream import SmoothedDataset
-
-MOST_CLASSES = 10_000
 
 
 def label_kind_of(options: TrainOptions, manifest: Manifest) -> str:
@@ -73,8 +73,8 @@ def read_first(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> st
     why = "which labels there are"
     if not labels:
         why = f"how many batches of {options.batch_tokens:,} tokens there are; with --max-steps that is not needed"
-    size = sum(shard.bytes for shard in shards) / 1e6
-    return f"fetching {len(shards):,} shards ({size:,.1f} MB) first, unless they are in the cache, to know {why}"
+    room = size(sum(shard.bytes for shard in shards))
+    return f"fetching {counted(len(shards), 'shard')} ({room}) first, unless they are in the cache, to know {why}"
 
 
 def trained_rows(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> tuple[NDArray[np.bool_] | None, int]:
@@ -101,6 +101,21 @@ def trained_rows(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> 
     return (None if usable.all() else usable), limit
 
 
+def corpus_rows(dataset: SmoothedDataset, used: NDArray[np.bool_] | None) -> int | None:
+    """Of how many rows of the corpus these windows are ([R]; None: all); None where rows were not cut into windows."""
+    if all(shard.windows is None for shard in dataset.shards):
+        return None
+    if used is None:
+        return sum(shard.rows - shard.skipped for shard in dataset.shards)
+    numbers, seen = [], 0
+    for batch in dataset.record_batches():
+        numbers.append(batch.column("row").to_numpy())
+        seen += len(batch)
+        if not used[seen:].any():
+            break
+    return len(np.unique(np.concatenate(numbers)[used[:seen]]))
+
+
 def evaluated_split(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> tuple[SmoothedDataset, NDArray[np.int64]] | None:
     """The split asked for, or the first validation split that can be scored, with its rows; None if there is none."""
     asked = options.eval_split is not None
@@ -113,9 +128,11 @@ def evaluated_split(options: TrainOptions, dataset: SmoothedDataset, kind: str) 
         if len(rows):
             return split, rows.astype(np.int64)
     if asked:
-        raise DatasetError(f"no row of split {options.eval_split!r} in {options.dataset} has a label; choose another split or dataset")
+        lacks = f"no row of split {options.eval_split!r} in {options.dataset} {'has a label' if _has_labels(kind) else 'is there'}"
+        raise DatasetError(f"{lacks}; choose another split or dataset")
     if options.patience is not None:
-        raise UsageError("--patience needs a split to evaluate on, and this dataset has no labelled validation split; give --eval-split")
+        needed = f"{'labelled ' if _has_labels(kind) else ''}validation split"
+        raise UsageError(f"--patience needs a split to evaluate on, and this dataset has no {needed}; give --eval-split")
     return None
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
+from textsmooth.pipeline.amounts import counted
 from textsmooth.pipeline.train_log import LOG, TrainLog
 from textsmooth.pipeline.train_places import out_folder, student_folder
 from textsmooth.pipeline.train_progress import TrainProgress
 from textsmooth.pipeline.train_result import RECORD, TrainResult, finished_before, record, versions
+from textsmooth.pipeline.train_rows import corpus_rows
 from textsmooth.pipeline.train_setup import TRAIN_SPLIT, Setup, prepare
 from textsmooth.pipeline.train_stop import Stop
 from textsmooth.schemas.errors import ConflictError, TextsmoothError, UsageError
@@ -204,6 +206,7 @@ class _Run:
             saved_step=chosen["steps"],
             rows=setup.count,
             unlabelled_rows=setup.considered - setup.count,
+            corpus_rows=corpus_rows(setup.dataset, setup.rows),
             tokens=state.tokens,
             train_s=state.train_s,
         )
@@ -219,7 +222,7 @@ def _check_no_other_run(run: Path, options: TrainOptions) -> None:
     if not run.is_dir() or options.resume or options.overwrite:
         return
     there = checkpoint.checkpoints(run)
-    how_far = f"after {checkpoint.read_state(there[-1]).update:,} updates" if there else "before its first checkpoint"
+    how_far = f"after {counted(checkpoint.read_state(there[-1]).update, 'update')}" if there else "before its first checkpoint"
     raise ConflictError(f"{run} has a run that stopped {how_far}: go on with --resume, or begin again with --overwrite")
 
 

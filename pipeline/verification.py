@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from textsmooth.pipeline.amounts import counted, size
 from textsmooth.pipeline.check_records import SENSELESS, Records, check_records, read_checked, unreadable
 from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.repair import From, Repaired, can_make, make_again
@@ -34,7 +35,8 @@ class Verified:
     notes: tuple[str, ...] = ()  # worth a look, no damage
     checksums: bool = False  # only bytes were compared: nothing is known of rows, tokens, entries
     shards: int = 0  # that were looked at row by row; so are the counts that follow
-    rows: int = 0
+    rows: int = 0  # of the corpus
+    windows: int | None = None  # rows of the shards, where long rows were cut
     tokens: int = 0
     entries: int = 0
     files: int = 0  # that were read beside the shards, manifest.json among them
@@ -65,7 +67,7 @@ class Verified:
             "digest": self.digest,
             "findings": [finding.to_json() for finding in self.findings],
             "notes": list(self.notes),
-            **{name: getattr(self, name) for name in ("checksums", "shards", "rows", "tokens", "entries", "files", "bytes")},
+            **{name: getattr(self, name) for name in ("checksums", "shards", "rows", "windows", "tokens", "entries", "files", "bytes")},
             "unchecked": {name: getattr(self, f"unchecked_{name}") for name in ("shards", "rows", "files")},
             "seconds": round(self.seconds, 4),
             "mended": list(self.mended),
@@ -80,7 +82,7 @@ class Verified:
             lines.append(f"and {len(self.findings) - SHOWN:,} more (--json lists them all)")
         lines += [f"mended: {path}" for path in self.mended]
         lines += [f"not mended: {why}" for why in self.refused]
-        told = f"{_count(len(self.findings), 'finding')} in {_count(len(self.damaged), 'file')}" if self.findings else "nothing wrong"
+        told = f"{counted(len(self.findings), 'finding')} in {counted(len(self.damaged), 'file')}" if self.findings else "nothing wrong"
         lines.append(f"{self.dataset}{f' (dataset {self.digest[:12]})' if self.digest else ''}: {told}")
         lines += map("  {}".format, self._checked())
         if self.teacher is not None:
@@ -93,14 +95,16 @@ class Verified:
         """What was looked at, and what was not."""
         if self.digest is None:
             return
-        what = f"with {_count(self.rows, 'row')}, {self.tokens:,} tokens, {self.entries:,} entries"
+        each = int(self.bytes / max(self.seconds, 1e-9))
+        speed = size(each) if each < 1e7 else f"{each / 1e6:,.0f} MB"
+        windows = "" if self.windows is None else f", {counted(self.windows, 'window')}"
+        what = f"with {counted(self.rows, 'row')}{windows}, {self.tokens:,} tokens, {self.entries:,} entries"
         yield (
-            f"{_count(self.shards, 'shard')} {'by their bytes, not what is in them' if self.checksums else what}; "
-            f"{_count(self.files, 'other file')}; {self.bytes / 1e6:,.1f} MB in {self.seconds:.2f} s, "
-            f"{self.bytes / 1e6 / max(self.seconds, 1e-9):,.0f} MB/s"
+            f"{counted(self.shards, 'shard')} {'by their bytes, not what is in them' if self.checksums else what}; "
+            f"{counted(self.files, 'other file')}; {size(self.bytes)} in {self.seconds:.2f} s, {speed}/s"
         )
-        left = [f"{_count(self.unchecked_shards, 'shard')} with {_count(self.unchecked_rows, 'row')}"] if self.unchecked_shards else []
-        left += [_count(self.unchecked_files, "other file")] if self.unchecked_files else []
+        left = [f"{counted(self.unchecked_shards, 'shard')} with {counted(self.unchecked_rows, 'row')}"] if self.unchecked_shards else []
+        left += [counted(self.unchecked_files, "other file")] if self.unchecked_files else []
         if left:
             yield f"not checked: {', '.join(left)}, missing or not to be read"
 
@@ -125,10 +129,6 @@ class Verified:
                 return "none of these can be made again: fetch them again"
             return "nothing that --repair mends: the dataset contradicts itself or its teacher; fetch it again from who made it"
         return f"textsmooth verify {self.dataset} --repair makes damaged files again from corpus and teacher; or fetch them again"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def verify(
@@ -210,7 +210,9 @@ class _Found:
         return list(dict.fromkeys(finding.path for finding in self.findings if finding.altered))
 
     def verified(self) -> Verified:
-        whole = [looked for looked in self.looked.values() if looked.whole]
+        whole = {path: looked for path, looked in self.looked.items() if looked.whole}
+        seen = {} if self.checksums else {path: self.shards[path] for path in whole}
+        cut = any(shard.windows is not None for shard in seen.values())
         left = [shard for path, shard in self.shards.items() if path not in self.looked or not self.looked[path].whole]
         return Verified(
             dataset=str(self.folder),
@@ -219,13 +221,14 @@ class _Found:
             notes=tuple(self.notes),
             checksums=self.checksums,
             shards=len(whole),
-            rows=sum(looked.rows for looked in whole),
-            tokens=sum(looked.tokens for looked in whole),
-            entries=sum(looked.entries for looked in whole),
+            rows=sum(shard.rows - shard.skipped if cut else whole[path].rows for path, shard in seen.items()),
+            windows=sum(looked.rows for looked in whole.values()) if cut else None,
+            tokens=sum(looked.tokens for looked in whole.values()),
+            entries=sum(looked.entries for looked in whole.values()),
             files=self.records.files + 1,
             bytes=self.bytes + self.records.bytes + sum(looked.bytes for looked in self.looked.values()),
             unchecked_shards=len(left),
-            unchecked_rows=sum(shard.samples for shard in left),
+            unchecked_rows=sum(shard.rows - shard.skipped for shard in left),
             unchecked_files=self.records.unread,
             seconds=self.seconds,
             mended=tuple(self.done.mended),

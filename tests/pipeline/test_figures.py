@@ -1,6 +1,9 @@
 """`textsmooth stats` and the figures: against a plain count over every row, from the manifest where it has them, sampled by a seed."""
 
+import io
 import json
+import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +14,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers_gen import Ran
+from helpers_gen import Ran, write_jsonl
 from helpers_report import HOSTILE, make_hostile
+from helpers_verify import Kinds
 from rich.cells import cell_len
 
 from textsmooth.pipeline import cli, tally
 from textsmooth.pipeline import stats as gathered
 from textsmooth.pipeline.cli_stats import stats as stats_command
+from textsmooth.pipeline.difference import diff
+from textsmooth.pipeline.inspect import read_row
+from textsmooth.pipeline.reporting import report
 from textsmooth.stages.folder import read_manifest
 
 
@@ -174,6 +181,38 @@ def test_stats_is_as_narrow_as_the_terminal(
     assert sentence in narrow and sum("█" in line for line in out.splitlines()) > 5
 
 
+def test_bars_are_signs_that_the_output_can_encode(smoothed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert cli.run(stats_command, "textsmooth stats", [str(smoothed)]) == 0
+    sys.stdout.flush()
+    text, bars = raw.getvalue().decode("ascii"), gathered.figures(smoothed).summary().count("█")
+    assert "\\u2588" not in text and text.count("#") == bars > 30 and max(map(len, text.splitlines())) <= 100
+
+
+def test_what_is_counted_of_windows_is_not_said_of_rows(kinds: Kinds, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = kinds["windows"][0]
+    windows = sum(shard.windows or 0 for shard in read_manifest(folder).shards)
+    page = report(folder, out=tmp_path / "page.html").path.read_text()
+    for told in (f"Counted over all {windows} windows", "Length of windows", f"<dt>windows</dt><dd>{windows}<", "<dt>rows</dt><dd>30<"):
+        assert told in page
+    monkeypatch.setattr(gathered, "SAMPLE_TOKENS", 10)
+    found = gathered.figures(folder)
+    out = " ".join(found.summary().split())
+    assert f"sample: {found.counted.rows} windows (" in out and "--all counts every window." in out
+    assert "tokens per window" in out and "labels of windows" in out and found.counted.rows < windows
+
+
+def test_sizes_are_in_units_that_say_something(smoothed: Path, tmp_path: Path) -> None:
+    found = gathered.figures(smoothed)
+    small = replace(found, bytes=1234, splits=tuple(replace(part, bytes=617) for part in found.splits)).summary()
+    assert "0.6 kB\n" in small and "1.2 kB\n" in small and "MB" not in small
+    assert "12.3 MB\n" in replace(found, bytes=12_345_678).summary()
+    made = report(smoothed, sentences=1, out=tmp_path / "page.html")
+    assert re.fullmatch(r"Wrote .* \(\d+\.\d kB, 1 sentence\): open it in a browser", made.summary())
+    assert "1 sentence<" in made.path.read_text()
+
+
 def test_a_table_too_wide_for_the_terminal_is_told_line_by_line(smoothed: Path) -> None:
     found = gathered.figures(smoothed)
     many = replace(found, splits=tuple(replace(part, split="a" * 30, tokens=10**12) for part in found.splits))
@@ -209,9 +248,53 @@ def test_labels_of_other_kinds(kind: str | None, kit: ModuleType, tmp_path: Path
     assert found.labels == ((("with a value", 360), ("unlabelled", 0)) if kind else ())
 
 
+LARGE = (1234567, 1234568, 1234569, 2**53, 2**53 + 1)
+
+
+def test_large_whole_numbers_are_told_as_they_are(gen: Callable[..., Ran], tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"text": "a dog", "label": label} for label in LARGE])
+    assert gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 2).code == 0
+    for row, label in enumerate(LARGE):
+        assert read_row(tmp_path / "out", row).label == str(label)
+    assert dict(gathered.figures(tmp_path / "out").labels) == {str(label): 1 for label in LARGE}
+
+
+def test_classes_that_look_the_same_are_told_apart(kit: ModuleType, tmp_path: Path) -> None:
+    names = ("", "a\x1b", "a\\x1b", "unlabelled")
+    block = kit.random_rows(1, 7).block
+    kit.write_dataset(tmp_path / "d", {"train": [replace(block, label=np.array([0, 0, 1, 1, 2, 3, -1]))]}, label_names=names)
+    assert gathered.figures(tmp_path / "d").to_json()["labels"] == {
+        "''": 2,
+        "a\\x1b": 2,
+        "a\\x1b (class 2)": 1,
+        "unlabelled (class 3)": 1,
+        "unlabelled": 1,
+    }
+    assert read_row(tmp_path / "d", 0).label == "''"
+
+
 def test_a_dataset_without_words_has_figures(bare_dataset: Path) -> None:
     found = gathered.figures(bare_dataset)
     assert found.words == () and found.rows == 2 and found.summary()
+
+
+def test_where_no_token_is_smoothed_there_are_no_figures_of_them(
+    bare_dataset: Path, smoothed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = stats(capsys, bare_dataset)
+    assert "no token is smoothed" in printed.out and "mean 0.00" not in printed.out and "< 0.01" not in printed.out
+    told = json.loads(stats(capsys, bare_dataset, "--json").out)
+    assert told["p_original"] is told["captured_mass"] is told["entropy"] is None and told["length"]["max"] == 2
+    page = report(bare_dataset, out=tmp_path / "page.html").path.read_text()
+    assert "No token is smoothed" in page and "Most, 0.0%" not in page and "mean p(original)" not in page
+    found = diff(smoothed, bare_dataset, rows=0)
+    assert "no token of B is smoothed" in found.summary() and "no token of A" not in found.summary()
+    assert {c.b for c in found.numbers if c.what.startswith(("captured mass", "p(original)", "entries per"))} == {None}
+
+
+def test_a_sample_without_smoothed_tokens_says_so(smoothed: Path) -> None:
+    found = replace(gathered.figures(smoothed), entropy={})
+    assert "no token that was counted is smoothed" in found.summary() and "p(original): the probability" in found.summary()
 
 
 @pytest.fixture

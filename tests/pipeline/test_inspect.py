@@ -21,10 +21,11 @@ from rich.console import Console
 from textsmooth.pipeline import cli, generation
 from textsmooth.pipeline.cli_inspect import inspect as inspect_command
 from textsmooth.pipeline.cli_inspect import show
-from textsmooth.pipeline.inspect import SmoothedRow, SmoothedRows, _places, read_row
+from textsmooth.pipeline.inspect import SmoothedRow, SmoothedRows, _number, _places, read_row
 from textsmooth.pipeline.reporting import report
+from textsmooth.pipeline.retrieve import pull
 from textsmooth.pipeline.token_names import TokenNames, fold, word_pattern
-from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages import temper
 
 
@@ -58,6 +59,55 @@ def test_rows_and_windows_are_found_by_their_numbers(gen: Callable[..., Ran], tm
         f"textsmooth inspect: no window {counts[row]} of row {row} in split train: its windows are 0 to {counts[row] - 1}\n"
     )
     assert "no row 9 in split train: it has rows 0 to 8" in inspect(capsys, out, "--row", 9).err
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_rows_of_a_part_keep_their_numbers(
+    windows: bool, gen: Callable[..., Ran], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shards 1, 2 and 4 of five have rows 4 to 11 and 16 to 18."""
+    corpus, whole, part = write_jsonl(tmp_path / "c.jsonl", rows(19, longest=60)), tmp_path / "whole", tmp_path / "part"
+    long = ("--long", "window") if windows else ()
+    assert gen("--corpus", corpus, "--out", whole, "--topk", 2, "--rows-per-shard", 4, *long).code == 0
+    pull(whole, part, shards="1-2,4")
+    opened = SmoothedRows(part)
+    for number in range(19):
+        if number in (*range(4, 12), *range(16, 19)):
+            assert opened.row(number) == read_row(whole, number)
+            continue
+        with pytest.raises(UsageError) as error:
+            opened.row(number)
+        has = "which has rows 4-11, 16-18 of split train"
+        assert str(error.value) == f"row {number} is not in this part of the dataset, {has}; textsmooth pull adds others"
+    for number in (-1, 19):
+        with pytest.raises(UsageError, match=f"row {number} is not in this part of the dataset"):
+            opened.row(number)
+    assert opened.sample(0) == opened.row(4)
+    assert inspect(capsys, part).out.startswith("train row 4, ")  # what pull tells to do next
+    (part / "plan.json").unlink()
+    assert (
+        inspect(capsys, part, "--row", 0).err
+        == "textsmooth inspect: row 0 is not in this part of the dataset; textsmooth pull adds others\n"
+    )
+
+
+def test_a_row_that_cannot_be_there_is_refused_before_a_shard_is_read(smoothed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = SmoothedRows(smoothed)
+    monkeypatch.delattr(opened.dataset, "folder")
+    with pytest.raises(UsageError, match=r"^no row 300 in split train: it has rows 0 to 299$"):
+        opened.row(300)
+
+
+def test_a_whole_split_of_a_dataset_has_all_its_rows(gen: Callable[..., Ran], tmp_path: Path) -> None:
+    corpus, whole, part = tmp_path / "c", tmp_path / "whole", tmp_path / "part"
+    corpus.mkdir()
+    for split in ("train", "test"):
+        write_jsonl(corpus / f"{split}.jsonl", rows(5))
+    assert gen("--corpus", corpus, "--out", whole, "--topk", 2, "--rows-per-shard", 3).code == 0
+    pull(whole, part, splits="test")
+    assert read_row(part, 4) == read_row(whole, 4, "test")
+    with pytest.raises(UsageError, match=r"^no row 5 in split test: it has rows 0 to 4$"):
+        read_row(part, 5)
 
 
 def test_rows_that_were_not_cut_have_no_windows(
@@ -210,6 +260,14 @@ def test_a_row_without_a_label_says_so(kit: ModuleType, tmp_path: Path, capsys: 
     report(tmp_path / "d", out=tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "train row 3 · no label" in page and "· -1" not in page
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(2.5, "2.5"), (3.0, "3"), (0.1234567, "0.1234567"), (1234567.5, "1234567.5"), (float(np.float32(2.6)), "2.6"), (1e300, "1e+300")],
+)
+def test_values_are_short_and_do_not_become_others(value: float, told: str) -> None:
+    assert _number(value) == told
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{}")])

@@ -19,6 +19,7 @@ from helpers_gen import VOCAB, Ran, files_of, make_model, make_tokenizer, rows, 
 from textsmooth.pipeline.bad_rows import tell_apart
 from textsmooth.pipeline.generation import generate
 from textsmooth.pipeline.inspect import read_row
+from textsmooth.pipeline.retrieve import pull
 from textsmooth.pipeline.unit import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import UsageError
@@ -402,3 +403,15 @@ def test_the_search_is_given_up_where_nothing_gets_through() -> None:
 
     found = tell_apart(np.arange(1000), fails, most=None, works=lambda: False)
     assert not found.works and found.unknown == 992 and len(found.bad) == 8 and runs == 1008
+
+
+def test_of_a_part_a_row_left_out_is_told_from_one_that_was_not_pulled(run: Callable[..., Ran], tmp_path: Path) -> None:
+    corpus, whole, part = write_jsonl(tmp_path / "c.jsonl", lines()), tmp_path / "whole", tmp_path / "part"
+    assert run("--corpus", corpus, "--out", whole, "--skip-bad-rows").code == 0
+    pull(whole, part, shards="1,4")  # rows 5-9 and 20-24
+    assert read_row(part, 22) == read_row(whole, 22)
+    for row in BAD:
+        with pytest.raises(UsageError, match=f"^row {row} of split train was left out of the dataset: quarantine.jsonl says why$"):
+            read_row(part, row)
+    with pytest.raises(UsageError, match=r"^row 10 is not in this part of the dataset, which has rows 5-9, 20-24 of split train;"):
+        read_row(part, 10)

@@ -278,7 +278,7 @@ def test_the_command_writes_a_page(
     monkeypatch.chdir(tmp_path)
     ran = run(capsys, smoothed, "--sentences", 3)
     size = (tmp_path / "report.html").stat().st_size
-    assert (ran.code, ran.out) == (0, f"Wrote report.html ({size / 1e6:.2f} MB, 3 sentences): open it in a browser\n")
+    assert (ran.code, ran.out) == (0, f"Wrote report.html ({size / 1e3:.1f} kB, 3 sentences): open it in a browser\n")
     none = run(capsys, tmp_path / "none")
     assert (none.code, none.out) == (2, "") and len(none.err.splitlines()) == 1
 

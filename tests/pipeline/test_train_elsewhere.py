@@ -104,8 +104,8 @@ def test_what_is_fetched_before_the_first_update_is_said(
     kit: ModuleType, student: Path, bucket: str, s3: S3, textsmooth: Callable[..., Ran], words: tuple[object, ...], why: str | None
 ) -> None:
     local = kit.small_dataset(Path("local"), statistics={"unlabelled_rows": 0})
-    size = sum(path.stat().st_size for path in (local / "train").iterdir()) / 1e6
-    expected = [] if why is None else [f"fetching 2 shards ({size:.1f} MB) first, unless they are in the cache, to know {why}"]
+    size = sum(path.stat().st_size for path in (local / "train").iterdir()) / 1e3
+    expected = [] if why is None else [f"fetching 2 shards ({size:.1f} kB) first, unless they are in the cache, to know {why}"]
     for place, said in ((s3.upload(local, f"{bucket}/dataset"), expected), (local, [])):
         ran = textsmooth("train", place, "--student", student, "--threads", 1, "--out", "out", "--overwrite", *words)
         assert ran.code == 0, ran.err

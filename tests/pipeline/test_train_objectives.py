@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers_gen import Ran, write_jsonl
+from helpers_verify import Kinds
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering
 
+from textsmooth.pipeline.train_result import TrainResult
+from textsmooth.pipeline.train_rows import corpus_rows
 from textsmooth.pipeline.training import train
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages.stream import SmoothedDataset
 from textsmooth.stages.student import make_student
 
 
@@ -63,6 +67,34 @@ def test_masked_tokens_are_distilled(kit: ModuleType, options: Callable[..., Tra
     assert 'pipeline("fill-mask"' in made.summary()
     saved = AutoModelForMaskedLM.from_pretrained(made.out)
     assert saved.get_output_embeddings().weight.data_ptr() == saved.get_input_embeddings().weight.data_ptr()
+
+
+def test_masked_tokens_need_no_labels(kit: ModuleType, options: Callable[..., TrainOptions], tmp_path: Path) -> None:
+    folder = kit.write_dataset(tmp_path / "d", {"train": [kit.random_rows(1, 8).block]}, context="masked:3")
+    made = train(options(folder, objective="mlm", max_steps=1))
+    assert "score    not evaluated: the dataset has no validation split; choose one with --eval-split" in made.summary()
+    with pytest.raises(UsageError, match=r"this dataset has no validation split; give --eval-split$"):
+        train(options(folder, objective="mlm", max_steps=1, patience=1, eval_every=1, overwrite=True))
+    task = dataclasses.replace(made, kind="class", steps=1, rows=1, unlabelled_rows=1)
+    assert "the dataset has no labelled validation split" in task.summary()
+    assert "trained  1 update, masked input, from 1 row, 1 unlabelled row left out" in task.summary()
+
+
+def test_windows_are_told_from_rows(kinds: Kinds) -> None:
+    dataset = SmoothedDataset(kinds["windows"][0], "train")
+    row = np.concatenate([batch.column("row").to_numpy() for batch in dataset.record_batches()])
+    assert corpus_rows(dataset, None) == 30 < len(dataset)
+    used = np.arange(len(dataset)) % 5 != 2
+    used[len(dataset) // 2 :] = False
+    assert corpus_rows(dataset, used) == len(set(row[used].tolist())) < used.sum()
+    assert corpus_rows(SmoothedDataset(kinds["single"][0], "train"), None) is None
+    counts = {"out": Path("out"), "inputs": "plain", "objective": "task", "kind": "class", "metric": "accuracy", "metrics": {}}
+    made = TrainResult(**counts, eval_split=None, steps=2, saved_step=2, rows=22, corpus_rows=17, unlabelled_rows=0, tokens=9, train_s=1.0)
+    assert "trained  2 updates, plain input, from 22 windows of 17 rows\n" in made.summary()
+    then = dataclasses.asdict(made) | {"seconds": {"train": 1.0}}
+    assert TrainResult.from_json(then, made.out) == made
+    del then["corpus_rows"]  # of a version that did not write it
+    assert TrainResult.from_json(then, made.out) == dataclasses.replace(made, corpus_rows=None)
 
 
 def test_a_masked_run_in_parts_is_that_run(kit: ModuleType, options: Callable[..., TrainOptions], tmp_path: Path) -> None:

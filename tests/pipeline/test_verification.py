@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,27 @@ def test_what_was_made_is_whole_and_what_the_teacher_says(name: str, kinds: Kind
     assert found.teacher is not None and found.teacher.rows == 12 and found.teacher.tokens > 12
     assert found.teacher.ids_differ == 0 and found.teacher.kl_max < 1e-6 and found.teacher.variation_max < 1e-3
     assert found.notes == ()
+
+
+def test_rows_are_those_of_the_corpus_and_windows_those_of_the_shards(kinds: Kinds, tmp_path: Path) -> None:
+    folder = kinds["windows"][0]
+    shards = read_manifest(folder).shards
+    found, windows = verify(folder), sum(shard.windows or 0 for shard in shards)
+    assert (found.rows, found.windows) == (30, windows) and windows > 30
+    assert f"with 30 rows, {windows} windows, " in found.summary() and found.to_json()["windows"] == windows
+    assert verify(folder, checksums=True).windows is None and verify(kinds["single"][0]).to_json()["windows"] is None
+    shutil.copytree(folder, tmp_path / "cut")
+    (tmp_path / "cut" / shards[0].path).unlink()
+    left = verify(tmp_path / "cut")
+    assert (left.rows, left.unchecked_rows) == (23, 7)
+    assert f"with 23 rows, {windows - (shards[0].windows or 0)} windows, " in left.summary()
+
+
+def test_little_is_told_in_kb(kinds: Kinds) -> None:
+    found = verify(kinds["single"][0])
+    told = replace(found, bytes=52_300, seconds=0.25).summary()
+    assert "; 52.3 kB in 0.25 s, 209.2 kB/s" in told
+    assert "; 2,500.0 MB in 2.00 s, 1,250 MB/s" in replace(found, bytes=2_500_000_000, seconds=2.0).summary()
 
 
 def test_a_flipped_bit_anywhere_is_found(dataset: Path) -> None:
