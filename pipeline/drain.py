@@ -32,7 +32,7 @@ def listening() -> Iterator[None]:
     try:
         yield
     finally:
-        _listening = False
+        _listening = _asked = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -202,3 +202,14 @@ def test_one_that_was_swallowed_is_heard_before_units_run() -> None:
             time.sleep(1)
         with pytest.raises(drain.Terminated), drain.draining(lambda: None):
             pytest.fail("units were begun")
+
+
+def test_one_of_a_command_that_has_ended_says_nothing_to_what_follows() -> None:
+    """A program may call `textsmooth` and then generate: the next one begins with nothing asked of it."""
+    with drain.listening(), pytest.raises(drain.Terminated), drain.draining(lambda: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert not drain.asked()
+    with drain.draining(lambda: None):
+        pass
