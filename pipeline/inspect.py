@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textsmooth.pipeline.row_numbers import is_part, shard_spans, stretches
 from textsmooth.pipeline.token_names import SPACE, TokenNames, fold, open_tokenizer, readable, word_pattern
-from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.schemas.manifest import PLAN, QUARANTINE
-from textsmooth.schemas.plan import Plan
+from textsmooth.schemas.errors import UsageError
+from textsmooth.schemas.manifest import QUARANTINE
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.text import printable
 from textsmooth.stages.codec import TokenBlock, decode
 from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.folder import open_folder, read_json, read_manifest
+from textsmooth.stages.folder import open_folder, read_manifest
 from textsmooth.stages.soften import cut
 from textsmooth.stages.stream import SmoothedDataset
 from textsmooth.stages.temper import log_partition, temperature_note
@@ -137,39 +137,17 @@ class SmoothedRows:
     def _absent(self, row: int) -> str:
         """Why a row is not there."""
         name = self.dataset.name
-        spans = self._spans()
-        if spans is None:
-            spans = [(0, self._rows)]
-            missing = f"no row {row} in split {name}: it has rows 0 to {self._rows - 1}"
-        else:
+        if is_part(self.dataset):
+            spans = stretches(shard_spans(self.dataset) or [])
             has = [f"{start}-{stop - 1}" if stop - start > 1 else f"{start}" for start, stop in spans]
             told = f", which has rows {', '.join(has[:SPANS])}{' …' if len(has) > SPANS else ''} of split {name}" if has else ""
             missing = f"row {row} is not in this part of the dataset{told}; textsmooth pull adds others"
+        else:
+            spans = [(0, self._rows)]
+            missing = f"no row {row} in split {name}: it has rows 0 to {self._rows - 1}"
         if any(start <= row < stop for start, stop in spans):
             return f"row {row} of split {name} was left out of the dataset: {QUARANTINE} says why"
         return missing
-
-    def _spans(self) -> list[tuple[int, int]] | None:
-        """First row and last + 1 of shards in a row, of a part of the split; empty if its plan does not tell. None: the split is whole."""
-        if self.manifest.partial_of is None:
-            return None
-        try:
-            plan = Plan.from_json(read_json(self.dataset.folder, PLAN))
-        except (FileNotFoundError, DatasetError):
-            return []
-        units = {unit.name: unit for unit in plan.units if unit.split == self.dataset.name}
-        if len(units) == len(self.dataset.shards):
-            return None
-        spans: list[tuple[int, int]] = []
-        for shard in self.dataset.shards:
-            unit = units.get(shard.path.rpartition(".")[0].partition("-")[0])
-            if unit is None:
-                return []
-            start = unit.row + shard.row_offset
-            if spans and spans[-1][1] == start:
-                start = spans.pop()[0]
-            spans.append((start, unit.row + shard.row_offset + shard.rows))
-        return spans
 
     def _read(self, number: int, window: int, windows: int) -> SmoothedRow:
         block = self.dataset.batch(np.array([number]))

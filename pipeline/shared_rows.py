@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from textsmooth.pipeline.row_numbers import places_of
 from textsmooth.stages.codec import TokenBlock
 from textsmooth.stages.divergence import divergence
 from textsmooth.stages.stream import SmoothedDataset
@@ -21,6 +22,7 @@ class SharedRows:
 
     sampled: int  # rows of A
     found: int  # of these in B
+    searched: bool  # B was read as a whole for them; else only their own numbers in it
     tokens: int  # smoothed in both
     in_one: int  # tokens smoothed in one, plain in the other
     kl: float  # mean over the tokens, nats, KL(A || B)
@@ -33,7 +35,8 @@ class SharedRows:
 
     def lines(self) -> Iterator[str]:
         """What a person reads."""
-        yield f"rows  {self.found:,} of {self.sampled:,} sampled rows of A are in B, too: {self.tokens:,} tokens smoothed in both"
+        where = "in B, too" if self.searched else "in B under their own numbers, too"
+        yield f"rows  {self.found:,} of {self.sampled:,} sampled rows of A are {where}: {self.tokens:,} tokens smoothed in both"
         if self.in_one:
             yield f"  {self.in_one:,} tokens are smoothed in one and plain in the other"
         if not self.tokens:
@@ -76,15 +79,16 @@ def _texts(block: TokenBlock) -> list[bytes]:
     return [ids[start:stop].tobytes() for start, stop in pairwise(offsets)]
 
 
-def _in_other(texts: list[bytes], at: NDArray[np.int64], other: SmoothedDataset) -> NDArray[np.int64]:
-    """[R] where the other dataset has rows with these tokens: at the same place, else anywhere; -1 where it has none."""
-    found = np.full(len(texts), -1, np.int64)
-    there = np.flatnonzero(at < len(other))
+def _in_other(block: TokenBlock, other: SmoothedDataset, *, search: bool) -> NDArray[np.int64]:
+    """[R] where the other dataset has rows with the tokens of these: under the same number, else anywhere; -1 where it has none."""
+    texts = _texts(block)
+    found = places_of(other, block.row, np.zeros(len(block), np.int64) if block.window is None else block.window)
+    there = np.flatnonzero(found >= 0)
     if len(there):
-        same = [text == texts[i] for i, text in zip(there.tolist(), _texts(other.batch(at[there])), strict=True)]
-        found[there[same]] = at[there[same]]
-    wanted = {texts[i]: i for i in np.flatnonzero(found < 0).tolist()}
-    if wanted and other.is_local and sum(shard.bytes for shard in other.shards) <= SEARCH_BYTES:
+        found[there[[text != texts[i] for i, text in zip(there.tolist(), _texts(other.batch(found[there])), strict=True)]]] = -1
+    missing = np.flatnonzero(found < 0)
+    wanted = {texts[i]: i for i in missing.tolist()}
+    if wanted and search:
         begin = 0
         for batch in other.record_batches():
             column = batch.column("input_ids")
@@ -95,7 +99,12 @@ def _in_other(texts: list[bytes], at: NDArray[np.int64], other: SmoothedDataset)
                 if i is not None and found[i] < 0:
                     found[i] = begin + row
             begin += batch.num_rows
+        found[missing] = [found[wanted[texts[i]]] for i in missing.tolist()]  # several may have the same tokens
     return found
+
+
+def _searchable(other: SmoothedDataset) -> bool:
+    return other.is_local and sum(shard.bytes for shard in other.shards) <= SEARCH_BYTES
 
 
 def shared_rows(pairs: list[tuple[SmoothedDataset, SmoothedDataset]], rows: int) -> SharedRows:
@@ -107,7 +116,7 @@ def shared_rows(pairs: list[tuple[SmoothedDataset, SmoothedDataset]], rows: int)
         if not len(at):
             continue
         sampled += len(at)
-        places = _in_other(_texts(one.batch(at)), at, other)
+        places = _in_other(one.batch(at), other, search=_searchable(other))
         if not (places >= 0).any():
             continue
         there += int((places >= 0).sum())
@@ -125,6 +134,7 @@ def shared_rows(pairs: list[tuple[SmoothedDataset, SmoothedDataset]], rows: int)
     return SharedRows(
         sampled=sampled,
         found=there,
+        searched=all(_searchable(other) for _, other in pairs),
         tokens=sum(map(len, kl)),
         in_one=in_one,
         kl=means[0],

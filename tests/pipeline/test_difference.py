@@ -144,6 +144,34 @@ def test_only_so_many_rows_of_so_many_shards_are_read(a: Path, b: Path, tmp_path
     assert aligned is not None and aligned.found == 0
 
 
+@pytest.mark.parametrize("more", [{}, {"max_length": 12, "stride": 2, "long": "window"}], ids=["rows", "windows"])
+def test_rows_of_a_part_are_found_by_their_numbers(
+    more: dict[str, Any], make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a store, where the other dataset is not read as a whole for them."""
+    monkeypatch.setattr(shared_rows, "SEARCH_BYTES", 0)
+    whole, other = make("a", ROWS[:20], **more), make("a", ROWS[:20], topk=6, **more)
+    pull(str(other), str(tmp_path / "part"), shards="1-2")
+    there = sum(shard.samples for shard in read_manifest(other).shards[1:])
+    for found in (diff(whole, tmp_path / "part", rows=1000).rows, diff(tmp_path / "part", whole).rows):
+        assert found is not None and found.found == there > 0 and found.kl < 1e-5
+        assert f"{there} of {found.sampled} sampled rows of A are in B under their own numbers, too" in "\n".join(found.lines())
+
+
+def test_rows_after_one_that_was_left_out_are_found_by_their_numbers(
+    a: Path, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_rows, "SEARCH_BYTES", 0)
+    lines: list[dict[str, Any]] = [*ROWS[:3], {**ROWS[3], "text": None}, *ROWS[4:20]]
+    found = diff(a, make("a", lines, skip_bad_rows=True)).rows
+    assert found is not None and (found.sampled, found.found) == (20, 19)
+
+
+def test_rows_of_the_same_tokens_are_all_found(make: Callable[..., Path]) -> None:
+    found = diff(make("a", [ROWS[0], ROWS[1], ROWS[0]]), make("b", [ROWS[1], ROWS[2], ROWS[3], ROWS[0]])).rows
+    assert found is not None and (found.sampled, found.found, found.kl) == (3, 3, 0)
+
+
 def test_tokens_plain_in_one_are_counted(a: Path, make: Callable[..., Path]) -> None:
     found = diff(a, make("a", ROWS[:20], specials="smoothed")).rows
     assert found is not None and found.in_one == 2 * 20
