@@ -95,8 +95,8 @@ def _matches(pattern: tuple[str, ...], path: tuple[str, ...], *, hidden: bool) -
 
 
 def slug(name: str) -> str:
-    """A name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")
+    """A name as part of a file name: letters of any script, digits, dots and underscores."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ def default_out(options: GenerateOptions) -> Path:
     elif corpus != "demo" and corpus not in TASKS:
         corpus = Path(corpus).expanduser().resolve().name
     teacher = teacher if teacher == "demo" else Path(teacher).expanduser().resolve().name
-    return Path("smoothed") / f"{slug(corpus)}-{slug(teacher)}-k{options.topk}"
+    return Path("smoothed") / f"{slug(corpus) or 'corpus'}-{slug(teacher) or 'teacher'}-k{options.topk}"
 
 
 def model_config(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from helpers_gen import Ran, files_of, rows, shards_of, tree, write_jsonl
 
+from textsmooth.pipeline.sources import default_out
+from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.stages import readers
 from textsmooth.stages.folder import read_manifest
@@ -397,3 +399,16 @@ def test_what_else_lies_in_the_folder_of_receipts_stays(reviews: Path, gen: Call
     for extra in ((), ("--overwrite",)):
         assert gen("--corpus", reviews, "--out", out, "--topk", 3, *extra).code == 0
         assert (out / "receipts/mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("corpus", "folder"),
+    [
+        ("отзывы.jsonl", "отзывы.jsonl-demo-k8"),
+        ("评论 1.jsonl", "评论-1.jsonl-demo-k8"),
+        ("two words?.txt", "two-words-.txt-demo-k8"),
+        ("**", "corpus-demo-k8"),
+    ],
+)
+def test_the_default_folder_is_named_after_the_corpus_in_any_script(corpus: str, folder: str) -> None:
+    assert default_out(GenerateOptions(corpus=corpus, teacher="demo", topk=8)) == Path("smoothed") / folder
