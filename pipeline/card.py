@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from textsmooth.pipeline.amounts import size
 from textsmooth.pipeline.card_head import head, hub_page, license_texts, licenses, line
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.manifest import QUARANTINE, Manifest
@@ -46,7 +47,7 @@ def card(manifest: Manifest) -> str:
         "vocabulary\n(soft ids), so that students can be distilled without the teacher. Made by textsmooth; the method is Text Smoothing "
         "([arXiv\n2005.03848](https://arxiv.org/abs/2005.03848), [2202.13840](https://arxiv.org/abs/2202.13840)).",
         *_warnings(manifest),
-        _table(("split", "rows", "tokens", "shards", "MB"), _splits(manifest), right=True),
+        _table(("split", "rows", "tokens", "shards", "size"), _splits(manifest), right=True),
         "## What was done",
         _table(("", ""), _facts(manifest)),
         *_sources(manifest),
@@ -94,8 +95,8 @@ def _warnings(manifest: Manifest) -> Iterator[str]:
 def _splits(manifest: Manifest) -> Iterator[tuple[str, ...]]:
     for split in manifest.splits:
         shards = manifest.split(split)
-        rows, tokens, size = (sum(counts) for counts in zip(*((s.rows - s.skipped, s.tokens, s.bytes) for s in shards), strict=True))
-        yield line(split), f"{rows:,}", f"{tokens:,}", f"{len(shards):,}", f"{size / 1e6:,.1f}"
+        rows, tokens, total = (sum(counts) for counts in zip(*((s.rows - s.skipped, s.tokens, s.bytes) for s in shards), strict=True))
+        yield line(split), f"{rows:,}", f"{tokens:,}", f"{len(shards):,}", size(total)
 
 
 def _named(identity: dict[str, Any], kind: str = "") -> str:
@@ -165,7 +166,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, ...]]:
         yield "unknown to the tokenizer", f"{numbers['unknown_tokens'] / max(numbers['tokens'], 1):.1%} of the tokens"
     if "skipped_rows" in numbers:
         yield "left out", f"{numbers['skipped_rows']:,} rows of the corpus that could not be smoothed: `{QUARANTINE}`"
-    yield "size", f"{numbers['bytes'] / 1e6:,.1f} MB, {numbers['bytes_per_token']:.0f} bytes per token"
+    yield "size", f"{size(numbers['bytes'])}, {numbers['bytes_per_token']:.0f} bytes per token"
     yield "made with", escaped(", ".join(f"{name} {version}" for name, version in manifest.versions.items()))
     yield "dataset digest", f"`{manifest.dataset}`"
     before = manifest.predecessor

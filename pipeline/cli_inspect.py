@@ -73,13 +73,9 @@ def inspect(
 
 
 def a_console() -> "Console":
-    """What prints text as it is: no markup, no guesses, nothing that the output cannot encode."""
-    import sys
-
+    """What prints text as it is: no markup, no guesses."""
     from rich.console import Console
 
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 

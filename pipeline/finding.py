@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from textsmooth.pipeline.amounts import counted
 from textsmooth.schemas.errors import TextsmoothError
 
 
@@ -48,8 +49,8 @@ def gigabytes(size: float) -> str:
 def summary(findings: Sequence[Finding]) -> str:
     """All of them in one line."""
     problems, notes = (sum(finding.state == state for finding in findings) for state in ("problem", "note"))
-    told = f"{problems} problem{'' if problems == 1 else 's'}" if problems else "all is well"
-    return f"{told}, {notes} note{'' if notes == 1 else 's'}" if problems or notes else told
+    told = counted(problems, "problem") if problems else "all is well"
+    return f"{told}, {counted(notes, 'note')}" if problems or notes else told
 
 
 def to_json(findings: Sequence[Finding]) -> dict[str, Any]:

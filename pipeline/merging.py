@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from textsmooth.pipeline.amounts import counted, size
 from textsmooth.pipeline.card import card
 from textsmooth.pipeline.check_records import unreadable
 from textsmooth.pipeline.commit import TokenizerFiles, commit, finished_units, tidy
@@ -71,7 +72,7 @@ class Merged:
             lines.append(f"  {split}: {sum(s.rows for s in manifest.split(split)):,} rows, {said}")
         copies = len(manifest.shards) - self.linked
         how = f"{self.linked:,} linked, {copies:,} copied" if self.linked and copies else "linked" if self.linked else "copied"
-        lines.append(f"  {len(manifest.shards):,} shards, {how}; {manifest.statistics['bytes'] / 1e6:,.1f} MB")
+        lines.append(f"  {counted(len(manifest.shards), 'shard')}, {how}; {size(manifest.statistics['bytes'])}")
         return "\n".join([*lines, *(f"  {line}" for line in self.told)])
 
 

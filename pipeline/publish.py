@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from textsmooth.pipeline.amounts import counted, size
 from textsmooth.pipeline.delivery import Parcel, check_apart, deliver, read_parcel
 from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import StorageError, UsageError
@@ -45,7 +46,7 @@ class Pushed:
         name = self.where.removeprefix("hf://datasets/")
         seen = "" if self.public is None else "  (public)" if self.public else "  (private)"
         there = f"; {self.kept_files:,} were there" if self.kept_files else ""
-        what = f"{_files(self.files)}, {self.bytes / 1e6:,.1f} MB sent{there}"
+        what = f"{counted(self.files, 'file')}, {size(self.bytes)} sent{there}"
         if self.already:
             what = "all files were there" if self.made_public else "nothing to do: it is there already"
         if self.made_public:
@@ -179,7 +180,3 @@ def _licences(manifest: Manifest) -> Iterator[tuple[str, str | None]]:
     for called, identity in (("teacher", manifest.teacher), ("task teacher", manifest.task_teacher)):
         if identity:
             yield (f"{called} {identity['name']}", identity.get("license"))
-
-
-def _files(count: int) -> str:
-    return f"{count:,} file{'' if count == 1 else 's'}"

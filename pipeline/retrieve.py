@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from textsmooth.pipeline.amounts import counted, size
 from textsmooth.pipeline.card import card
 from textsmooth.pipeline.delivery import Parcel, check_apart, deliver, grow, part_there, read_parcel
 from textsmooth.pipeline.part import chosen, either, part
@@ -39,14 +40,13 @@ class Pulled:
     def summary(self) -> str:
         """What there is to tell, in lines."""
         there = f"; {self.kept_files:,} were there" if self.kept_files else ""
-        fetched = f"{self.files:,} file{'' if self.files == 1 else 's'}, {self.bytes / 1e6:,.1f} MB fetched{there}"
+        fetched = f"{counted(self.files, 'file')}, {size(self.bytes)} fetched{there}"
         by_name = is_uri(self.out) and self.kept_files  # in a store
         compared = "shards that were there compared by name and size, all else by sha256" if by_name else "every sha256 compared"
         what = f"{'nothing to do: it is there already' if self.already else fetched}, {compared}"
         part_of = f", a part of {self.partial_of[:12]}" if self.partial_of else ""
         counts = ", ".join(
-            f"{name} {found['rows']:,} rows in {found['shards']:,} shard{'s' * (found['shards'] != 1)}"
-            for name, found in self.splits.items()
+            f"{name} {counted(found['rows'], 'row')} in {counted(found['shards'], 'shard')}" for name, found in self.splits.items()
         )
         lines = (
             f"pulled   {self.out}  (dataset {self.dataset[:12]}{part_of})",

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from textsmooth.pipeline.amounts import counted
 from textsmooth.pipeline.repair import known_model
 from textsmooth.schemas.config import DTYPES, GenerationConfig
 from textsmooth.schemas.errors import TeacherError, UsageError
@@ -21,6 +22,7 @@ class SecondOpinion:
     device: str
     dtype: str
     rows: int
+    windows: int | None  # of these rows, where long ones were cut
     tokens: int
     kl_mean: float
     kl_max: float
@@ -41,8 +43,10 @@ class SecondOpinion:
     def summary(self) -> str:
         share = self.ids_differ / max(self.ids, 1)
         stored = f"; log-partitions off by at most {self.partition_max:.2g} (limit {self.partition_limit:g})" if self.partition_max else ""
+        windows = "" if self.windows is None else f", {counted(self.windows, 'window')}"
+        rows = counted(self.rows, "row") + windows
         return (
-            f"  teacher {self.teacher} on {self.device} in {self.dtype}: {self.rows:,} rows, {self.tokens:,} tokens again\n"
+            f"  teacher {self.teacher} on {self.device} in {self.dtype}: {rows}, {self.tokens:,} tokens again\n"
             f"    KL mean {self.kl_mean:.2g}, max {self.kl_max:.2g} (limit {self.kl_limit:g}); total variation mean "
             f"{self.variation_mean:.2g} (limit {self.variation_mean_limit:g}), max {self.variation_max:.2g} "
             f"(limit {self.variation_limit:g});\n"
@@ -61,6 +65,8 @@ def second_opinion(
     seed: int = 0,
 ) -> tuple[SecondOpinion, list[Finding]]:
     """Run `count` rows, drawn over all splits, through the teacher again; what is beyond the limits, the worst token of each shard first.
+
+    Where long rows were cut, `count` of their windows.
 
     teacher: a folder or name; default: the manifest's name. device, dtype: default: the plan's, where this machine has them.
     Raises UsageError or TeacherError if the teacher is not to be had, or is another one.
@@ -90,6 +96,7 @@ def second_opinion(
     which = np.searchsorted(ends, chosen, side="right")
     parts = [(split, chosen[which == number] - (ends[number] - len(split))) for number, split in enumerate(splits)]
     block = concatenate([split.batch(rows) for split, rows in parts if len(rows)])
+    split_of = [split.name for split, rows in parts for _ in rows]
     paths = [split.shards[shard].path for split, rows in parts for shard in split.shards_of(rows).tolist()]
     model = Teacher(
         found.folder,
@@ -104,7 +111,8 @@ def second_opinion(
         teacher=found.name,
         device=where,
         dtype=kind,
-        rows=len(block),
+        rows=len(set(zip(split_of, block.row.tolist(), strict=True))),
+        windows=None if block.window is None else len(block),
         tokens=len(seen.token),
         kl_mean=float(seen.kl.mean()) if len(seen.token) else 0.0,
         kl_max=float(seen.kl.max(initial=0.0)),
