@@ -55,15 +55,15 @@ def stretches(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-def places_of(dataset: SmoothedDataset, rows: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
+def places_of(dataset: SmoothedDataset, rows: NDArray[np.int64], windows: NDArray[np.integer]) -> NDArray[np.int64]:
     """[R] where rows of the corpus, and windows of them, lie in the split; -1 where they are not there. Reads only shards they may be in.
 
     rows, windows: [R]; window 0 of a row that was not cut.
     """
     found = np.full(len(rows), -1, np.int64)
-    spans = shard_spans(dataset)
+    spans = shard_spans(dataset) or []
     ends = list(accumulate(shard.samples for shard in dataset.shards))
-    for i, wanted in enumerate(zip(rows.tolist(), windows.tolist(), strict=True) if spans else ()):
+    for i, wanted in enumerate(zip(rows.tolist(), windows.tolist(), strict=True)):
         shard = bisect_right(spans, wanted[0], key=itemgetter(0)) - 1
         if shard >= 0 and wanted[0] < spans[shard][1]:
             samples = range(ends[shard] - dataset.shards[shard].samples, ends[shard])
