@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from textsmooth.pipeline.amounts import counted
+
 if TYPE_CHECKING:
     from textsmooth.pipeline.compare import Comparison
 
@@ -28,7 +30,7 @@ def draw(found: "Comparison", path: Path) -> Path:
             right.plot([arm.against.mean], [place], "o", color=GAIN, markersize=7)
     right.axvline(0, color=QUIET, linewidth=1, linestyle="--")
     seeds = len(arms[0].scores)
-    left.set_xlabel(f"{found.metric} on {found.eval_split}: {seeds} seed{'' if seeds == 1 else 's'} (dots), mean (bar)")
+    left.set_xlabel(f"{found.metric} on {found.eval_split}: {counted(seeds, 'seed')} (dots), mean (bar)")
     right.set_xlabel(f"difference to {arms[0].arm}, same seeds: mean, 95 % interval")
     left.set_yticks(places, [arm.arm for arm in arms])
     left.set_ylim(len(arms) - 0.5, -0.5)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from textsmooth.pipeline import drain, executors, quarantine
 from textsmooth.pipeline.commit import commit, finished_units, tidy
 from textsmooth.pipeline.executors import Executor
-from textsmooth.pipeline.plan import cut, differences, label_note, same_rows, same_source
+from textsmooth.pipeline.plan import HIGHEST_LABEL, cut, differences, label_note, same_rows, same_source
 from textsmooth.pipeline.previous import Previous, Taken, check, compared, find_previous, take_over
 from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.receipts import remove_receipts
@@ -142,7 +142,7 @@ def resolve(options: GenerateOptions, progress: Progress, executor: Executor) ->
             "give another --out, or start again with --overwrite"
         )
     plan = before if same_source(asked, before) else same_rows(asked, before, progress.reading)
-    read = {name: value for name, value in plan.runtime.items() if name == "highest_label"}
+    read = {name: value for name, value in plan.runtime.items() if name == HIGHEST_LABEL}
     return out, asked, replace(plan, runtime={**asked.runtime, **read}), False  # decides nothing: what is asked now counts
 
 

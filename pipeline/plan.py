@@ -52,6 +52,8 @@ DECIDES_BYTES = (
     "pipeline/unit.py",
 )
 
+HIGHEST_LABEL = "highest_label"  # of Plan.runtime: found in the corpus, where the rest of it is asked for
+
 
 @cache
 def code_digest() -> str:
@@ -106,14 +108,14 @@ def _labels(identity: CorpusIdentity, corpus: Corpus, seen: ColumnKind | None) -
 
 
 def _too_high(identity: CorpusIdentity, seen: ColumnKind | None) -> dict[str, int]:
-    """The highest label, if it is a number that training takes for no class: {"highest_label": …}, of Plan.runtime; else nothing."""
+    """The highest label, if it is a number that training takes for no class, as an item of Plan.runtime; else nothing."""
     unnamed = seen is not None and identity.label_kind == "class" and identity.label_names is None
-    return {"highest_label": seen.highest[0]} if seen is not None and unnamed and seen.highest[0] >= MOST_CLASSES else {}
+    return {HIGHEST_LABEL: seen.highest[0]} if seen is not None and unnamed and seen.highest[0] >= MOST_CLASSES else {}
 
 
 def label_note(plan: Plan) -> str | None:
     """What to say of a plan whose labels no student can be trained on; None of others."""
-    highest = plan.runtime.get("highest_label")
+    highest = plan.runtime.get(HIGHEST_LABEL)
     if not isinstance(highest, int) or plan.task_teacher is not None:
         return None
     return (
