@@ -43,7 +43,7 @@ types: $(READY)
 wheel: types
 	cd build/types && rm -rf dataset && ../../$(BIN)/python -c "\
 import sys; sys.path.insert(0, 'site'); \
-import textsmooth.schemas, textsmooth.pipeline.cli_gen as c, textsmooth.pipeline.cli as m; \
+import textsmooth.schemas, textsmooth.pipeline.cli.gen as c, textsmooth.pipeline.cli.app as m; \
 assert all('types/site' in x.__path__[0] for x in (textsmooth.schemas, textsmooth.pipeline)); \
 sys.exit(m.run(c.gen, 'textsmooth-gen', ['--corpus', 'demo', '--limit', '64', '--out', 'dataset', '--progress', 'none']))"
 

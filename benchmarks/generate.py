@@ -18,15 +18,15 @@ from pathlib import Path
 
 import torch
 
-from textsmooth.pipeline.plan import cut
-from textsmooth.pipeline.request import Draft, draft
-from textsmooth.pipeline.unit import UnitWorker
+from textsmooth.pipeline.plan.cut import cut
+from textsmooth.pipeline.plan.resolve import Draft, draft
+from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
-from textsmooth.stages import readers
-from textsmooth.stages.device import default_threads
-from textsmooth.stages.folder import open_folder
-from textsmooth.stages.teacher import Teacher, batches, chunks, load_checked
-from textsmooth.stages.tokenize import tokenize
+from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.models.device import default_threads
+from textsmooth.stages.models.teacher import Teacher, batches, chunks, load_checked
+from textsmooth.stages.storage.folder import open_folder
+from textsmooth.stages.tokens.tokenize import tokenize
 
 
 def texts_of(asked: Draft, rows: int) -> list[list[str]]:

@@ -26,15 +26,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from textsmooth.pipeline.plan import cut
-from textsmooth.pipeline.request import draft
-from textsmooth.pipeline.unit import UnitWorker
+from textsmooth.pipeline.plan.cut import cut
+from textsmooth.pipeline.plan.resolve import draft
+from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
-from textsmooth.stages.device import device_name
-from textsmooth.stages.folder import open_folder
-from textsmooth.stages.sparsify import Sparsifier
-from textsmooth.stages.teacher import Teacher, chunks, load_checked
-from textsmooth.stages.tokenize import TokenRows, load_tokenizer, tokenize
+from textsmooth.stages.models.device import device_name
+from textsmooth.stages.models.teacher import Teacher, chunks, load_checked
+from textsmooth.stages.soft_ids.topk import Sparsifier
+from textsmooth.stages.storage.folder import open_folder
+from textsmooth.stages.tokens.tokenize import TokenRows, load_tokenizer, tokenize
 
 WORDS = 29_000
 QUANTILES = (15, 27, 31, 33, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 57, 60, 63, 67, 75, 87, 250)  # tokens of QNLI's rows, each 5 %
@@ -274,11 +274,11 @@ def memory(bench: Bench) -> None:
 def training(bench: Bench) -> None:
     from train_step import InTheLoop, distiller
 
-    from textsmooth.pipeline.generation import generate
+    from textsmooth.pipeline.generation.run import generate
     from textsmooth.schemas.smoothing import Smoothing
-    from textsmooth.stages.collate import SmoothedCollator
-    from textsmooth.stages.stream import SmoothedDataset
-    from textsmooth.stages.student import load_student, make_student
+    from textsmooth.stages.dataset.collate import SmoothedCollator
+    from textsmooth.stages.dataset.dataset import SmoothedDataset
+    from textsmooth.stages.models.student import load_student, make_student
 
     made = generate(bench.options("dataset", limit=2048))
     dataset = SmoothedDataset(made.out, "train")

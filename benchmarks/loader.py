@@ -26,8 +26,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.collate import SmoothedCollator
+from textsmooth.stages.dataset.dataset import SmoothedDataset
 
 
 def plain_collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

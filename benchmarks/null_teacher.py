@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textsmooth.pipeline.unit import Ready, Scored, UnitWorker
-from textsmooth.stages.sparsify import ChunkSoftIds
+from textsmooth.pipeline.units.worker import Ready, Scored, UnitWorker
+from textsmooth.stages.soft_ids.topk import ChunkSoftIds
 
 FIRST = 0.87  # probability of the original token; each further entry has half of what is left
 

@@ -64,8 +64,8 @@ def read(path: Path) -> None:
     """Read and hash a file; print what it took."""
     import pyarrow.parquet  # noqa: F401
 
-    from textsmooth.stages.readers import columns, rows_sha256, scan
-    from textsmooth.stages.source import source_file
+    from textsmooth.stages.corpus.reader import columns, rows_sha256, scan
+    from textsmooth.stages.corpus.source_file import source_file
 
     base = status("VmRSS")
     file = source_file(path.name, place=path)

@@ -85,8 +85,8 @@ class Memory:
 
 def check(out: Path, rows: int, sample: int) -> int:
     """Every row once and in order, and whole shards in a sample; how many shards there are."""
-    from textsmooth.stages.folder import read_manifest
-    from textsmooth.stages.shard import ShardReader
+    from textsmooth.stages.soft_ids.shard import ShardReader
+    from textsmooth.stages.storage.folder import read_manifest
 
     manifest = read_manifest(out)
     assert sum(shard.rows for shard in manifest.shards) == rows, "rows are missing"
@@ -108,16 +108,16 @@ def executor(name: str, options: Any) -> Any:
 
     if name == "ray":
         os.environ["PYTHONPATH"] = f"{BENCHMARKS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"  # the workers import it, too
-        from textsmooth.pipeline.ray_executor import RayExecutor
+        from textsmooth.pipeline.executors.ray_driver import RayExecutor
 
         return RayExecutor(options, NullWorker)
-    from textsmooth.pipeline.executors import Inline
+    from textsmooth.pipeline.executors.base import Inline
 
     return Inline(NullWorker)
 
 
 def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    from textsmooth.pipeline.generation import generate
+    from textsmooth.pipeline.generation.run import generate
     from textsmooth.pipeline.progress import Progress
     from textsmooth.schemas.config import GenerateOptions
 

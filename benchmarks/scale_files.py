@@ -19,17 +19,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from textsmooth.pipeline.commit import commit, finished_units
-from textsmooth.pipeline.plan import cut
-from textsmooth.pipeline.receipts import receipt_name, shard_path
-from textsmooth.pipeline.request import Draft, draft
+from textsmooth.pipeline.commit.commit import commit, finished_units
+from textsmooth.pipeline.commit.receipts import receipt_name, shard_path
+from textsmooth.pipeline.plan.cut import cut
+from textsmooth.pipeline.plan.resolve import Draft, draft
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.manifest import FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.plan import Plan, Receipt
-from textsmooth.stages.folder import open_folder, read_json, read_manifest
-from textsmooth.stages.statistics import UnitStats
-from textsmooth.stages.storage import pretty_json
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.soft_ids.statistics import UnitStats
+from textsmooth.stages.storage.atomic import pretty_json
+from textsmooth.stages.storage.folder import open_folder, read_json, read_manifest
 
 
 def memory(name: str) -> int:

@@ -13,12 +13,12 @@ import sys
 import time
 from collections import Counter
 
-from textsmooth.pipeline.plan import row_columns
-from textsmooth.pipeline.request import draft
+from textsmooth.pipeline.plan.cut import row_columns
+from textsmooth.pipeline.plan.resolve import draft
 from textsmooth.schemas.config import GenerateOptions
-from textsmooth.stages import readers
-from textsmooth.stages.spans import answer_text, find_spans
-from textsmooth.stages.tokenize import tokenize
+from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.tokens.answer_spans import answer_text, find_spans
+from textsmooth.stages.tokens.tokenize import tokenize
 
 
 def main() -> int:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from textsmooth.schemas.smoothing import TAILS, Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.stages.codec import TokenBlock
-from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.device import default_threads
-from textsmooth.stages.smooth import soft_embedding
-from textsmooth.stages.teacher import load_checked
-from textsmooth.stages.temper import interpolate
+from textsmooth.stages.dataset.collate import SmoothedCollator
+from textsmooth.stages.models.device import default_threads
+from textsmooth.stages.models.teacher import load_checked
+from textsmooth.stages.soft_ids.codec import TokenBlock
+from textsmooth.stages.soft_ids.temperature import interpolate
+from textsmooth.stages.training.soft_embedding import soft_embedding
 
 KS, LAMS, TEMPERATURES = (1, 8, 32), (0.5, 1.0), (0.5, 0.7, 1.5, 2.0, 3.0, 4.0, 8.0)
 STORED: tuple[tuple[float, ...], ...] = ((), (2.0,), (2.0, 4.0), (0.5, 2.0))  # besides 1

@@ -24,14 +24,14 @@ import torch
 from numpy.typing import NDArray
 
 from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.stages.collate import Batch, SmoothedCollator
-from textsmooth.stages.device import default_threads
-from textsmooth.stages.distill import Distiller
-from textsmooth.stages.objectives import objective_for
-from textsmooth.stages.smooth import SoftEmbedding
-from textsmooth.stages.stream import SmoothedDataset
-from textsmooth.stages.student import load_student
-from textsmooth.stages.teacher import load_checked
+from textsmooth.stages.dataset.collate import Batch, SmoothedCollator
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.models.device import default_threads
+from textsmooth.stages.models.student import load_student
+from textsmooth.stages.models.teacher import load_checked
+from textsmooth.stages.training.losses import objective_for
+from textsmooth.stages.training.soft_embedding import SoftEmbedding
+from textsmooth.stages.training.step import Distiller
 
 FORMS = {
     "plain": None,

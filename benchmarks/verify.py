@@ -24,9 +24,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from textsmooth.pipeline.verification import verify
+from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.manifest import MANIFEST
-from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.storage.folder import read_manifest
 
 READ_BYTES = 4 << 20
 

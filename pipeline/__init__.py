@@ -10,27 +10,27 @@ if TYPE_CHECKING:
     from textsmooth.pipeline.api import generate as generate
     from textsmooth.pipeline.api import make_student as make_student
     from textsmooth.pipeline.api import train as train
-    from textsmooth.pipeline.diagnosis import doctor as doctor
-    from textsmooth.pipeline.difference import diff as diff
-    from textsmooth.pipeline.merging import merge as merge
-    from textsmooth.pipeline.publish import push as push
-    from textsmooth.pipeline.reporting import report as report
-    from textsmooth.pipeline.retrieve import pull as pull
-    from textsmooth.pipeline.stats import figures as figures
-    from textsmooth.pipeline.verification import verify as verify
+    from textsmooth.pipeline.diagnostics.run import doctor as doctor
+    from textsmooth.pipeline.inspect.report import report as report
+    from textsmooth.pipeline.inspect.stats import figures as figures
+    from textsmooth.pipeline.share.diff import diff as diff
+    from textsmooth.pipeline.share.merge import merge as merge
+    from textsmooth.pipeline.share.pull import pull as pull
+    from textsmooth.pipeline.share.push import push as push
+    from textsmooth.pipeline.verification.run import verify as verify
 
 _FUNCTIONS = {
-    "diff": "difference",
-    "doctor": "diagnosis",
-    "figures": "stats",
+    "diff": "share.diff",
+    "doctor": "diagnostics.run",
+    "figures": "inspect.stats",
     "generate": "api",
     "make_student": "api",
-    "merge": "merging",
-    "pull": "retrieve",
-    "push": "publish",
-    "report": "reporting",
+    "merge": "share.merge",
+    "pull": "share.pull",
+    "push": "share.push",
+    "report": "inspect.report",
     "train": "api",
-    "verify": "verification",
+    "verify": "verification.run",
 }
 __all__ = ["diff", "doctor", "figures", "generate", "make_student", "merge", "pull", "push", "report", "train", "verify"]
 

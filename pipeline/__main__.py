@@ -1,6 +1,6 @@
 """`python -m textsmooth.pipeline`: the same as `textsmooth`; for torchrun, which takes a module."""
 
-from textsmooth.pipeline.cli import main
+from textsmooth.pipeline.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -14,8 +14,8 @@ from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import TrainOptions
 
 if TYPE_CHECKING:
-    from textsmooth.pipeline.generation import Generated
-    from textsmooth.pipeline.train_result import TrainResult
+    from textsmooth.pipeline.generation.run import Generated
+    from textsmooth.pipeline.training.result import TrainResult
 
 
 def generate(
@@ -66,7 +66,7 @@ def generate(
     corpus: as of --corpus: `demo`, `glue/sst2`, a name on the Hub, a folder, a file. splits, text_columns, keep_columns, temperatures: one
     or several. Raises UsageError, CorpusError, TeacherError, ConflictError, StorageError, QuarantineError (rows that cannot be smoothed).
     """
-    from textsmooth.pipeline.generation import generate as run
+    from textsmooth.pipeline.generation.run import generate as run
     from textsmooth.pipeline.progress import Progress
 
     asked = {name: value for name, value in locals().items() if name in GenerateOptions.__dataclass_fields__}
@@ -126,7 +126,7 @@ def train(
     Raises UsageError, DatasetError, TeacherError (the student does not fit), ConflictError, StorageError, MachineError (memory),
     TrainingError (the loss is not a number) or Stopped (a signal; resumable). Seeds torch's generator and sets its threads.
     """
-    from textsmooth.pipeline.training import train as run
+    from textsmooth.pipeline.training.run import train as run
 
     asked = {name: value for name, value in locals().items() if name in TrainOptions.__dataclass_fields__}
     return run(TrainOptions(**_places(asked)))
@@ -139,9 +139,9 @@ def make_student(
 
     teacher: `demo`, a folder, or a name on the Hub. Raises UsageError, TeacherError, ConflictError or StorageError.
     """
-    from textsmooth.pipeline.sources import find_model
-    from textsmooth.stages.student import make_student as make
-    from textsmooth.stages.student import model_folder
+    from textsmooth.pipeline.plan.inputs import find_model
+    from textsmooth.stages.models.student import make_student as make
+    from textsmooth.stages.models.student import model_folder
 
     try:
         chosen = tuple(index(layer) for layer in layers)

@@ -9,7 +9,7 @@ from typing import Any, Self
 from textsmooth.pipeline.progress import MODES
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import FileEntry
-from textsmooth.schemas.text import printable
+from textsmooth.schemas.printable import printable
 
 LINE_EVERY_S = 2.0  # JSON lines on files
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import IDLE_IN_MLM, INPUTS, KD_WEIGHTS, TrainOptions
-from textsmooth.schemas.typed import check_types
+from textsmooth.schemas.type_checks import check_types
 
 OBJECTIVE_PARTS = ("task", "kd", "mlm")
 

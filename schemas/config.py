@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from textsmooth.schemas.canonical import lean
 from textsmooth.schemas.errors import UsageError
-from textsmooth.schemas.typed import check_types
+from textsmooth.schemas.type_checks import check_types
 
 DType = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from textsmooth.schemas.config import check_mass, check_temperatures
 from textsmooth.schemas.errors import UsageError
-from textsmooth.schemas.typed import check_types
+from textsmooth.schemas.type_checks import check_types
 
 TAILS = ("renormalize", "original", "mean")
 

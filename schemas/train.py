@@ -6,7 +6,7 @@ from typing import Any
 
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.schemas.typed import check_types
+from textsmooth.schemas.type_checks import check_types
 
 INPUTS = ("plain", "smoothed", "both", "mixed")
 OBJECTIVES = ("task", "kd", "task+kd", "mlm")

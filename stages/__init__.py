@@ -7,18 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from textsmooth.stages.collate import SmoothedCollator as SmoothedCollator
-    from textsmooth.stages.masking import MaskedCollator as MaskedCollator
-    from textsmooth.stages.smooth import SoftEmbedding as SoftEmbedding
-    from textsmooth.stages.smooth import smooth_inputs as smooth_inputs
-    from textsmooth.stages.stream import SmoothedDataset as SmoothedDataset
+    from textsmooth.stages.dataset.collate import SmoothedCollator as SmoothedCollator
+    from textsmooth.stages.dataset.dataset import SmoothedDataset as SmoothedDataset
+    from textsmooth.stages.dataset.mlm_collate import MaskedCollator as MaskedCollator
+    from textsmooth.stages.training.soft_embedding import SoftEmbedding as SoftEmbedding
+    from textsmooth.stages.training.soft_embedding import smooth_inputs as smooth_inputs
 
 _NAMES = {
-    "MaskedCollator": "masking",
-    "SmoothedCollator": "collate",
-    "SmoothedDataset": "stream",
-    "SoftEmbedding": "smooth",
-    "smooth_inputs": "smooth",
+    "MaskedCollator": "dataset.mlm_collate",
+    "SmoothedCollator": "dataset.collate",
+    "SmoothedDataset": "dataset.dataset",
+    "SoftEmbedding": "training.soft_embedding",
+    "smooth_inputs": "training.soft_embedding",
 }
 __all__ = ["MaskedCollator", "SmoothedCollator", "SmoothedDataset", "SoftEmbedding", "smooth_inputs"]
 

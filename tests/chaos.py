@@ -45,10 +45,12 @@ class Round:
 
 def drive(args: list[str]) -> int:
     """textsmooth-gen, with a worker that notes when it runs a unit that is committed already."""
-    from textsmooth.pipeline import cli, cli_gen, executors
-    from textsmooth.pipeline.ray_executor import RayExecutor
-    from textsmooth.pipeline.receipts import find_receipt
-    from textsmooth.pipeline.unit import UnitWorker
+    from textsmooth.pipeline.cli import app as cli
+    from textsmooth.pipeline.cli import gen as cli_gen
+    from textsmooth.pipeline.commit.receipts import find_receipt
+    from textsmooth.pipeline.executors import base as executors
+    from textsmooth.pipeline.executors.ray_driver import RayExecutor
+    from textsmooth.pipeline.units.worker import UnitWorker
 
     notes = os.environ["CHAOS_NOTES"]
 

@@ -117,8 +117,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Pat
 @pytest.fixture
 def gen(teacher: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """`textsmooth-gen` in this process, with the tiny teacher unless one is named: gen("--corpus", path, "--out", folder, …)."""
-    from textsmooth.pipeline.cli import run
-    from textsmooth.pipeline.cli_gen import gen as command
+    from textsmooth.pipeline.cli.app import run
+    from textsmooth.pipeline.cli.gen import gen as command
 
     def start(*args: object) -> Ran:
         words = [str(arg) for arg in args]
@@ -164,7 +164,7 @@ def gen_process(zygote: Callable[[Any], Any], teacher: Path, tmp_path_factory: p
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
     """A stand-in for Amazon S3. Tests take `bucket`."""
-    from textsmooth.stages import store
+    from textsmooth.stages.storage import object_store as store
 
     with S3() as server:
         yield server
@@ -174,7 +174,7 @@ def s3() -> Iterator[S3]:
 @pytest.fixture
 def bucket(s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """s3://… of a bucket of the stand-in, empty, no faults; waits are short, the cache is the test's own."""
-    from textsmooth.stages import store
+    from textsmooth.stages.storage import object_store as store
 
     for name, value in {**s3.environment, "TEXTSMOOTH_CACHE": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.stages.context import passes
-from textsmooth.stages.sparsify import Sparsifier, gather_soft_ids
-from textsmooth.stages.teacher import Teacher, chunks
-from textsmooth.stages.tokenize import TokenRows
+from textsmooth.stages.models.teacher import Teacher, chunks
+from textsmooth.stages.soft_ids.topk import Sparsifier, gather_soft_ids
+from textsmooth.stages.tokens.masked_context import passes
+from textsmooth.stages.tokens.tokenize import TokenRows
 
 VOCAB, POSITIONS, TOPK, MASK, PAD = 90, 40, 6, 4, 1
 WIDE = 96  # logits of a padded vocabulary

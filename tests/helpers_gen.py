@@ -115,8 +115,9 @@ ZYGOTE = """
 import json, os, signal, sys
 import torch, transformers, datasets, pyarrow.parquet, sklearn.metrics
 import transformers.models.bert.modeling_bert
-import textsmooth.pipeline.generation, textsmooth.pipeline.unit
-from textsmooth.pipeline import cli, cli_gen
+import textsmooth.pipeline.generation.run, textsmooth.pipeline.units.worker
+from textsmooth.pipeline.cli import app as cli
+from textsmooth.pipeline.cli import gen as cli_gen
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit SIGINT ignored
 print(json.dumps("ready"), flush=True)

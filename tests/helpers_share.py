@@ -7,10 +7,10 @@ from typing import Any
 
 from hub_server import Hub
 
-from textsmooth.pipeline.retrieve import pull
+from textsmooth.pipeline.share.pull import pull
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.manifest import MANIFEST
-from textsmooth.stages import storage
+from textsmooth.stages.storage import atomic as storage
 
 TOKEN = "hf_good"
 

@@ -19,11 +19,11 @@ from textsmooth.schemas.manifest import MANIFEST, FileEntry, Manifest, ShardEntr
 from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, TeacherIdentity
 from textsmooth.schemas.shard import ShardMeta, shard_schema
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.stages.codec import TokenBlock, encode
-from textsmooth.stages.shard import shard_bytes
-from textsmooth.stages.statistics import UnitStats
-from textsmooth.stages.storage import pretty_json
-from textsmooth.stages.tokenize import special_ids, vocab_digest
+from textsmooth.stages.soft_ids.codec import TokenBlock, encode
+from textsmooth.stages.soft_ids.shard import shard_bytes
+from textsmooth.stages.soft_ids.statistics import UnitStats
+from textsmooth.stages.storage.atomic import pretty_json
+from textsmooth.stages.tokens.tokenize import special_ids, vocab_digest
 
 VOCAB = 60
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -262,7 +262,7 @@ def train_process(ask: Any, folder: Path, *args: object, patch: str = "", env: d
     """`textsmooth-train` in a process of its own; patch: code that is run there before, die_at() of KILL is known to it."""
     folder.mkdir(parents=True, exist_ok=True)
     command = (
-        f"os.environ.update({env or {}!r})\nfrom textsmooth.pipeline import cli_train\nreal_run = cli.run\n"
+        f"os.environ.update({env or {}!r})\nfrom textsmooth.pipeline.cli import train as cli_train\nreal_run = cli.run\n"
         "cli.run = lambda command, name, args: real_run(cli_train.train, 'textsmooth-train', args)\n"
     )
     return Process(ask, [str(arg) for arg in args], folder, f"{command}{KILL}{patch}")

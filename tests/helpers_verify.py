@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from helpers_gen import POSITIONS, VOCAB, make_tokenizer, rows, sentence, write_jsonl
 
-from textsmooth.pipeline.verification import Verified
+from textsmooth.pipeline.verification.run import Verified
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.stages.folder import read_manifest
-from textsmooth.stages.storage import pretty_json
+from textsmooth.stages.storage.atomic import pretty_json
+from textsmooth.stages.storage.folder import read_manifest
 
 Kinds = dict[str, tuple[Path, list[str]]]  # folder of a dataset, and what tells verify where corpus and teachers lie
 BAD_ROW = 7
@@ -53,8 +53,8 @@ def span_model(folder: Path) -> Path:
 
 def make_kinds(room: Path, teacher: Path) -> Kinds:
     """Datasets of every kind."""
-    from textsmooth.pipeline.cli import run
-    from textsmooth.pipeline.cli_gen import gen
+    from textsmooth.pipeline.cli.app import run
+    from textsmooth.pipeline.cli.gen import gen
 
     lines = rows(30, 3, longest=20)
     (room / "lists").mkdir()

@@ -124,7 +124,7 @@ def test_stages_and_schemas_import_where_ray_click_and_datasets_are_missing() ->
 def test_help_imports_nothing_heavy(args: list[str]) -> None:
     code = (
         f"import sys; sys.argv[1:] = {args!r}\n"
-        "from textsmooth.pipeline.cli import main\n"
+        "from textsmooth.pipeline.cli.app import main\n"
         "try: main()\n"
         f"finally: print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
     )
@@ -137,7 +137,7 @@ def test_every_command_is_there_with_help() -> None:
     import click
     from click.testing import CliRunner
 
-    from textsmooth.pipeline.cli import COMMANDS, textsmooth
+    from textsmooth.pipeline.cli.app import COMMANDS, textsmooth
 
     for name in COMMANDS:
         ran = CliRunner().invoke(textsmooth, [name, "--help"])

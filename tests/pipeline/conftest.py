@@ -14,8 +14,8 @@ from helpers_train import KILL
 from helpers_verify import Kinds, make_kinds
 from hub_server import Hub
 
-from textsmooth.pipeline import cli
-from textsmooth.stages.student import make_student
+from textsmooth.pipeline.cli import app as cli
+from textsmooth.stages.models.student import make_student
 
 HUB_ENV = """
 from huggingface_hub import constants
@@ -52,7 +52,7 @@ def desk(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, teacher: Path, reviews: Path) -> Path:
     """A dataset of several shards, made by textsmooth-gen. Not to be changed."""
-    from textsmooth.pipeline.cli_gen import gen
+    from textsmooth.pipeline.cli.gen import gen
 
     out = tmp_path_factory.mktemp("made") / "dataset"
     args = ["--corpus", reviews, "--teacher", teacher, "--rows-per-shard", 8, "--topk", 4, "--dtype", "float32", "--out", out]

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from helpers_verify import Kinds, remade, said
 
-from textsmooth.pipeline.difference import diff
-from textsmooth.pipeline.inspect import SmoothedRows
-from textsmooth.pipeline.reporting import report
-from textsmooth.pipeline.second_opinion import second_opinion
-from textsmooth.pipeline.stats import figures
-from textsmooth.pipeline.verification import verify
+from textsmooth.pipeline.inspect.report import report
+from textsmooth.pipeline.inspect.rows import SmoothedRows
+from textsmooth.pipeline.inspect.stats import figures
+from textsmooth.pipeline.share.diff import diff
+from textsmooth.pipeline.verification.run import verify
+from textsmooth.pipeline.verification.teacher_sample import second_opinion
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.stages import SmoothedCollator, SmoothedDataset
-from textsmooth.stages.folder import open_folder, read_manifest
-from textsmooth.stages.storage import pretty_json
+from textsmooth.stages.storage.atomic import pretty_json
+from textsmooth.stages.storage.folder import open_folder, read_manifest
 
 ROOM = 4 << 30  # bytes of address space more than are taken now
 MOST = (1 << 31) - 1

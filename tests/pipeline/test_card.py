@@ -14,13 +14,13 @@ from helpers_gen import Ran, rows, write_jsonl, write_parquet
 from helpers_hub import at_hub
 from hub_server import Hub
 
-from textsmooth.pipeline.card import PLACE, card, code, escaped
-from textsmooth.pipeline.card_head import HUB_LICENSES, licenses
+from textsmooth.pipeline.commit.card import PLACE, card, code, escaped
+from textsmooth.pipeline.commit.card_yaml import HUB_LICENSES, licenses
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.stages.check import expected_schema
-from textsmooth.stages.corpus import card_facts, card_head, folder_license
-from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.checks.shard import expected_schema
+from textsmooth.stages.corpus.folder import card_facts, card_head, folder_license
+from textsmooth.stages.storage.folder import read_manifest
 
 HOSTILE = [
     "x | y",
@@ -57,7 +57,7 @@ def named(manifest: Manifest, group: str = "corpus", **changes: Any) -> Manifest
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[Path]:
     """A folder to serve as the Hub: datasets mine/reviews (windows, temperatures, kept columns; train and test) and mine/pairs."""
-    from textsmooth.pipeline.generation import generate
+    from textsmooth.pipeline.generation.run import generate
     from textsmooth.schemas.config import GenerateOptions
 
     root = tmp_path_factory.mktemp("hub")
@@ -160,7 +160,7 @@ def test_what_the_corpus_says_of_itself_is_carried_over_and_nothing_is_invented(
 
 def test_what_the_corpus_says_of_itself_is_in_no_digest(hub: Path) -> None:
     from textsmooth.schemas.plan import Plan
-    from textsmooth.stages.storage import read_json
+    from textsmooth.stages.storage.atomic import read_json
 
     plan = Plan.from_json(read_json(hub / "reviews/plan.json"))
     assert plan.corpus.about["language"] == ["en", "fr"]

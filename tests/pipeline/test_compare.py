@@ -18,9 +18,9 @@ import pytest
 from helpers_gen import Ran
 from scipy.stats import ttest_rel
 
-from textsmooth.pipeline import compare as module
-from textsmooth.pipeline.cli import run, textsmooth
-from textsmooth.pipeline.compare import compare, paired
+from textsmooth.pipeline.cli.app import run, textsmooth
+from textsmooth.pipeline.training import compare as module
+from textsmooth.pipeline.training.compare import compare, paired
 from textsmooth.schemas.compare import Arm, CompareOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.train import TrainOptions

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers_gen import Ran, rows, write_jsonl, wrong
 
-from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.storage.folder import read_manifest
 
 CSV_ROWS = [
     {"text": "the cat sat", "label": "1", "stars": "4", "score": "0.5", "zip": "007", "note": ""},
@@ -253,7 +253,7 @@ def test_a_column_of_csv_that_is_called_text_is_the_text_also_where_all_cells_ar
 
 
 def test_scores_of_csv_may_all_be_different(gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textsmooth.stages import kinds
+    from textsmooth.stages.corpus import column_types as kinds
 
     monkeypatch.setattr(kinds, "MOST_CLASSES", 3)
     corpus = write_csv(tmp_path / "c.csv", [{"text": "the cat", "label": f"0.{n}"} for n in range(1, 8)])

@@ -10,12 +10,12 @@ import pytest
 from helpers_gen import Ran, files_of
 from helpers_share import rewrite
 
-from textsmooth.pipeline.publish import push
-from textsmooth.pipeline.retrieve import pull
+from textsmooth.pipeline.share.pull import pull
+from textsmooth.pipeline.share.push import push
 from textsmooth.schemas.errors import ConflictError, UsageError
 from textsmooth.schemas.manifest import MANIFEST
-from textsmooth.stages.folder import read_manifest
-from textsmooth.stages.transfer import FolderTarget
+from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.storage.transfer import FolderTarget
 
 
 def test_a_folder_with_something_else_is_left_alone(made: Path, smoothed: Path, tmp_path: Path) -> None:

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from helpers_gen import Ran, rows, write_jsonl
 
-from textsmooth.pipeline import shared_rows
-from textsmooth.pipeline.difference import Difference, diff
-from textsmooth.pipeline.generation import generate
-from textsmooth.pipeline.merging import merge
-from textsmooth.pipeline.retrieve import pull
+from textsmooth.pipeline.generation.run import generate
+from textsmooth.pipeline.share import row_comparison as shared_rows
+from textsmooth.pipeline.share.diff import Difference, diff
+from textsmooth.pipeline.share.merge import merge
+from textsmooth.pipeline.share.pull import pull
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.stages.codec import decode
-from textsmooth.stages.divergence import divergence
-from textsmooth.stages.folder import read_manifest
-from textsmooth.stages.storage import pretty_json
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.soft_ids.codec import decode
+from textsmooth.stages.soft_ids.divergence import divergence
+from textsmooth.stages.storage.atomic import pretty_json
+from textsmooth.stages.storage.folder import read_manifest
 
 ROWS = rows(40, 41)
 

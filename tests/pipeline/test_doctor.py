@@ -22,11 +22,16 @@ from hub_server import Hub
 from s3_server import S3, Fault
 
 from textsmooth import pipeline
-from textsmooth.pipeline import diagnosis, doctor, doctor_machine, doctor_places
-from textsmooth.pipeline.cli_doctor import COLOURS
-from textsmooth.pipeline.finding import Finding, Group
+from textsmooth.pipeline import doctor
+from textsmooth.pipeline.cli.doctor import COLOURS
+from textsmooth.pipeline.diagnostics import machine as doctor_machine
+from textsmooth.pipeline.diagnostics import places as doctor_places
+from textsmooth.pipeline.diagnostics import run as diagnosis
+from textsmooth.pipeline.diagnostics.check_result import Finding, Group
 from textsmooth.schemas.errors import UsageError
-from textsmooth.stages import cache, kernel, storage
+from textsmooth.stages.models import cgroup as kernel
+from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.storage import cache
 
 NOWHERE = "http://127.0.0.1:9"  # where nobody listens
 FAST = ("doctor", "--no-trial")
@@ -134,7 +139,7 @@ def test_a_library_that_does_not_do_is_a_problem(
 
 def test_without_most_libraries_it_still_answers() -> None:
     gone = ["numpy", "pyarrow", "torch", "transformers", "datasets", "sklearn", "huggingface_hub"]
-    code = f"import sys\nfor name in {gone!r}: sys.modules[name] = None\nfrom textsmooth.pipeline.cli import main\nmain()"
+    code = f"import sys\nfor name in {gone!r}: sys.modules[name] = None\nfrom textsmooth.pipeline.cli.app import main\nmain()"
     ran = subprocess.run([sys.executable, "-c", code, "doctor", "--json"], capture_output=True, text=True, cwd="/")
     assert (ran.returncode, ran.stderr) == (1, "")
     told = {f["name"]: f for f in json.loads(ran.stdout)["findings"]}
@@ -344,9 +349,9 @@ def test_a_gpu_is_told_or_why_it_is_not_used(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: About)
-    monkeypatch.setattr("textsmooth.stages.device.computes", lambda device, dtype: device == "cuda:0")
+    monkeypatch.setattr("textsmooth.stages.models.device.computes", lambda device, dtype: device == "cuda:0")
     assert [f.text for f in doctor_machine.gpus()] == ["NVIDIA H100, 80.0 GB, bfloat16", "NVIDIA H100, 80.0 GB, float16"]
-    monkeypatch.setattr("textsmooth.stages.device.computes", lambda device, dtype: True)
+    monkeypatch.setattr("textsmooth.stages.models.device.computes", lambda device, dtype: True)
     assert of(doctor_machine.choice, "--device auto --dtype auto").text == "cuda, bfloat16: the GPU has bfloat16 of its own"
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from helpers_gen import Process, Ran, rows, shards_of, until, write_jsonl
 
-from textsmooth.pipeline import drain, generation
-from textsmooth.pipeline import unit as units
+from textsmooth.pipeline.executors import shutdown as drain
+from textsmooth.pipeline.generation import run as generation
+from textsmooth.pipeline.units import worker as units
 
 SIZES = ("--topk", 3, "--rows-per-shard", 150, "--context", "masked:8", "--threads", 1)
 SAID = "SIGTERM: no further unit is begun, those that run have 25 s to end; SIGTERM again ends at once\n"
@@ -166,7 +167,7 @@ def test_a_job_that_is_terminated_within_a_corpus(gen: Callable[..., Ran], desk:
 IMPORTS = """
 import os, signal, sys, time
 sys.path.insert(0, {folder!r})
-from textsmooth.pipeline import drain
+from textsmooth.pipeline.executors import shutdown as drain
 
 with drain.listening():
     try:

@@ -146,7 +146,7 @@ def run_there(*changes: str, after: Callable[[Path], object] = lambda desk: None
     """A finished run in out/."""
 
     def make(desk: Path) -> None:
-        from textsmooth.pipeline.generation import generate
+        from textsmooth.pipeline.generation.run import generate
         from textsmooth.schemas.config import GenerateOptions
 
         options = {"corpus": "good.jsonl", "teacher": "teacher", "topk": 3, "out": "out", "threads": 1, "dtype": "float32"}

@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 from helpers_gen import files_of, tree
 
-from textsmooth.pipeline.cli import run, textsmooth
+from textsmooth.pipeline.cli.app import run, textsmooth
 
 DOC = Path(__file__).resolve().parents[2] / "docs/errors-training.md"
 HEAD = """# Errors of training
@@ -84,7 +84,7 @@ def something(desk: Path, kit: ModuleType) -> None:
 
 def unfinished(desk: Path, kit: ModuleType) -> None:
     """A run that was interrupted after its first epoch."""
-    from textsmooth.pipeline.training import train
+    from textsmooth.pipeline.training.run import train
     from textsmooth.schemas.train import TrainOptions
 
     def interrupted(*args: object) -> None:
@@ -92,7 +92,7 @@ def unfinished(desk: Path, kit: ModuleType) -> None:
 
     options = TrainOptions(dataset="DATASET", student="STUDENT", out="OUT", epochs=1, threads=1, progress="none")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("textsmooth.pipeline.training.save_model", interrupted)
+        patch.setattr("textsmooth.pipeline.training.run.save_model", interrupted)
         train(options)
 
 

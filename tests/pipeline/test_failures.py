@@ -14,18 +14,20 @@ import pytest
 import torch
 from helpers_gen import Process, Ran, make_model, rows, shards_of, tree, write_jsonl
 
-from textsmooth.pipeline import executors, machine, watch
-from textsmooth.pipeline import unit as units
-from textsmooth.pipeline.faults import RowsError, blaming_rows
-from textsmooth.pipeline.plan import cut
-from textsmooth.pipeline.request import draft
-from textsmooth.pipeline.unit import UnitWorker
+from textsmooth.pipeline.executors import base as executors
+from textsmooth.pipeline.plan import machine
+from textsmooth.pipeline.plan.cut import cut
+from textsmooth.pipeline.plan.resolve import draft
+from textsmooth.pipeline.units import watchdog as watch
+from textsmooth.pipeline.units import worker as units
+from textsmooth.pipeline.units.blame import RowsError, blaming_rows
+from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import CorpusError, MachineError, StorageError, TeacherError, UsageError
 from textsmooth.schemas.plan import Receipt
-from textsmooth.stages import storage
-from textsmooth.stages.folder import open_folder
-from textsmooth.stages.teacher import Teacher
+from textsmooth.stages.models.teacher import Teacher
+from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.storage.folder import open_folder
 
 SIZES = ("--rows-per-shard", 5, "--topk", 3)
 
@@ -346,7 +348,8 @@ def test_a_forward_pass_that_ends_too_late_ends_the_run_too(
 
 
 HANGS = """
-from textsmooth.pipeline import unit, watch
+from textsmooth.pipeline.units import worker as unit
+from textsmooth.pipeline.units import watchdog as watch
 watch.GRACE_S = 0.5
 def hang(self, ready):
     import threading
@@ -416,7 +419,7 @@ def test_a_worker_that_is_stopped_begins_nothing(corpus: Path, teacher: Path, tm
 def test_a_machine_without_bfloat16_is_told_before_the_teacher_is_loaded(
     corpus: Path, gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textsmooth.stages import device
+    from textsmooth.stages.models import device
 
     out = tmp_path / "out"
 
@@ -438,7 +441,7 @@ def test_a_machine_without_bfloat16_is_told_before_the_teacher_is_loaded(
 def test_a_gpu_that_only_emulates_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import nullcontext
 
-    from textsmooth.stages.device import computes, pick_dtype
+    from textsmooth.stages.models.device import computes, pick_dtype
 
     monkeypatch.setattr(torch.cuda, "device", lambda where: nullcontext())
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)

@@ -13,11 +13,11 @@ from helpers_families import make
 from helpers_gen import Ran, write_jsonl
 from rich.cells import cell_len
 
-from textsmooth.pipeline.cli import run, textsmooth
-from textsmooth.pipeline.inspect import readable
-from textsmooth.pipeline.unit import UnitWorker
-from textsmooth.stages.folder import read_manifest
-from textsmooth.stages.tokenize import load_tokenizer
+from textsmooth.pipeline.cli.app import run, textsmooth
+from textsmooth.pipeline.inspect.rows import readable
+from textsmooth.pipeline.units.worker import UnitWorker
+from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.tokens.tokenize import load_tokenizer
 
 TEXTS = ["the cat sat on the mat", "naïve café 日本語 😀", "Привет, мир!", "עברית and العربية", "a\tb\n c  d", "the mat", ""]
 
@@ -259,7 +259,7 @@ def test_a_teacher_without_tokenizer_is_told_what_is_missing(
 ) -> None:
     import re
 
-    from textsmooth.stages import tokenize
+    from textsmooth.stages.tokens import tokenize
 
     monkeypatch.setattr(tokenize, "_importable", lambda module: module != "sentencepiece")
     make("deberta-v2", tmp_path / "model")

@@ -19,13 +19,14 @@ from helpers_report import HOSTILE, make_hostile
 from helpers_verify import Kinds
 from rich.cells import cell_len
 
-from textsmooth.pipeline import cli, tally
-from textsmooth.pipeline import stats as gathered
-from textsmooth.pipeline.cli_stats import stats as stats_command
-from textsmooth.pipeline.difference import diff
-from textsmooth.pipeline.inspect import read_row
-from textsmooth.pipeline.reporting import report
-from textsmooth.stages.folder import read_manifest
+from textsmooth.pipeline.cli import app as cli
+from textsmooth.pipeline.cli.stats import stats as stats_command
+from textsmooth.pipeline.inspect import stats as gathered
+from textsmooth.pipeline.inspect import token_counts as tally
+from textsmooth.pipeline.inspect.report import report
+from textsmooth.pipeline.inspect.rows import read_row
+from textsmooth.pipeline.share.diff import diff
+from textsmooth.stages.storage.folder import read_manifest
 
 
 def stats(capsys: pytest.CaptureFixture[str], *args: object) -> Ran:

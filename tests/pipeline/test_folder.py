@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from helpers_gen import Ran, files_of, rows, shards_of, tree, write_jsonl
 
-from textsmooth.pipeline.sources import default_out
+from textsmooth.pipeline.plan.inputs import default_out
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.stages import readers
-from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.storage.folder import read_manifest
 
 HALF = 2.0**-11  # relative rounding error of float16
 
@@ -57,7 +57,7 @@ UNFINISHED = ("--topk", 3, "--rows-per-shard", 16)
 @pytest.fixture
 def unfinished(gen: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """A run stopped before its end: every unit done, nothing committed."""
-    from textsmooth.pipeline import generation
+    from textsmooth.pipeline.generation import run as generation
 
     def start(corpus: Path, out: Path) -> Path:
         def stop(*args: Any, **kwargs: Any) -> None:
@@ -225,7 +225,7 @@ def test_another_teacher_is_a_conflict(reviews: Path, teacher: Path, gen: Callab
 def test_another_version_is_a_conflict_only_before_the_end(
     reviews: Path, gen: Callable[..., Ran], unfinished: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textsmooth.pipeline import plan
+    from textsmooth.pipeline.plan import cut as plan
 
     out = unfinished(reviews, tmp_path / "out")
     real = plan.versions("cpu")
@@ -242,7 +242,7 @@ def test_another_version_is_a_conflict_only_before_the_end(
 def test_dtype_auto_of_a_begun_run_is_that_of_its_plan(
     reviews: Path, gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textsmooth.stages import device
+    from textsmooth.stages.models import device
 
     guesses = iter(["float32", "bfloat16"])
     monkeypatch.setattr(device, "pick_dtype", lambda kind: next(guesses))
@@ -309,7 +309,7 @@ def test_an_empty_folder_will_do(reviews: Path, gen: Callable[..., Ran], tmp_pat
 def test_a_corpus_edited_after_planning_is_noticed_by_the_unit(
     gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textsmooth.pipeline import generation
+    from textsmooth.pipeline.generation import run as generation
 
     lines = rows(20, 4)
     corpus = write_jsonl(tmp_path / "c.jsonl", lines)
@@ -375,7 +375,7 @@ def test_a_finished_run_that_was_made_on_another_device_has_nothing_to_do(
 ) -> None:
     args = ("--corpus", reviews, "--out", tmp_path / "out", "--topk", 3)
     assert gen(*args).code == 0
-    monkeypatch.setattr("textsmooth.stages.device.pick_device", lambda asked: asked or "cuda")
+    monkeypatch.setattr("textsmooth.stages.models.device.pick_device", lambda asked: asked or "cuda")
     assert gen(*args).out.startswith("Nothing to do")
     ran = gen(*args, "--device", "cuda")
     assert (ran.code, "device: cpu there, cuda asked for" in ran.err) == (1, True)

@@ -13,7 +13,7 @@ from helpers_hub import at_hub, go_offline, moved, plan_of
 from hub_server import Fault, Hub
 
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.stages.storage import read_json
+from textsmooth.stages.storage.atomic import read_json
 
 FIXED = ("--topk", "4", "--threads", "1", "--dtype", "float32", "--progress", "none")
 QNLI = ("--corpus", "glue/qnli", "--teacher", "tiny/bert", "--topk", 4)

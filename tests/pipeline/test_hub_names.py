@@ -16,14 +16,14 @@ from helpers_share import at_head, pull_to
 from hub_server import Fault, Hub
 from huggingface_hub import close_session, constants
 
-from textsmooth.pipeline.publish import push
-from textsmooth.pipeline.retrieve import pull
-from textsmooth.pipeline.train_places import out_folder
+from textsmooth.pipeline.share.pull import pull
+from textsmooth.pipeline.share.push import push
+from textsmooth.pipeline.training.places import out_folder
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.stages.folder import LocalFolder, dataset_name, hub_uri, open_folder, read_manifest
-from textsmooth.stages.hub_folder import HubFolder
-from textsmooth.stages.transfer import Reader
+from textsmooth.stages.hub.folder import HubFolder
+from textsmooth.stages.storage.folder import LocalFolder, dataset_name, hub_uri, open_folder, read_manifest
+from textsmooth.stages.storage.transfer import Reader
 
 DOC = Path(__file__).resolve().parents[2] / "docs/sharing.md"
 HUB = "https://huggingface.co/datasets/me/set"

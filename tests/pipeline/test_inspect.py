@@ -18,15 +18,16 @@ from helpers_report import make_hostile
 from rich.cells import cell_len
 from rich.console import Console
 
-from textsmooth.pipeline import cli, generation
-from textsmooth.pipeline.cli_inspect import inspect as inspect_command
-from textsmooth.pipeline.cli_inspect import show
-from textsmooth.pipeline.inspect import SmoothedRow, SmoothedRows, _number, _places, read_row
-from textsmooth.pipeline.reporting import report
-from textsmooth.pipeline.retrieve import pull
-from textsmooth.pipeline.token_names import TokenNames, fold, word_pattern
+from textsmooth.pipeline.cli import app as cli
+from textsmooth.pipeline.cli.inspect import inspect as inspect_command
+from textsmooth.pipeline.cli.inspect import show
+from textsmooth.pipeline.generation import run as generation
+from textsmooth.pipeline.inspect.report import report
+from textsmooth.pipeline.inspect.rows import SmoothedRow, SmoothedRows, _number, _places, read_row
+from textsmooth.pipeline.inspect.token_text import TokenNames, fold, word_pattern
+from textsmooth.pipeline.share.pull import pull
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.stages import temper
+from textsmooth.stages.soft_ids import temperature as temper
 
 
 def inspect(capsys: pytest.CaptureFixture[str], *args: object) -> Ran:

@@ -11,8 +11,11 @@ import click
 import pytest
 from helpers_gen import REPOSITORY, Ran, rows, shards_of, write_jsonl, wrong
 
-from textsmooth.pipeline import cli_gen, cli_job, generation, progress
-from textsmooth.pipeline.job_file import NOT_IN_A_FILE, Entry, check, read_job
+from textsmooth.pipeline import progress
+from textsmooth.pipeline.cli import gen as cli_gen
+from textsmooth.pipeline.cli import job as cli_job
+from textsmooth.pipeline.generation import run as generation
+from textsmooth.pipeline.generation.job_file import NOT_IN_A_FILE, Entry, check, read_job
 from textsmooth.schemas.config import GenerateOptions
 
 SAMPLES = {"integer": "7", "float": "0.5", "text": "name", "boolean": "true"}
@@ -225,7 +228,7 @@ def test_the_exit_code_is_the_worst(
             raise click.exceptions.Exit(code)
         return "written"
 
-    monkeypatch.setattr("textsmooth.pipeline.cli_job.generate_one", one)
+    monkeypatch.setattr("textsmooth.pipeline.cli.job.generate_one", one)
     (desk / "job.yaml").write_text("corpora:\n- {corpus: demo, out: a}\n- {corpus: demo, out: b}\n")
     ran = gen("--config", "job.yaml")
     assert (ran.code, left) == (worst, [])

@@ -19,17 +19,17 @@ from helpers_hub import bodies
 from helpers_share import pull_to, rewrite
 from hub_server import Hub
 
-from textsmooth.pipeline import retrieve
-from textsmooth.pipeline.publish import push
-from textsmooth.pipeline.retrieve import pull
+from textsmooth.pipeline.share import pull as retrieve
+from textsmooth.pipeline.share.pull import pull
+from textsmooth.pipeline.share.push import push
 from textsmooth.pipeline.transfer_progress import TransferProgress
-from textsmooth.pipeline.verification import verify
+from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.errors import ConflictError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, Manifest
-from textsmooth.stages import storage
-from textsmooth.stages.folder import LocalFolder, read_manifest
-from textsmooth.stages.stream import SmoothedDataset
-from textsmooth.stages.transfer import FolderTarget, Reader
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.storage.folder import LocalFolder, read_manifest
+from textsmooth.stages.storage.transfer import FolderTarget, Reader
 
 
 def test_some_shards_are_a_dataset_that_says_so(made: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_killed_while_it_grows_the_part_is_there_and_the_same_command_ends_it(
 ) -> None:
     out = pull_to(made, tmp_path / "out", shards="1")
     before = files_of(out)
-    patch = f"die_at('textsmooth.stages.storage', None, '_move', {call})\n"
+    patch = f"die_at('textsmooth.stages.storage.atomic', None, '_move', {call})\n"
     assert textsmooth_process("pull", made, out, "--progress", "none", patch=patch).wait().code == -9
     changed = {"receipts.jsonl"} if call == 11 else set()  # between the first of the records and the manifest
     assert {name for name in before if files_of(out)[name] != before[name]} == changed

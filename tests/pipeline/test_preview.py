@@ -16,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr
 
-from textsmooth.pipeline import preview as previews
-from textsmooth.pipeline.cli_preview import preview_text, three
-from textsmooth.pipeline.executors import Inline
-from textsmooth.pipeline.generation import generate, resolve
-from textsmooth.pipeline.preview import ROWS, draw, preview, rows_of
+from textsmooth.pipeline.cli.dry_run import preview_text, three
+from textsmooth.pipeline.executors.base import Inline
+from textsmooth.pipeline.generation import dry_run as previews
+from textsmooth.pipeline.generation.dry_run import ROWS, draw, preview, rows_of
+from textsmooth.pipeline.generation.run import generate, resolve
 from textsmooth.pipeline.progress import Progress
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import CorpusError
 from textsmooth.schemas.plan import Unit
-from textsmooth.stages.fidelity import Cut, Loss
+from textsmooth.stages.soft_ids.truncation import Cut, Loss
 
 
 def options(corpus: Path, teacher: Path, out: Path, **asked: Any) -> GenerateOptions:

@@ -9,11 +9,11 @@ import pytest
 from helpers_gen import Ran, files_of, tree, wrong
 from safetensors.torch import load_file, save_file
 
-from textsmooth.pipeline import generation
-from textsmooth.pipeline import preview as previews
-from textsmooth.pipeline.cli_preview import three
-from textsmooth.pipeline.generation import generate
-from textsmooth.pipeline.preview import preview
+from textsmooth.pipeline.cli.dry_run import three
+from textsmooth.pipeline.generation import dry_run as previews
+from textsmooth.pipeline.generation import run as generation
+from textsmooth.pipeline.generation.dry_run import preview
+from textsmooth.pipeline.generation.run import generate
 from textsmooth.schemas.config import GenerateOptions
 
 

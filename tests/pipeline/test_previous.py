@@ -17,16 +17,16 @@ from helpers_gen import REPOSITORY, Process, Ran, files_of, rows, shards_of, unt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textsmooth.pipeline import generation
-from textsmooth.pipeline import previous as previously
-from textsmooth.pipeline.generation import Generated, generate
-from textsmooth.pipeline.preview import preview
-from textsmooth.pipeline.previous import KINDS, changes
+from textsmooth.pipeline.generation import reuse as previously
+from textsmooth.pipeline.generation import run as generation
+from textsmooth.pipeline.generation.dry_run import preview
+from textsmooth.pipeline.generation.reuse import KINDS, changes
+from textsmooth.pipeline.generation.run import Generated, generate
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.plan import CorpusIdentity, Plan, TeacherIdentity, Unit
-from textsmooth.stages import storage
-from textsmooth.stages.folder import Folder, open_folder, read_manifest
+from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.storage.folder import Folder, open_folder, read_manifest
 
 SIZES = ("--rows-per-shard", 8, "--topk", 3)
 ROWS = rows(60, 21)
@@ -151,7 +151,7 @@ def test_a_corpus_that_stayed_as_it_was_needs_no_teacher(
     def never(*args: object, **named: object) -> None:
         raise AssertionError("the teacher was loaded")
 
-    monkeypatch.setattr("textsmooth.pipeline.unit.UnitWorker", never)
+    monkeypatch.setattr("textsmooth.pipeline.units.worker.UnitWorker", never)
     made = make(place / "corpus/*.jsonl", tmp_path / "new", place / "old")
     assert (made.units, made.taken) == (0, 5)
     equal(tmp_path / "new", place / "old")
@@ -397,7 +397,7 @@ def test_other_settings_are_refused_by_name(
 def test_other_versions_are_refused_by_name(
     name: str, place: Path, gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textsmooth.pipeline import plan
+    from textsmooth.pipeline.plan import cut as plan
 
     real = plan.versions("cpu")
     monkeypatch.setattr(plan, "versions", lambda device: {**real, name: "9.9"})
@@ -503,7 +503,7 @@ def test_stopped_anywhere_and_run_again(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if at == "run":
-            patch.setattr("textsmooth.pipeline.unit.UnitWorker.score", stop)
+            patch.setattr("textsmooth.pipeline.units.worker.UnitWorker.score", stop)
         elif at == "commit":
             patch.setattr(generation, "commit", stop)
         else:
@@ -540,7 +540,7 @@ def test_a_run_goes_on_from_the_dataset_that_it_began_with(
 
     asked = ("--corpus", place / "grown/*.jsonl", "--out", tmp_path / "new", *SIZES)
     with monkeypatch.context() as patch:
-        patch.setattr("textsmooth.pipeline.unit.UnitWorker.score", stop)
+        patch.setattr("textsmooth.pipeline.units.worker.UnitWorker.score", stop)
         assert gen(*asked, "--from-previous", place / "old").code == 130
         assert gen(*asked[:2], "--out", tmp_path / "plain", *SIZES).code == 130
     ran = gen(*asked, "--from-previous", place / "fresh")

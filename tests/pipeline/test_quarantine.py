@@ -16,15 +16,15 @@ import pytest
 import torch
 from helpers_gen import VOCAB, Ran, files_of, make_model, make_tokenizer, rows, shards_of, write_jsonl
 
-from textsmooth.pipeline.bad_rows import tell_apart
-from textsmooth.pipeline.generation import generate
-from textsmooth.pipeline.inspect import read_row
-from textsmooth.pipeline.retrieve import pull
-from textsmooth.pipeline.unit import UnitWorker
+from textsmooth.pipeline.generation.run import generate
+from textsmooth.pipeline.inspect.rows import read_row
+from textsmooth.pipeline.share.pull import pull
+from textsmooth.pipeline.units.bad_rows import tell_apart
+from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import UsageError
-from textsmooth.stages.folder import read_manifest
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.storage.folder import read_manifest
 
 POISON = "q"  # a word that no row of `rows` has
 BAD = (7, 23, 24)
@@ -260,7 +260,7 @@ def test_a_task_teachers_logits_stay_with_their_rows(run: Callable[..., Ran], tm
 
 
 def test_a_tokenizer_that_fails_for_a_row_is_its_fault(gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textsmooth.pipeline import unit as units
+    from textsmooth.pipeline.units import worker as units
 
     real = units.tokenize
 

@@ -14,11 +14,11 @@ import pytest
 from helpers_gen import Process, Ran, rows, shards_of, until, write_jsonl
 from ray_host import RayHost
 
-from textsmooth.pipeline.ray_executor import Pool, pool_for
-from textsmooth.pipeline.ray_worker import check_versions
+from textsmooth.pipeline.executors.ray_driver import Pool, pool_for
+from textsmooth.pipeline.executors.ray_worker import check_versions
 from textsmooth.schemas.config import GenerateOptions, workers
 from textsmooth.schemas.errors import UsageError, WorkerError
-from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.storage.folder import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = ("--topk", 3, "--rows-per-shard", 4, "--threads", 1)
@@ -108,7 +108,7 @@ def test_sigterm_ends_resumable_and_a_finished_job_needs_no_ray(
 def test_a_worker_with_other_code_is_refused_and_shipped_code_is_not(
     gen_process: Callable[..., Process], inline: Path, many: Path, tmp_path: Path
 ) -> None:
-    env = doctored(tmp_path / "old", "stages/codec.py", ('"""', '"""Another version. '))
+    env = doctored(tmp_path / "old", "stages/soft_ids/codec.py", ('"""', '"""Another version. '))
     with RayHost() as host:
         host.ask(add={"num_cpus": 1, "env_vars": env})
         args = ("--corpus", many, *SIZES, "--ray-address", host.address)
@@ -133,7 +133,7 @@ def test_a_worker_that_dies_at_start_ends_the_run_with_its_own_message(
     change: tuple[str, str], said: str, gen_process: Callable[..., Process], many: Path, tmp_path: Path
 ) -> None:
     with RayHost() as host:
-        host.ask(add={"num_cpus": 1, "env_vars": doctored(tmp_path / "broken", "pipeline/ray_worker.py", change)})
+        host.ask(add={"num_cpus": 1, "env_vars": doctored(tmp_path / "broken", "pipeline/executors/ray_worker.py", change)})
         ran = gen_process("--corpus", many, *SIZES, "--ray-address", host.address, "--out", tmp_path / "out").wait()
     assert ran.code == 1 and said in ran.err and len(ran.err.splitlines()) == 1, ran.err
     assert not (tmp_path / "out").exists()
@@ -149,7 +149,7 @@ def test_units_that_hang_or_kill_their_worker_are_named_and_the_rest_is_done(
         "            unit.number == 7 and os.kill(os.getpid(), 9)\n",
     )
     with RayHost() as host:
-        host.ask(add={"num_cpus": 1, "env_vars": doctored(tmp_path / "slow", "pipeline/ray_worker.py", hangs)})
+        host.ask(add={"num_cpus": 1, "env_vars": doctored(tmp_path / "slow", "pipeline/executors/ray_worker.py", hangs)})
         args = ("--corpus", many, *SIZES, "--ray-address", host.address, "--out", out)
         ran = gen_process(*args, "--unit-timeout", 4).wait()
     assert ran.code == 3, ran.err
@@ -173,7 +173,7 @@ def test_no_cluster_at_the_address_is_one_line(gen_process: Callable[..., Proces
 
 
 def test_without_ray_it_says_what_to_install() -> None:
-    code = "import sys; sys.modules['ray'] = None; from textsmooth.pipeline import cli, cli_gen; " + (
+    code = "import sys; sys.modules['ray'] = None; from textsmooth.pipeline.cli import app as cli, gen as cli_gen; " + (
         "sys.exit(cli.run(cli_gen.gen, 'textsmooth-gen', ['--corpus', 'demo', '--executor', 'ray']))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -218,7 +218,7 @@ def test_ranges_of_workers() -> None:
 
 
 def test_a_difference_of_versions_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from textsmooth.pipeline import ray_worker
+    from textsmooth.pipeline.executors import ray_worker
 
     monkeypatch.setattr(ray_worker, "node", lambda: "spot-7")
     check_versions({"torch": "2.13.0"}, {"torch": "2.13.0"})

@@ -17,15 +17,15 @@ from helpers_gen import Ran
 from helpers_report import HOSTILE, make_hostile
 from s3_server import S3
 
-from textsmooth.pipeline import cli
-from textsmooth.pipeline.cli_report import report as report_command
-from textsmooth.pipeline.report_charts import nice_ticks
-from textsmooth.pipeline.reporting import LAM, LEVELS, embedded, report
+from textsmooth.pipeline.cli import app as cli
+from textsmooth.pipeline.cli.report import report as report_command
+from textsmooth.pipeline.inspect.report import LAM, LEVELS, embedded, report
+from textsmooth.pipeline.inspect.report_charts import nice_ticks
 from textsmooth.schemas.errors import ConflictError, StorageError, UsageError
+from textsmooth.schemas.printable import printable
 from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.schemas.text import printable
-from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.collate import SmoothedCollator
+from textsmooth.stages.dataset.dataset import SmoothedDataset
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
 SHOWS_ITSELF = ("line", "rect", "circle", "polyline")

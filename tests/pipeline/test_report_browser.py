@@ -9,7 +9,7 @@ import pytest
 from helpers_gen import until
 from helpers_report import make_hostile
 
-from textsmooth.pipeline.reporting import report
+from textsmooth.pipeline.inspect.report import report
 
 pytestmark = pytest.mark.browser
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from helpers_gen import Process, Ran, files_of, rows, shards_of, tree, until, write_jsonl
 
-from textsmooth.pipeline import unit as units
+from textsmooth.pipeline.units import worker as units
 from textsmooth.schemas.plan import Plan
-from textsmooth.stages.folder import Folder
+from textsmooth.stages.storage.folder import Folder
 
 UNITS = 8
 SIZES = ("--rows-per-shard", 5, "--topk", 4, "--temperatures", "0.5,1")
@@ -119,7 +119,7 @@ def test_stopped_while_publishing_a_file_the_next_run_leaves_nothing_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Killed for good with a temporary file just written: nobody cleans up after it."""
-    from textsmooth.stages import storage
+    from textsmooth.stages.storage import atomic as storage
 
     out = tmp_path / "out"
     real = storage._temp
@@ -150,7 +150,7 @@ def test_stopped_while_publishing_a_file_the_next_run_leaves_nothing_over(
 def test_stopped_after_the_manifest_the_next_run_tidies_up(
     corpus: Path, gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textsmooth.pipeline import commit
+    from textsmooth.pipeline.commit import commit
 
     out = tmp_path / "out"
 
@@ -248,7 +248,7 @@ def test_a_driver_that_comes_late_runs_nothing_again(
     corpus: Path, whole: dict[str, Path], gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between its look at the receipts and its first unit, another driver does everything and finishes."""
-    from textsmooth.pipeline import executors
+    from textsmooth.pipeline.executors import base as executors
 
     out = tmp_path / "out"
     args = ("--corpus", corpus, "--out", out, *SIZES)
@@ -279,8 +279,8 @@ def test_two_drivers_that_guess_another_dtype_agree_on_the_first_plan(
     corpus: Path, gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`auto` is measured, so two machines may differ: the plan that is published counts for both."""
-    from textsmooth.pipeline import generation
-    from textsmooth.stages import device
+    from textsmooth.pipeline.generation import run as generation
+    from textsmooth.stages.models import device
 
     out = tmp_path / "out"
     args = ("--corpus", corpus, "--out", out, "--dtype", "auto", *SIZES)

@@ -14,11 +14,11 @@ from hub_server import Fault, Hub
 from s3_server import S3
 from s3_server import Fault as StoreFault
 
-from textsmooth.pipeline.publish import push
-from textsmooth.pipeline.retrieve import pull
+from textsmooth.pipeline.share.pull import pull
+from textsmooth.pipeline.share.push import push
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import MANIFEST
-from textsmooth.stages.folder import open_folder, read_manifest
+from textsmooth.stages.storage.folder import open_folder, read_manifest
 
 # From the Hub
 
@@ -111,7 +111,7 @@ def test_killed_while_it_pulls_the_same_command_ends_it(
 ) -> None:
     push(made, "me/set")
     out = tmp_path / "out"
-    patch = f"die_at('textsmooth.stages.storage', None, '_move', {call})\n"
+    patch = f"die_at('textsmooth.stages.storage.atomic', None, '_move', {call})\n"
     assert textsmooth_process("pull", "me/set", out, "--progress", "none", patch=patch, hub=hub).wait().code == -9
     assert not (out / MANIFEST).exists()
     ran = textsmooth_process("pull", "me/set", out, "--progress", "none", hub=hub).wait()
@@ -207,8 +207,8 @@ def test_killed_on_the_way_to_a_store_or_a_folder(
     bucket: str, s3: S3, made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path
 ) -> None:
     patches = {
-        f"{bucket}/set": "die_at('textsmooth.stages.object_store', 'StoreFolder', 'put', 5)\n",
-        str(tmp_path / "folder"): "die_at('textsmooth.stages.storage', None, '_move', 5)\n",
+        f"{bucket}/set": "die_at('textsmooth.stages.storage.store_folder', 'StoreFolder', 'put', 5)\n",
+        str(tmp_path / "folder"): "die_at('textsmooth.stages.storage.atomic', None, '_move', 5)\n",
     }
     for place, patch in patches.items():
         env = {**s3.environment, "TEXTSMOOTH_CACHE": os.environ["TEXTSMOOTH_CACHE"]}

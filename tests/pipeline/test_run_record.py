@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 from helpers_gen import REPOSITORY, Ran, files_of
 
-from textsmooth.pipeline import executors, generation, progress, run_record
-from textsmooth.pipeline import unit as units
-from textsmooth.pipeline.drain import Terminated
+from textsmooth.pipeline import progress
+from textsmooth.pipeline.executors import base as executors
+from textsmooth.pipeline.executors.shutdown import Terminated
+from textsmooth.pipeline.generation import run as generation
+from textsmooth.pipeline.generation import run_record
+from textsmooth.pipeline.units import worker as units
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import StorageError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, RUN
 from textsmooth.schemas.plan import Unit, UnitFailure
-from textsmooth.stages.folder import LocalFolder, read_manifest
+from textsmooth.stages.storage.folder import LocalFolder, read_manifest
 
 DOC = (REPOSITORY / "docs/jobs.md").read_text(encoding="utf-8")
 ARGS = ("--corpus", "good.jsonl", "--out", "out", "--topk", 3, "--rows-per-shard", 2)

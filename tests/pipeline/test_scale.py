@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from helpers_gen import rows, shards_of, write_jsonl
 
-from textsmooth.pipeline import commit
-from textsmooth.pipeline.executors import Inline
-from textsmooth.pipeline.generation import Generated, generate
-from textsmooth.pipeline.receipts import receipt_name
+from textsmooth.pipeline.commit import commit
+from textsmooth.pipeline.commit.receipts import receipt_name
+from textsmooth.pipeline.executors.base import Inline
+from textsmooth.pipeline.generation.run import Generated, generate
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.plan import Plan
-from textsmooth.stages.folder import open_folder, read_json
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.storage.folder import open_folder, read_json
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -12,10 +12,10 @@ import pytest
 from helpers_gen import make_model, make_tokenizer
 from helpers_verify import Kinds, flip, remade, said
 
-from textsmooth.pipeline.verification import verify
+from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.errors import TeacherError, UsageError
-from textsmooth.stages.codec import decode, encode
-from textsmooth.stages.shard import shard_bytes
+from textsmooth.stages.soft_ids.codec import decode, encode
+from textsmooth.stages.soft_ids.shard import shard_bytes
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

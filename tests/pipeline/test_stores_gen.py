@@ -13,10 +13,10 @@ import pytest
 from helpers_gen import Process, Ran, rows, shards_of, until, write_jsonl, write_parquet
 from s3_server import S3, Fault
 
-from textsmooth.pipeline.cli import run, textsmooth
+from textsmooth.pipeline.cli.app import run, textsmooth
 from textsmooth.schemas.errors import DatasetError
-from textsmooth.stages.folder import open_folder, read_manifest
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.storage.folder import open_folder, read_manifest
 
 SHARED = ("--rows-per-shard", "5")
 UNITS = 8

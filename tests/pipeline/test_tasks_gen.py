@@ -12,14 +12,14 @@ import pytest
 import torch
 from helpers_gen import POSITIONS, VOCAB, Ran, make_tokenizer, rows, sentence, write_jsonl, write_parquet
 
-from textsmooth.pipeline.training import train
+from textsmooth.pipeline.training.run import train
 from textsmooth.schemas.plan import Plan
 from textsmooth.schemas.tasks import TASKS
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.stages.folder import read_manifest
-from textsmooth.stages.storage import read_json
-from textsmooth.stages.stream import SmoothedDataset
-from textsmooth.stages.student import make_student
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.models.student import make_student
+from textsmooth.stages.storage.atomic import read_json
+from textsmooth.stages.storage.folder import read_manifest
 
 
 def table(folder: Path, split: str = "train") -> pa.Table:

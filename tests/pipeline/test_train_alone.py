@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers_gen import Ran, rows, write_jsonl
 
-from textsmooth.stages.student import make_student
+from textsmooth.stages.models.student import make_student
 
 ROOT = Path(__file__).resolve().parents[2]
 # Opens are noted from the first line of the program on; names that are file descriptors are those of files opened before.
@@ -21,8 +21,8 @@ AUDIT = """
 import sys, os, json
 seen = set()
 sys.addaudithook(lambda event, args: seen.add(os.fsdecode(args[0])) if event == "open" and isinstance(args[0], (str, bytes)) else None)
-from textsmooth.pipeline.cli import run
-from textsmooth.pipeline.cli_train import train
+from textsmooth.pipeline.cli.app import run
+from textsmooth.pipeline.cli.train import train
 code = run(train, "textsmooth-train", sys.argv[2:])
 there = sorted(os.path.realpath(path) for path in seen)
 with open(sys.argv[1], "w") as file:

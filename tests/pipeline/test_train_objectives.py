@@ -12,13 +12,13 @@ from helpers_gen import Ran, write_jsonl
 from helpers_verify import Kinds
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering
 
-from textsmooth.pipeline.train_result import TrainResult
-from textsmooth.pipeline.train_rows import corpus_rows
-from textsmooth.pipeline.training import train
+from textsmooth.pipeline.training.data import corpus_rows
+from textsmooth.pipeline.training.result import TrainResult
+from textsmooth.pipeline.training.run import train
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.stages.stream import SmoothedDataset
-from textsmooth.stages.student import make_student
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.models.student import make_student
 
 
 @pytest.fixture

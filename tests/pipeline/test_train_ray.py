@@ -13,7 +13,7 @@ import psutil
 import pytest
 from helpers_gen import until
 
-from textsmooth.pipeline.training import train
+from textsmooth.pipeline.training.run import train
 from textsmooth.schemas.train import TrainOptions
 
 SHARED = {"threads": 1, "lr": 5e-3, "max_steps": 40, "dropout": 0.0, "checkpoint_every": 5}
@@ -54,7 +54,7 @@ def _workers(pid: int) -> list[psutil.Process]:
 def test_a_killed_worker_is_survived_and_the_result_is_that_of_one_process(
     kit: ModuleType, command: Callable[..., Any], whole: list[float], tmp_path: Path
 ) -> None:
-    slow = "import textsmooth.pipeline.train_ray as r; r.LOOK_S = 0.05"
+    slow = "import textsmooth.pipeline.training.ray_train as r; r.LOOK_S = 0.05"
     running = command("--num-workers", 2, patch=slow)
     until(lambda: _update(tmp_path / "out.run/log.jsonl") >= 8, 120)
     workers = _workers(running.pid)
@@ -81,9 +81,9 @@ def test_sigterm_ends_it_resumable_by_one_process(kit: ModuleType, command: Call
 
 
 def test_errors_of_other_processes_keep_their_kind() -> None:
-    from textsmooth.pipeline.train_ray import _error
-    from textsmooth.pipeline.train_stop import Stopped
-    from textsmooth.stages.distill import TrainingError
+    from textsmooth.pipeline.training.ray_train import _error
+    from textsmooth.pipeline.training.stop import Stopped
+    from textsmooth.stages.training.step import TrainingError
 
     for kind, code in ((TrainingError, 1), (Stopped, 143)):
         error = _error({"kind": kind.__name__, "text": "what it said", "exit_code": code})
@@ -92,7 +92,7 @@ def test_errors_of_other_processes_keep_their_kind() -> None:
 
 def test_nobody_begins_again_once_an_error_was_said(tmp_path: Path) -> None:
     """Processes that waited for the one that failed may have died of it, and Ray replaces them."""
-    from textsmooth.pipeline.train_ray import _work
+    from textsmooth.pipeline.training.ray_train import _work
 
     (tmp_path / "error-1.json").touch()
     _work({"work": str(tmp_path), "options": asdict(TrainOptions(dataset="nowhere", student="nobody"))})

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from textsmooth.pipeline.train_stop import Stopped
-from textsmooth.pipeline.training import train
+from textsmooth.pipeline.training.run import train
+from textsmooth.pipeline.training.stop import Stopped
 from textsmooth.schemas.errors import ConflictError, TextsmoothError
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.stages import checkpoint
+from textsmooth.stages.training import checkpoint
 
 SHARED = {"threads": 1, "lr": 5e-3, "epochs": 2, "lam": "uniform", "draws": 3, "inputs": "both"}  # 40 updates, with dropout
 
@@ -63,7 +63,7 @@ def test_killed_twice_in_a_row_at_any_update_the_student_is_the_same_to_the_bit(
 ) -> None:
     first, second = (random.Random(seed).randint(1, 20) for _ in range(2))  # of each process's own updates
     for call in (first, second):
-        patch = f"die_at('textsmooth.stages.distill', 'Distiller', 'update', {call})"
+        patch = f"die_at('textsmooth.stages.training.step', 'Distiller', 'update', {call})"
         assert command("--resume", patch=patch).wait().code == -signal.SIGKILL
         assert not (tmp_path / "out").exists()
     ended = command("--resume").wait()
@@ -76,10 +76,10 @@ def test_killed_twice_in_a_row_at_any_update_the_student_is_the_same_to_the_bit(
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        ("textsmooth.stages.checkpoint", "sync", 6),  # in the midst of the second checkpoint
-        ("textsmooth.stages.checkpoint", "sync", 10),  # it is in place, the folder not synced
-        ("textsmooth.pipeline.training", "save_model", 1),  # trained, not saved
-        ("textsmooth.pipeline.training", "remove", 2),  # saved, the run's folder still there
+        ("textsmooth.stages.training.checkpoint", "sync", 6),  # in the midst of the second checkpoint
+        ("textsmooth.stages.training.checkpoint", "sync", 10),  # it is in place, the folder not synced
+        ("textsmooth.pipeline.training.run", "save_model", 1),  # trained, not saved
+        ("textsmooth.pipeline.training.run", "remove", 2),  # saved, the run's folder still there
     ],
 )
 def test_killed_while_it_saves(command: Callable[..., Any], whole: Path, tmp_path: Path, module: str, name: str, call: int) -> None:
@@ -95,7 +95,7 @@ def test_killed_while_it_saves(command: Callable[..., Any], whole: Path, tmp_pat
 def test_a_signal_ends_it_resumable(
     command: Callable[..., Any], whole: Path, tmp_path: Path, number: signal.Signals, code: int, word: str
 ) -> None:
-    stopped = command(patch=f"die_at('textsmooth.stages.distill', 'Distiller', 'update', 7, ({int(number)},))").wait()
+    stopped = command(patch=f"die_at('textsmooth.stages.training.step', 'Distiller', 'update', 7, ({int(number)},))").wait()
     assert stopped.code == code
     assert f"{word} after update 8 of 40, saved in {tmp_path}/out.run; the same command with --resume goes on" in stopped.err
     assert checkpoint.read_state(tmp_path / "out.run/step-00000008").update == 8  # both updates of its batch
@@ -105,13 +105,13 @@ def test_a_signal_ends_it_resumable(
 
 
 def test_a_second_signal_ends_it_at_once(command: Callable[..., Any]) -> None:
-    patch = "die_at('textsmooth.stages.distill', 'Distiller', 'update', 2, (2, 2))"
+    patch = "die_at('textsmooth.stages.training.step', 'Distiller', 'update', 2, (2, 2))"
     stopped = command(patch=patch).wait()
     assert stopped.code == 130 and stopped.err.endswith("interrupted; the same command with --resume goes on from the last checkpoint\n")
 
 
 def _stop_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
-    from textsmooth.stages.distill import Distiller
+    from textsmooth.stages.training.step import Distiller
 
     real = Distiller.update
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from textsmooth.pipeline.training import train
+from textsmooth.pipeline.training.run import train
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.stages.world import World
+from textsmooth.stages.training.distributed import World
 
 SHARED = {"threads": 1, "lr": 5e-3, "dropout": 0.0, "epochs": 2, "checkpoint_every": 5, "batch_tokens": 250}
 
@@ -78,7 +78,7 @@ def test_two_processes_make_the_student_of_one(
 def test_a_killed_process_ends_the_other_and_one_alone_goes_on(
     kit: ModuleType, two: Callable[..., list[Any]], whole: Path, smoothed: Path, student: Path, tmp_path: Path
 ) -> None:
-    first, second = (process.wait() for process in two(patches=("", "die_at('textsmooth.stages.distill', 'Distiller', 'update', 9)")))
+    first, second = (process.wait() for process in two(patches=("", "die_at('textsmooth.stages.training.step', 'Distiller', 'update', 9)")))
     assert (first.code, second.code) == (1, -signal.SIGKILL)
     assert first.err.splitlines()[-1].startswith("textsmooth-train: process 0 of 2 lost the others")
     done = train(TrainOptions(dataset=str(smoothed), student=str(student), out=str(tmp_path / "out"), resume=True, **SHARED))  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def test_a_killed_process_ends_the_other_and_one_alone_goes_on(
 def test_an_error_of_one_ends_both(two: Callable[..., list[Any]]) -> None:
     """Of the second process, in the midst of a batch: the first is at its gradients then."""
     memory = """
-from textsmooth.stages import distill
+from textsmooth.stages.training import step as distill
 def full(*args): raise MemoryError
 distill.Distiller._backward = full
 """
@@ -99,14 +99,14 @@ distill.Distiller._backward = full
 
 IMPATIENT = """
 from datetime import timedelta
-from textsmooth.stages import world
+from textsmooth.stages.training import distributed as world
 world.WAIT = timedelta(seconds=2)
 """
 
 
 def test_one_that_does_not_answer_is_given_up(two: Callable[..., list[Any]]) -> None:
     """It is there, but does nothing: as when a machine hangs, or the network between them is gone."""
-    frozen = f"die_at('textsmooth.stages.distill', 'Distiller', 'update', 4, ({int(signal.SIGSTOP)},))"
+    frozen = f"die_at('textsmooth.stages.training.step', 'Distiller', 'update', 4, ({int(signal.SIGSTOP)},))"
     first, second = two(patches=(IMPATIENT, IMPATIENT + frozen))
     ran = first.wait()
     second.kill(signal.SIGKILL)
@@ -117,7 +117,7 @@ def test_one_that_does_not_answer_is_given_up(two: Callable[..., list[Any]]) -> 
 def test_an_evaluation_may_take_longer_than_an_answer(two: Callable[..., list[Any]]) -> None:
     slow = """
 import time
-from textsmooth.stages import evaluate
+from textsmooth.stages.training import evaluate
 real = evaluate.Evaluation.__call__
 evaluate.Evaluation.__call__ = lambda *args: (time.sleep(3), real(*args))[1]
 """
@@ -130,7 +130,7 @@ def test_one_of_four_may_take_longer_to_begin(two: Callable[..., list[Any]]) -> 
     impatient = IMPATIENT.replace("seconds=2", "seconds=4")
     slow = """
 import time
-from textsmooth.pipeline import training
+from textsmooth.pipeline.training import run as training
 real = training.prepare
 training.prepare = lambda *args: (time.sleep(6), real(*args))[1]
 """
@@ -141,7 +141,7 @@ training.prepare = lambda *args: (time.sleep(6), real(*args))[1]
 def test_an_evaluation_that_fails_ends_both(two: Callable[..., list[Any]]) -> None:
     failing = """
 from textsmooth.schemas.errors import DatasetError
-from textsmooth.stages import evaluate
+from textsmooth.stages.training import evaluate
 def fails(*args): raise DatasetError("no such rows")
 evaluate.Evaluation.__call__ = fails
 """
@@ -152,7 +152,7 @@ evaluate.Evaluation.__call__ = fails
 
 def test_a_loss_that_is_no_number_ends_both_with_the_same_line(two: Callable[..., list[Any]]) -> None:
     broken = """
-from textsmooth.stages import distill
+from textsmooth.stages.training import step as distill
 real = distill.Distiller._backward
 def broken(self, *args):
     loss = real(self, *args)
@@ -166,7 +166,7 @@ distill.Distiller._backward = broken
 
 
 def test_a_signal_to_one_stops_both_after_the_same_update(two: Callable[..., list[Any]], tmp_path: Path) -> None:
-    told = "die_at('textsmooth.stages.distill', 'Distiller', 'update', 7, (15,))"
+    told = "die_at('textsmooth.stages.training.step', 'Distiller', 'update', 7, (15,))"
     first, second = (process.wait() for process in two(patches=("", told)))
     assert (first.code, second.code) == (143, 143), first.err
     assert "terminated after update 8 of 24" in first.err and "terminated after update 8 of 24" in second.err

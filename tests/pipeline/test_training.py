@@ -17,21 +17,21 @@ from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from textsmooth.pipeline import train_setup
-from textsmooth.pipeline.cli_student import student as student_command
-from textsmooth.pipeline.cli_train import GROUPS
-from textsmooth.pipeline.cli_train import train as train_command
+from textsmooth.pipeline.cli.student import student as student_command
+from textsmooth.pipeline.cli.train import GROUPS
+from textsmooth.pipeline.cli.train import train as train_command
 from textsmooth.pipeline.train_progress import TrainProgress
-from textsmooth.pipeline.training import train
+from textsmooth.pipeline.training import setup as train_setup
+from textsmooth.pipeline.training.run import train
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import ConflictError, DatasetError, MachineError, TeacherError, TextsmoothError, UsageError
 from textsmooth.schemas.manifest import FileEntry
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.stages.distill import TrainingError
-from textsmooth.stages.evaluate import metrics, predict
-from textsmooth.stages.folder import read_manifest
-from textsmooth.stages.storage import pretty_json
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.storage.atomic import pretty_json
+from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.training.evaluate import metrics, predict
+from textsmooth.stages.training.step import TrainingError
 
 
 @pytest.fixture
@@ -341,7 +341,7 @@ def test_every_option_has_help_and_a_field():
 
 
 def test_the_command_line_imports_nothing_heavy():
-    code = "import sys, textsmooth.pipeline.cli_train; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    code = "import sys, textsmooth.pipeline.cli.train; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

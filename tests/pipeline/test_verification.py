@@ -13,14 +13,14 @@ import pytest
 from helpers_gen import Ran, files_of, rows, write_jsonl
 from helpers_verify import KINDS, Kinds, flip, said
 
-from textsmooth.pipeline.merging import merge
-from textsmooth.pipeline.publish import push
-from textsmooth.pipeline.retrieve import pull
-from textsmooth.pipeline.verification import verify
+from textsmooth.pipeline.share.merge import merge
+from textsmooth.pipeline.share.pull import pull
+from textsmooth.pipeline.share.push import push
+from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.stages.folder import open_folder, read_manifest
-from textsmooth.stages.shard import ShardReader
-from textsmooth.stages.storage import pretty_json
+from textsmooth.stages.soft_ids.shard import ShardReader
+from textsmooth.stages.storage.atomic import pretty_json
+from textsmooth.stages.storage.folder import open_folder, read_manifest
 
 
 @pytest.mark.parametrize("name", KINDS)

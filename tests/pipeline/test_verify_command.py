@@ -10,10 +10,11 @@ import pytest
 from helpers_gen import Ran
 from helpers_verify import flip
 
-from textsmooth.pipeline import cli, verification
-from textsmooth.pipeline.verification import Verified, verify
+from textsmooth.pipeline.cli import app as cli
+from textsmooth.pipeline.verification import run as verification
+from textsmooth.pipeline.verification.run import Verified, verify
 from textsmooth.schemas.errors import UsageError
-from textsmooth.stages.check import Finding
+from textsmooth.stages.checks.shard import Finding
 
 
 def test_the_command_prints_findings_and_ends_with_1(dataset: Path, textsmooth: Callable[..., Ran]) -> None:

@@ -10,16 +10,16 @@ from typing import Any
 from helpers_gen import files_of
 from helpers_verify import remade, said
 
-from textsmooth.pipeline.difference import diff
-from textsmooth.pipeline.inspect import SmoothedRows
-from textsmooth.pipeline.retrieve import pull
-from textsmooth.pipeline.stats import figures
-from textsmooth.pipeline.verification import verify
+from textsmooth.pipeline.inspect.rows import SmoothedRows
+from textsmooth.pipeline.inspect.stats import figures
+from textsmooth.pipeline.share.diff import diff
+from textsmooth.pipeline.share.pull import pull
+from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.stages.folder import read_manifest
-from textsmooth.stages.storage import pretty_json
+from textsmooth.stages.storage.atomic import pretty_json
+from textsmooth.stages.storage.folder import read_manifest
 
 BAD = {"split": "train", "row": "x", "file": "f", "file_row": 0, "error": "e"}
 

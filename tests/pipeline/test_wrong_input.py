@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from helpers_gen import POSITIONS, VOCAB, Ran, make_model, make_tokenizer, rows, tree, write_jsonl, wrong
 
-from textsmooth.pipeline import cli
-from textsmooth.pipeline.cli_inspect import inspect as inspect_command
+from textsmooth.pipeline.cli import app as cli
+from textsmooth.pipeline.cli.inspect import inspect as inspect_command
 
 OPTIONS: list[tuple[list[object], int, str]] = [
     (["--topk", 0], 2, "topk must be a whole number of at least 1, not 0"),

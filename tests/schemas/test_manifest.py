@@ -12,7 +12,7 @@ from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import OWN, FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.plan import CorpusIdentity, TeacherIdentity
-from textsmooth.stages.statistics import UnitStats
+from textsmooth.stages.soft_ids.statistics import UnitStats
 
 CORPUS = CorpusIdentity(
     name="c", files={"train": ["c.jsonl"], "test": ["d.jsonl"]}, text_columns=("text",), label_column=None, label_kind=None,

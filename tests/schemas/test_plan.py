@@ -18,7 +18,7 @@ from textsmooth.schemas.canonical import canonical_json, digest, file_sha256
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Receipt, TaskTeacherIdentity, TeacherIdentity, Unit, unit_id, unit_ids
-from textsmooth.stages.storage import pretty_json
+from textsmooth.stages.storage.atomic import pretty_json
 
 # surrogates are no text: the corpus reader refuses them
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -10,7 +10,7 @@ from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.schemas.typed import check_types
+from textsmooth.schemas.type_checks import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,6 @@ def test_the_options_of_every_command_are_looked_at(kind: type, given: dict[str,
 def test_no_field_of_theirs_escapes(kind: type) -> None:
     from dataclasses import fields
 
-    from textsmooth.schemas.typed import _declared
+    from textsmooth.schemas.type_checks import _declared
 
     assert set(_declared(kind)) == {f.name for f in fields(kind)}

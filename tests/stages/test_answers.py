@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textsmooth.stages.answers import MAX_ANSWER_TOKENS, Answer, answer_of, exact_match, normalized, token_f1
+from textsmooth.stages.training.squad_metrics import MAX_ANSWER_TOKENS, Answer, answer_of, exact_match, normalized, token_f1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import pytest
 
 from textsmooth.schemas.errors import StorageError, UsageError
-from textsmooth.stages import cache
+from textsmooth.stages.storage import cache
 
 
 class Source:
@@ -135,7 +135,7 @@ def test_of_many_threads_one_fetches(source: Source) -> None:
 
 PROCESS = """
 import hashlib, sys, time
-from textsmooth.stages import cache
+from textsmooth.stages.storage import cache
 def fill(file):
     print("fetched", flush=True)
     time.sleep(0.2)

@@ -11,8 +11,8 @@ import torch
 
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.errors import DatasetError, StorageError
-from textsmooth.stages import checkpoint
-from textsmooth.stages.checkpoint import TrainState, checkpoints, read_state, restore, save
+from textsmooth.stages.training import checkpoint
+from textsmooth.stages.training.checkpoint import TrainState, checkpoints, read_state, restore, save
 
 
 def model(kit: ModuleType, seed: int = 0, **changes: Any) -> Any:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.shard import COLUMNS, METADATA_KEY, ROWS_PER_RECORD_BATCH, ShardMeta, shard_schema
 from textsmooth.schemas.soft_ids import SoftIds, id_dtype
-from textsmooth.stages.codec import TokenBlock, decode, encode
-from textsmooth.stages.shard import ShardReader, shard_bytes
+from textsmooth.stages.soft_ids.codec import TokenBlock, decode, encode
+from textsmooth.stages.soft_ids.shard import ShardReader, shard_bytes
 
 HALF = 2.0**-11
 

@@ -10,10 +10,10 @@ import torch
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.smoothing import TAILS, Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.stages.codec import TokenBlock
-from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.stream import SmoothedDataset
-from textsmooth.stages.temper import interpolate
+from textsmooth.stages.dataset.collate import SmoothedCollator
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.soft_ids.codec import TokenBlock
+from textsmooth.stages.soft_ids.temperature import interpolate
 
 
 def dense_s(dense, how, vocab):

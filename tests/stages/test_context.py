@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from textsmooth.stages.context import passes
-from textsmooth.stages.teacher import Teacher
-from textsmooth.stages.tokenize import TokenRows
+from textsmooth.stages.models.teacher import Teacher
+from textsmooth.stages.tokens.masked_context import passes
+from textsmooth.stages.tokens.tokenize import TokenRows
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta", "fnet"])

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from textsmooth.schemas.errors import CorpusError, UsageError
-from textsmooth.stages import corpus as corpora
-from textsmooth.stages.corpus import choose_columns, open_corpus
-from textsmooth.stages.readers import SCAN_ROWS, columns, read, rows_sha256, scan
-from textsmooth.stages.source import SourceFile, source_file
+from textsmooth.stages.corpus import folder as corpora
+from textsmooth.stages.corpus.folder import choose_columns, open_corpus
+from textsmooth.stages.corpus.reader import SCAN_ROWS, columns, read, rows_sha256, scan
+from textsmooth.stages.corpus.source_file import SourceFile, source_file
 
 TEXTS = [
     "plain",

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from textsmooth.schemas.errors import CorpusError, StorageError, UsageError
-from textsmooth.stages.corpus import open_corpus
-from textsmooth.stages.readers import read, scan
+from textsmooth.stages.corpus.folder import open_corpus
+from textsmooth.stages.corpus.reader import read, scan
 
 
 def put(folder: Path, files: dict[str, bytes], head: str = "") -> Path:

@@ -8,10 +8,10 @@ import torch
 
 from textsmooth.schemas.errors import MachineError
 from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.distill import PASSES, Distiller, TrainingError, counted, rate
-from textsmooth.stages.objectives import objective_for
-from textsmooth.stages.smooth import SoftEmbedding
+from textsmooth.stages.dataset.collate import SmoothedCollator
+from textsmooth.stages.training.losses import objective_for
+from textsmooth.stages.training.soft_embedding import SoftEmbedding
+from textsmooth.stages.training.step import PASSES, Distiller, TrainingError, counted, rate
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_parts_make_no_difference(kit, student):
     """Parts of unequal size, padded ones too: the gradient is that of the whole batch."""
     rows = kit.random_rows(1, 10).block
     collate = SmoothedCollator(pad_id=kit.PAD, smoothing=Smoothing())
-    from textsmooth.stages.gather import gather
+    from textsmooth.stages.dataset.row_gather import gather
 
     def part(*chosen, weight=None):
         made = collate(gather([rows] * len(chosen), list(chosen)))

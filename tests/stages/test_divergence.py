@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.stages.divergence import divergence
+from textsmooth.stages.soft_ids.divergence import divergence
 
 
 def soft_ids(tokens: list[tuple[Mapping[int, float], float]]) -> SoftIds:

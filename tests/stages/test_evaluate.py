@@ -15,10 +15,10 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.tasks import TASKS
-from textsmooth.stages.answers import answer_of, exact_match, token_f1
-from textsmooth.stages.evaluate import Evaluation, higher_is_better, labelled, main_metric, metrics, predict
-from textsmooth.stages.masking import MaskedCollator
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.dataset.mlm_collate import MaskedCollator
+from textsmooth.stages.training.evaluate import Evaluation, higher_is_better, labelled, main_metric, metrics, predict
+from textsmooth.stages.training.squad_metrics import answer_of, exact_match, token_f1
 
 
 def _logits(predicted, classes):

@@ -11,8 +11,8 @@ import torch
 from helpers_families import FAMILIES, PAD, VOCAB, WIDE, assert_parity, dense, make, random_rows, soft_ids
 
 from textsmooth.schemas.errors import TeacherError
-from textsmooth.stages.sparsify import Sparsifier, gather_soft_ids
-from textsmooth.stages.teacher import Batch, Teacher, chunks
+from textsmooth.stages.models.teacher import Batch, Teacher, chunks
+from textsmooth.stages.soft_ids.topk import Sparsifier, gather_soft_ids
 
 NO_PADDING = {"convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"}  # padding changes their logits, in transformers too
 SHORTEST = {"funnel": 3}  # tokens of a row: it fails at fewer, in transformers too

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr
 
-from textsmooth.stages.fidelity import Cut, Fidelity, Loss
-from textsmooth.stages.sparsify import Sparsifier
+from textsmooth.stages.soft_ids.topk import Sparsifier
+from textsmooth.stages.soft_ids.truncation import Cut, Fidelity, Loss
 
 VOCAB = 700
 CUTS = (*(Cut(topk=k) for k in (1, 4, 32, 128, VOCAB)), *(Cut(topk=32, mass=m) for m in (0.5, 0.9, 0.999)))

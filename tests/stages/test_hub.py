@@ -17,9 +17,11 @@ from hub_server import Fault, Hub
 from huggingface_hub import close_session
 
 from textsmooth.schemas.errors import CorpusError, TeacherError, UsageError
-from textsmooth.stages import hub, hub_errors, hub_files
-from textsmooth.stages.hub_files import HubFile
-from textsmooth.stages.source import SourceFile
+from textsmooth.stages.corpus.source_file import SourceFile
+from textsmooth.stages.hub import errors as hub_errors
+from textsmooth.stages.hub import file as hub_files
+from textsmooth.stages.hub import listing as hub
+from textsmooth.stages.hub.file import HubFile
 
 BERT = ("README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 

@@ -12,11 +12,11 @@ import pytest
 from helpers_hub import at_hub, bodies, go_offline
 from hub_server import Fault, Hub
 
-from textsmooth.pipeline.inspect import read_row
+from textsmooth.pipeline.inspect.rows import read_row
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.stages.folder import open_folder, read_manifest
-from textsmooth.stages.hub_folder import HubFolder
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.hub.folder import HubFolder
+from textsmooth.stages.storage.folder import open_folder, read_manifest
 
 URI = "hf://datasets/tiny/smoothed"
 

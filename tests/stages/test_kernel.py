@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from textsmooth.stages import kernel
-from textsmooth.stages.device import default_threads, pick_dtype
+from textsmooth.stages.models import cgroup as kernel
+from textsmooth.stages.models.device import default_threads, pick_dtype
 
 
 def container(root: Path, monkeypatch: pytest.MonkeyPatch, groups: str, **files: str) -> None:
@@ -81,7 +81,7 @@ def test_threads_by_default(
 
 
 def test_bfloat16_on_a_cpu_has_to_be_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from textsmooth.stages import device
+    from textsmooth.stages.models import device
 
     for bfloat16, expected in ((0.9, "float32"), (0.7, "bfloat16")):
         monkeypatch.setattr(device, "_matmul_seconds", lambda *names, last=bfloat16: dict(zip(names, (1.0, last), strict=True)))

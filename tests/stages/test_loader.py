@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.collate import SmoothedCollator
+from textsmooth.stages.dataset.dataset import SmoothedDataset
 
 ROWS = [37, 300, 5, 61, 20]  # of the shards: neither equal, nor full record batches
 
@@ -28,8 +28,8 @@ def uneven(kit, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
     """Several windows, and several buckets in each, in a dataset of a few hundred rows."""
-    monkeypatch.setattr("textsmooth.stages.stream.WINDOW_ROWS", 100)
-    monkeypatch.setattr("textsmooth.stages.order.BUCKET_ROWS", 40)
+    monkeypatch.setattr("textsmooth.stages.dataset.dataset.WINDOW_ROWS", 100)
+    monkeypatch.setattr("textsmooth.stages.dataset.order.BUCKET_ROWS", 40)
 
 
 COLLATE = SmoothedCollator(pad_id=0)
@@ -289,7 +289,7 @@ def test_a_resume_touches_the_shards_of_one_window_only(uneven, monkeypatch):
     stream = _stream(uneven, batch_tokens=150)
     stream.load_state_dict(whole.state_after(batch))
     touched = set()
-    monkeypatch.setattr("textsmooth.stages.stream.Ahead.begin", lambda self, shards: None)
+    monkeypatch.setattr("textsmooth.stages.dataset.dataset.Ahead.begin", lambda self, shards: None)
     touch = SmoothedDataset.touch
     monkeypatch.setattr(SmoothedDataset, "touch", lambda self, index: touched.add(index) or touch(self, index))
     next(iter(stream))
@@ -315,7 +315,7 @@ def test_a_damaged_shard_is_told_when_its_rows_are_needed(uneven, tmp_path, monk
 
 
 def test_the_next_shards_are_fetched_meanwhile_and_given_up_with_the_iterator(uneven, bucket, s3):
-    from textsmooth.stages.folder import open_folder
+    from textsmooth.stages.storage.folder import open_folder
 
     folder = open_folder(f"{bucket}/dataset")
     for path in uneven.rglob("*"):

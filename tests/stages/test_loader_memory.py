@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.collate import SmoothedCollator
+from textsmooth.stages.dataset.dataset import SmoothedDataset
 
 EPOCHS, WARM_UP = 20, 3
 GROWTH_BYTES = 25_000  # over the epochs after the warm-up; one batch of this test has more
@@ -19,7 +19,7 @@ GROWTH_BYTES = 25_000  # over the epochs after the warm-up; one batch of this te
 @pytest.mark.parametrize("how", [{"batch_size": 90}, {"batch_tokens": 700}], ids=["rows", "tokens"])
 def test_memory_is_flat_over_many_epochs(smoothed: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, int]) -> None:
     """Windows are small, so that there are several of them."""
-    monkeypatch.setattr("textsmooth.stages.stream.WINDOW_ROWS", 100)
+    monkeypatch.setattr("textsmooth.stages.dataset.dataset.WINDOW_ROWS", 100)
     dataset = SmoothedDataset(smoothed, "train")
     collate = SmoothedCollator.for_dataset(dataset, smoothing=Smoothing(lam="uniform", draws=3))
     stream = dataset.stream(collate, **how)

@@ -11,11 +11,11 @@ from helpers_train import random_rows as smoothed_rows
 
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.stages.codec import TokenBlock
-from textsmooth.stages.context import passes
-from textsmooth.stages.masking import MaskedCollator
-from textsmooth.stages.stream import SmoothedDataset, concatenate
-from textsmooth.stages.teacher import Teacher
+from textsmooth.stages.dataset.dataset import SmoothedDataset, concatenate
+from textsmooth.stages.dataset.mlm_collate import MaskedCollator
+from textsmooth.stages.models.teacher import Teacher
+from textsmooth.stages.soft_ids.codec import TokenBlock
+from textsmooth.stages.tokens.masked_context import passes
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 from helpers_families import PAD, POSITIONS, VOCAB, make, soft_ids
 
 from textsmooth.schemas.errors import TeacherError
-from textsmooth.stages.model import position_limit
-from textsmooth.stages.teacher import Teacher
-from textsmooth.stages.tokenize import NO_LIMIT, TokenRows
+from textsmooth.stages.models.load import position_limit
+from textsmooth.stages.models.teacher import Teacher
+from textsmooth.stages.tokens.tokenize import NO_LIMIT, TokenRows
 
 LIMITLESS = SimpleNamespace(model_max_length=int(1e30))  # as transformers has it where a tokenizer names no limit
 FROM_PADDING = [

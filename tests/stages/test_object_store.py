@@ -12,9 +12,10 @@ from gcs_server import GCS
 from s3_server import S3, Fault
 
 from textsmooth.schemas.errors import StorageError, UsageError
-from textsmooth.stages import store, store_kinds
-from textsmooth.stages.folder import Folder, open_folder
-from textsmooth.stages.object_store import StoreFolder
+from textsmooth.stages.storage import object_store as store
+from textsmooth.stages.storage import s3 as store_kinds
+from textsmooth.stages.storage.folder import Folder, open_folder
+from textsmooth.stages.storage.store_folder import StoreFolder
 
 NAMES = ["plan.json", "train/00000-0.arrow", "receipts/train-00000.json", "odd/ü é+%20&=.txt", "tokenizer/deep/er/x"]
 

@@ -10,10 +10,10 @@ from helpers_families import FAMILIES, PAD, VOCAB, make
 from torch.nn import functional as F
 
 from textsmooth.schemas.errors import UsageError
-from textsmooth.stages import forward as forwards
-from textsmooth.stages.collate import Batch, MaskedTargets
-from textsmooth.stages.forward import autocast, forward, masked_logits
-from textsmooth.stages.objectives import objective_for, soft_cross_entropy
+from textsmooth.stages.dataset.collate import Batch, MaskedTargets
+from textsmooth.stages.training import student_forward as forwards
+from textsmooth.stages.training.losses import objective_for, soft_cross_entropy
+from textsmooth.stages.training.student_forward import autocast, forward, masked_logits
 
 
 def random_targets(places: torch.Tensor, vocab: int, *, seed: int = 0, whole: bool = False, masses: float | None = None) -> MaskedTargets:

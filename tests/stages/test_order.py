@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textsmooth.schemas.errors import UsageError
-from textsmooth.stages import order as order_module
-from textsmooth.stages.order import GlobalBatches, SampleOrder, fit
+from textsmooth.stages.dataset import order as order_module
+from textsmooth.stages.dataset.order import GlobalBatches, SampleOrder, fit
 
 
 def _order(shard_rows, seed=0, epoch=0, dataset="d", window_rows=7, shuffle=True):

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from textsmooth.schemas.errors import CorpusError
-from textsmooth.stages import lines as lines_module
-from textsmooth.stages import readers
-from textsmooth.stages.readers import columns, read, rows_sha256, scan
-from textsmooth.stages.source import SourceFile, source_file
+from textsmooth.stages.corpus import jsonl as lines_module
+from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.corpus.reader import columns, read, rows_sha256, scan
+from textsmooth.stages.corpus.source_file import SourceFile, source_file
 
 TEXTS = [
     "plain",

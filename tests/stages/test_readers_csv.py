@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from textsmooth.schemas.errors import CorpusError
-from textsmooth.stages.kinds import ColumnKind, arrow_type, cell_type, typed, typed_labels
-from textsmooth.stages.readers import columns, read, scan
-from textsmooth.stages.source import SourceFile, source_file
+from textsmooth.stages.corpus.column_types import ColumnKind, arrow_type, cell_type, typed, typed_labels
+from textsmooth.stages.corpus.reader import columns, read, scan
+from textsmooth.stages.corpus.source_file import SourceFile, source_file
 
 CELLS = st.text(st.one_of(st.sampled_from('",\n\r\t 0a'), st.characters(exclude_categories=["Cs"])), max_size=6)
 

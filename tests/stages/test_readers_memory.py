@@ -15,8 +15,8 @@ LINE = "".join(f"word{i * 7919 % 99991} " for i in range(1250))  # 10 kB
 PEAK = """
 import sys
 from pathlib import Path
-from textsmooth.stages.readers import columns, read, rows_sha256, scan
-from textsmooth.stages.source import source_file
+from textsmooth.stages.corpus.reader import columns, read, rows_sha256, scan
+from textsmooth.stages.corpus.source_file import source_file
 
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) // 1024

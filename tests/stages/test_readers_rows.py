@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from textsmooth.schemas.errors import CorpusError
-from textsmooth.stages.readers import columns, read, rows_sha256, scan
-from textsmooth.stages.source import SourceFile, source_file
+from textsmooth.stages.corpus.reader import columns, read, rows_sha256, scan
+from textsmooth.stages.corpus.source_file import SourceFile, source_file
 
 MILLION = "né " * 350_000  # 1.4 MB
 BOM = b"\xef\xbb\xbf"

@@ -9,8 +9,8 @@ import pytest
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.shard import ShardMeta, shard_schema
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.stages.codec import TokenBlock, encode
-from textsmooth.stages.shard import ShardReader, shard_bytes
+from textsmooth.stages.soft_ids.codec import TokenBlock, encode
+from textsmooth.stages.soft_ids.shard import ShardReader, shard_bytes
 
 
 @pytest.fixture(scope="module")

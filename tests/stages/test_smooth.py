@@ -9,9 +9,9 @@ import torch
 from textsmooth.schemas.errors import TeacherError
 from textsmooth.schemas.smoothing import TAILS, Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.stages.collate import SmoothedCollator, SoftBag
-from textsmooth.stages.forward import forward
-from textsmooth.stages.smooth import SoftEmbedding, smooth_inputs, soft_embedding
+from textsmooth.stages.dataset.collate import SmoothedCollator, SoftBag
+from textsmooth.stages.training.soft_embedding import SoftEmbedding, smooth_inputs, soft_embedding
+from textsmooth.stages.training.student_forward import forward
 
 
 def _one_hot(block):

@@ -7,8 +7,8 @@ from helpers_gen import VOCAB, WORDS, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textsmooth.stages.spans import answer_text, find_spans
-from textsmooth.stages.tokenize import tokenize
+from textsmooth.stages.tokens.answer_spans import answer_text, find_spans
+from textsmooth.stages.tokens.tokenize import tokenize
 
 V = len(VOCAB)
 TOKENIZER = make_tokenizer()

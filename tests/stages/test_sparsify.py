@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textsmooth.stages.sparsify import BLOCK, GROUP, ChunkSoftIds, Sparsifier, gather_soft_ids, topk_exact
+from textsmooth.stages.soft_ids.topk import BLOCK, GROUP, ChunkSoftIds, Sparsifier, gather_soft_ids, topk_exact
 
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 UNDERFLOW = -80.0  # exp of less is lost in float32

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.stages.statistics import BINS, UnitStats
+from textsmooth.stages.soft_ids.statistics import BINS, UnitStats
 
 TOPK = 6
 

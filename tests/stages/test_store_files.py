@@ -10,9 +10,9 @@ from helpers_gen import rows, write_jsonl, write_parquet
 from s3_server import S3, Fault
 
 from textsmooth.schemas.errors import CorpusError, UsageError
-from textsmooth.stages import readers
-from textsmooth.stages.corpus import Corpus, open_corpus
-from textsmooth.stages.source import SourceFile
+from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.corpus.folder import Corpus, open_corpus
+from textsmooth.stages.corpus.source_file import SourceFile
 
 
 def texts(file: SourceFile) -> list[str]:

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 from torch.utils.data import DataLoader
 
-from textsmooth.pipeline import cli
+from textsmooth.pipeline.cli import app as cli
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.stages.codec import decode
-from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.gather import concatenate, gather
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.collate import SmoothedCollator
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.dataset.row_gather import concatenate, gather
+from textsmooth.stages.soft_ids.codec import decode
 
 
 def test_rows_come_back_as_written(kit, smoothed):
@@ -52,8 +52,8 @@ def test_lengths_and_labels_are_those_of_all_rows(smoothed):
 
 
 def test_closed_shards_and_forgotten_blocks_are_read_again(smoothed, monkeypatch):
-    monkeypatch.setattr("textsmooth.stages.stream.OPEN_BLOCKS", 1)
-    monkeypatch.setattr("textsmooth.stages.stream.OPEN_SHARDS", 1)
+    monkeypatch.setattr("textsmooth.stages.dataset.dataset.OPEN_BLOCKS", 1)
+    monkeypatch.setattr("textsmooth.stages.dataset.dataset.OPEN_SHARDS", 1)
     dataset = SmoothedDataset(smoothed, "train")
     rows = np.array([0, 299, 260, 1])
     np.testing.assert_array_equal(dataset.batch(rows).input_ids, SmoothedDataset(smoothed, "train").batch(rows).input_ids)
@@ -100,7 +100,7 @@ def test_a_damaged_shard_is_named(smoothed, tmp_path, damage, said):
 
 
 def test_without_verify_shards_are_not_hashed(smoothed, monkeypatch):
-    monkeypatch.setattr("textsmooth.stages.stream.file_sha256", lambda path: pytest.fail("hashed"))
+    monkeypatch.setattr("textsmooth.stages.dataset.dataset.file_sha256", lambda path: pytest.fail("hashed"))
     assert len(SmoothedDataset(smoothed, "train", verify=False).batch(np.arange(300))) == 300
 
 
@@ -185,7 +185,7 @@ def test_a_map_style_dataset_for_loader_workers(smoothed):
 def test_a_pickled_dataset_remembers_what_was_checked(smoothed, monkeypatch):
     dataset = SmoothedDataset(smoothed, "train")
     expected = dataset.batch(np.arange(300))
-    monkeypatch.setattr("textsmooth.stages.stream.file_sha256", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr("textsmooth.stages.dataset.dataset.file_sha256", lambda path: pytest.fail("hashed again"))
     copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301 (our own)
     np.testing.assert_array_equal(copy.batch(np.arange(300)).soft.logprobs, expected.soft.logprobs)
 

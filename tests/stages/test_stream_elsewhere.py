@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from s3_server import S3
 
-from textsmooth.stages import stream as module
-from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.stream import FETCHED_AT_ONCE, SmoothedDataset
+from textsmooth.stages.dataset import dataset as module
+from textsmooth.stages.dataset.collate import SmoothedCollator
+from textsmooth.stages.dataset.dataset import FETCHED_AT_ONCE, SmoothedDataset
 
 ROWS = [20, 31, 9, 40, 12, 25]
 COLLATE = SmoothedCollator(pad_id=0)

@@ -13,13 +13,13 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelF
 
 from textsmooth.schemas.errors import ConflictError, StorageError, TeacherError, UsageError
 from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.forward import forward
-from textsmooth.stages.fresh import fresh_student
-from textsmooth.stages.objectives import objective_for
-from textsmooth.stages.smooth import SoftEmbedding
-from textsmooth.stages.stream import SmoothedDataset
-from textsmooth.stages.student import check_token_map, load_student, make_student, model_folder, new_model_folder, positions
+from textsmooth.stages.dataset.collate import SmoothedCollator
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.models.student import check_token_map, load_student, make_student, model_folder, new_model_folder, positions
+from textsmooth.stages.models.student_init import fresh_student
+from textsmooth.stages.training.losses import objective_for
+from textsmooth.stages.training.soft_embedding import SoftEmbedding
+from textsmooth.stages.training.student_forward import forward
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from helpers_gen import POSITIONS, VOCAB, make_model, make_tokenizer, rows
 from numpy.typing import NDArray
 
 from textsmooth.schemas.errors import TeacherError
-from textsmooth.stages.teacher import Batch, Teacher, batches, chunks, teacher_digest
-from textsmooth.stages.tokenize import TokenRows, tokenize
+from textsmooth.stages.models.teacher import Batch, Teacher, batches, chunks, teacher_digest
+from textsmooth.stages.tokens.tokenize import TokenRows, tokenize
 
 PAD = 0
 

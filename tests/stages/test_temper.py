@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.soften import cut
-from textsmooth.stages.stream import SmoothedDataset
-from textsmooth.stages.temper import MOST_ERROR, interpolate, interpolation_error, temperature_note
+from textsmooth.stages.dataset.collate import SmoothedCollator
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.soft_ids.target_distribution import cut
+from textsmooth.stages.soft_ids.temperature import MOST_ERROR, interpolate, interpolation_error, temperature_note
 
 
 def stored_as(logprobs, kept, temperatures):

@@ -8,7 +8,7 @@ from helpers_gen import VOCAB, WORDS, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textsmooth.stages.tokenize import TokenRows, tokenize, tokenizer_digest
+from textsmooth.stages.tokens.tokenize import TokenRows, tokenize, tokenizer_digest
 
 V = len(VOCAB)
 TOKENIZER = make_tokenizer()

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
 from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.stages.collate import SmoothedCollator
-from textsmooth.stages.smooth import SoftEmbedding, smooth_inputs
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.collate import SmoothedCollator
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.training.soft_embedding import SoftEmbedding, smooth_inputs
 
 
 class NewEpoch(TrainerCallback):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers_merge import LABELLED, maker
 
-from textsmooth.pipeline.merging import merge
+from textsmooth.pipeline.share.merge import merge
 
 
 @pytest.fixture(scope="module")

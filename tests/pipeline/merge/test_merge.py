@@ -12,17 +12,17 @@ import pytest
 from helpers_gen import Ran, files_of, shards_of
 from helpers_merge import LABELLED, logical, same_dataset
 
-from textsmooth.pipeline import merging
-from textsmooth.pipeline.card import card
-from textsmooth.pipeline.inspect import read_row
-from textsmooth.pipeline.merging import Merged, merge
-from textsmooth.pipeline.retrieve import pull
-from textsmooth.pipeline.verification import verify
+from textsmooth.pipeline.commit.card import card
+from textsmooth.pipeline.inspect.rows import read_row
+from textsmooth.pipeline.share import merge as merging
+from textsmooth.pipeline.share.merge import Merged, merge
+from textsmooth.pipeline.share.pull import pull
+from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.stages import storage
-from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.storage.folder import read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +92,9 @@ def test_datasets_loads_it(merged: Path, tmp_path: Path) -> None:
 
 
 def test_a_student_trains_on_it(a: Path, b: Path, merged: Path, tmp_path: Path) -> None:
-    from textsmooth.pipeline.training import train
+    from textsmooth.pipeline.training.run import train
     from textsmooth.schemas.train import TrainOptions
-    from textsmooth.stages.student import make_student
+    from textsmooth.stages.models.student import make_student
 
     teacher = tmp_path / "teacher"
     from helpers_gen import make_model, make_tokenizer

@@ -12,12 +12,12 @@ from helpers_hub import at_hub
 from helpers_merge import same_dataset
 from hub_server import Hub
 
-from textsmooth.pipeline.merging import merge
-from textsmooth.pipeline.verification import verify
+from textsmooth.pipeline.share.merge import merge
+from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.stages import storage
-from textsmooth.stages.folder import read_manifest
-from textsmooth.stages.stream import SmoothedDataset
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.storage.folder import read_manifest
 
 
 def test_done_it_is_not_done_again_and_overwrite_starts_anew(a: Path, b: Path, tmp_path: Path) -> None:
@@ -81,10 +81,10 @@ def test_one_name_is_one_dataset(a: Path, tmp_path: Path) -> None:
 
 
 PATCH = """
-from textsmooth.pipeline import cli_merge
+from textsmooth.pipeline.cli import merge as cli_merge
 real_run = cli.run
 cli.run = lambda command, name, args: real_run(cli_merge.merge, 'textsmooth merge', [a for a in args if not a.startswith('--teacher')])
-import textsmooth.stages.folder as there
+import textsmooth.stages.storage.folder as there
 calls = []
 for name in ("put", "put_exclusive"):
     def counted(self, *args, real=getattr(there.LocalFolder, name)):
@@ -117,7 +117,7 @@ def test_copies_where_there_are_no_links(a: Path, b: Path, merged: Path, tmp_pat
 
 
 def test_from_an_object_store_and_into_one(a: Path, b: Path, merged: Path, bucket: str, tmp_path: Path) -> None:
-    from textsmooth.stages.folder import open_folder
+    from textsmooth.stages.storage.folder import open_folder
 
     there = open_folder(f"{bucket}/b")
     for name, data in files_of(b).items():

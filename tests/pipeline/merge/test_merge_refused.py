@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from helpers_merge import LABELLED, same_dataset
 
-from textsmooth.pipeline.merging import merge
-from textsmooth.pipeline.retrieve import pull
+from textsmooth.pipeline.share.merge import merge
+from textsmooth.pipeline.share.pull import pull
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.stages import storage
-from textsmooth.stages.folder import read_manifest
+from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.storage.folder import read_manifest
 
 
 def test_the_same_dataset_or_the_same_rows_twice_are_refused(

@@ -1,0 +1,65 @@
+"""`textsmooth gen --config job.yaml`: one corpus after the other."""
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from textsmooth.pipeline.cli.app import told
+from textsmooth.pipeline.cli.gen import generate_one, options_of
+from textsmooth.pipeline.executors import shutdown as drain
+from textsmooth.pipeline.generation.job_file import check, read_job
+from textsmooth.pipeline.plan.inputs import default_out
+from textsmooth.schemas.config import GenerateOptions
+from textsmooth.schemas.errors import TextsmoothError
+from textsmooth.stages.storage.folder import is_uri
+
+INTERRUPTED = (130, 143)
+WORST = (1, 2, 3, 0)  # exit codes: a failure may go away when the job is run again, wrong usage and bad rows do not
+MEANING = {1: "failed", 2: "wrong usage", 3: "finished but for quarantined units", 130: "interrupted", 143: "terminated"}
+
+
+def run_job(path: str, ctx: click.Context) -> int:
+    """Run what a job file asks for; the worst exit code. UsageError, before anything runs, for a mistake in it.
+
+    A corpus that fails does not keep the others from being done; an interruption does.
+    """
+    entries = read_job(path, ctx)
+    asked: list[GenerateOptions] = check(entries, options_of, ctx.params, _place)
+    several = len(asked) > 1
+    lines: list[str] = []
+    codes: list[int] = []
+    for entry, options in zip(entries, asked, strict=True):
+        out = options.out or str(default_out(options))
+        if drain.asked() or (codes and codes[-1] in INTERRUPTED):
+            lines.append(f"{options.corpus}: not begun")
+            continue
+        code, what = _one(options, entry.params, f"{ctx.command_path}: {options.corpus}" if several else ctx.command_path)
+        codes.append(code)
+        lines.append(f"{options.corpus}: {what}{f' (exit code {code})' if code else ''}, {out}")
+    if several:
+        click.echo("\n".join([f"{path}: {len(asked)} corpora", *(f"  {line}" for line in lines)]))
+    if len(codes) < len(asked) and not set(codes) & set(INTERRUPTED):  # SIGTERM, and the corpus that ran could be finished
+        raise drain.Terminated
+    return next(code for code in (*INTERRUPTED, *WORST) if code in codes)
+
+
+def _one(options: GenerateOptions, params: dict[str, Any], path: str) -> tuple[int, str]:
+    what = ""
+
+    def call() -> None:
+        nonlocal what
+        what = generate_one(options, params)
+
+    try:
+        code = told(call, path, after="the same command goes on from here", debug=params["debug"])
+    except Exception as error:  # shown whole, as for a single run; the other corpora have nothing to do with it
+        traceback.print_exc()
+        code = error.exit_code if isinstance(error, TextsmoothError) else 1
+    return code, what or MEANING[code]
+
+
+def _place(options: GenerateOptions) -> str:
+    out = options.out or str(default_out(options))
+    return out.rstrip("/") if is_uri(out) else str(Path(out).expanduser().resolve())

@@ -1,0 +1,48 @@
+"""`textsmooth stats`."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from textsmooth.pipeline.cli.app import Command
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("dataset")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, with all bins of the histograms.")
+@click.option("--split", help="Split to count.  [default: all of them together]")
+@click.option("--all", "all_rows", is_flag=True, help="Count every row, not a sample, for what the manifest does not have.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample.")
+@click.option("--words", type=click.IntRange(0), default=20, show_default=True, help="How many of the most smoothed words are told.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def stats(dataset: str, as_json: bool, split: str | None, all_rows: bool, seed: int, words: int, debug: bool) -> None:
+    """Print the figures of a dataset: sizes, p(original), captured mass, entropy, lengths, labels, most smoothed words, provenance."""
+    from textsmooth.pipeline.inspect.stats import figures
+
+    with counting("reading rows") as progress:
+        found = figures(dataset, split=split, all_rows=all_rows, seed=seed, words=words, progress=progress)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=1))
+        return
+    from textsmooth.pipeline.cli.inspect import a_console
+
+    console = a_console()
+    console.print(found.summary(shutil.get_terminal_size((100, 24)).columns, ascii_only=console.options.ascii_only))
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """What shows how far the reading is, on a terminal; None elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,219 @@
+"""What differs between two datasets: where they come from, their numbers, their shards, and the soft ids of rows that both have."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+from textsmooth.pipeline.share.row_comparison import SharedRows, shared_rows
+from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.manifest import PLAN, Manifest
+from textsmooth.schemas.plan import Plan
+from textsmooth.schemas.printable import printable
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.storage.folder import Folder, open_folder, read_json, read_manifest
+
+ROWS = 256  # sampled, unless another number is asked for
+GROUPS = ("corpus", "teacher", "task_teacher", "config", "versions")
+ALIKE = 1e-6  # relative: sums of the same numbers in another order
+SMOOTHED = "smoothed tokens"
+WIDEST = 48  # characters of a value in the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One thing that differs. None: the dataset does not have it."""
+
+    what: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedShards:
+    """Which shards are the same."""
+
+    a: int
+    b: int
+    same_bytes: int  # shards of either with a sha256 that the other has, too
+    same_units: int | None  # the same rows, teacher and settings, by unit id; None if a plan is not there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What diff found."""
+
+    a: str
+    b: str
+    digests: tuple[str, str]
+    provenance: tuple[Change, ...]
+    numbers: tuple[Change, ...]
+    shards: SharedShards
+    rows: SharedRows | None
+    note: str | None = None  # why rows were not compared
+
+    @property
+    def same(self) -> bool:
+        """Whether they are the same dataset: equal digests."""
+        return self.digests[0] == self.digests[1]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"same": self.same, **asdict(self)}
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        if self.same:
+            return f"the same dataset: {self.digests[0][:12]}"
+        if self.shards.same_bytes == self.shards.a == self.shards.b:
+            return f"the same shards, all {self.shards.a:,}, but not the same dataset: {self._named(self.provenance)}"
+        return f"different: {self._named(self.provenance or self.numbers)}; {self._shards()}"
+
+    def _named(self, changes: tuple[Change, ...]) -> str:
+        names = [change.what for change in changes]
+        return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "other units"
+
+    def _shards(self) -> str:
+        shards = self.shards
+        of = f"{shards.a:,}" if shards.a == shards.b else f"{shards.a:,} and {shards.b:,}"
+        return f"{shards.same_bytes:,} of {of} shards are the same"
+
+    def summary(self) -> str:
+        """What the command prints: the verdict, then only what differs."""
+        lines = [self.verdict, f"  A  {self.a}  {self.digests[0][:12]}", f"  B  {self.b}  {self.digests[1][:12]}"]
+        if self.provenance:
+            lines += ["", *_table("made of", [(printable(c.what), _shown(c.a), _shown(c.b)) for c in self.provenance])]
+        if self.numbers:
+            lines += ["", *_table("in numbers", [(printable(c.what), *_pair(c.a, c.b)) for c in self.numbers], right=True)]
+            smoothed = next((c for c in self.numbers if c.what == SMOOTHED), None)
+            lines += [f"no token of {name} is smoothed" for name in ("A", "B") if smoothed and getattr(smoothed, name.lower()) == 0]
+        if not self.same:
+            units = self.shards.same_units
+            other = units - self.shards.same_bytes if units is not None else 0
+            more = f"; {other:,} more of the same units have other bytes (libraries, device)" if other > 0 else ""
+            lines += ["", f"shards  {self._shards()}{more}"]
+        if self.rows is not None:
+            lines += ["", *self.rows.lines()]
+        if self.note:
+            lines += ["", self.note]
+        return "\n".join(map(printable, lines))
+
+
+def diff(a: str | Path, b: str | Path, *, rows: int = ROWS) -> Difference:
+    """What differs between two datasets: paths, URIs or names on the Hub. rows: how many rows of A are looked for in B; 0 for none.
+
+    Raises UsageError or DatasetError if one is no finished dataset, or a shard that is read was altered.
+    """
+    folders = open_folder(a, reading=True), open_folder(b, reading=True)
+    one, other = (read_manifest(folder) for folder in folders)
+    found, note = None, None
+    if one.dataset != other.dataset and rows:
+        splits = [split for split in one.splits if split in other.splits]
+        if one.teacher["vocab_digest"] != other.teacher["vocab_digest"]:
+            note = "Rows are not compared: the teachers have different vocabularies."
+        elif not splits:
+            note = f"Rows are not compared: A has {', '.join(one.splits)}, B has {', '.join(other.splits)}."
+        else:
+            found = shared_rows([(SmoothedDataset(a, s), SmoothedDataset(b, s)) for s in splits], rows)
+    return Difference(
+        a=str(a),
+        b=str(b),
+        digests=(one.dataset, other.dataset),
+        provenance=tuple(_changes(_provenance(one), _provenance(other))),
+        numbers=tuple(_changes(_numbers(one), _numbers(other))),
+        shards=_shared_shards(folders, (one, other)),
+        rows=found,
+        note=note,
+    )
+
+
+def _changes(one: dict[str, Any], other: dict[str, Any]) -> Iterator[Change]:
+    for name in {**one, **other}:
+        a, b = one.get(name), other.get(name)
+        if a != b and not (isinstance(a, float) and isinstance(b, float) and isclose(a, b, rel_tol=ALIKE)):
+            yield Change(what=name, a=a, b=b)
+
+
+def _provenance(manifest: Manifest) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for group in GROUPS:
+        for name, value in (getattr(manifest, group) or {}).items():
+            found[f"{group.replace('_', ' ')} {name.replace('_', ' ')}"] = value
+    if manifest.predecessor:
+        found["predecessor"] = manifest.predecessor["dataset"]
+    if manifest.sources:
+        found["merged from"] = [source["dataset"][:12] for source in manifest.sources]
+    if manifest.partial_of:
+        found["part of"] = manifest.partial_of
+    return found
+
+
+def _numbers(manifest: Manifest) -> dict[str, Any]:
+    statistics = dict(manifest.statistics)
+    captured, original = statistics.pop("captured_mass", {}), statistics.pop("p_original", {})
+    statistics.pop("p_original_bins", None)
+    if not statistics.get("smoothed_tokens", 1):  # what is told of none is no number
+        statistics.pop("entries_per_token", None)
+        captured = original = {}
+    by_split = {f"rows of {split}": sum(s.rows - s.skipped for s in manifest.split(split)) for split in manifest.splits}
+    return {
+        **by_split,
+        **{name.replace("_", " "): value for name, value in statistics.items() if name != "rows"},
+        **{f"captured mass at k = {k}": value for k, value in captured.items()},
+        **{f"p(original) {name}": value for name, value in original.items()},
+    }
+
+
+def _shared_shards(folders: tuple[Folder, Folder], manifests: tuple[Manifest, Manifest]) -> SharedShards:
+    bytes_a, bytes_b = (Counter(shard.sha256 for shard in manifest.shards) for manifest in manifests)
+    units = [found for folder, manifest in zip(folders, manifests, strict=True) if (found := _units(folder, manifest)) is not None]
+    return SharedShards(
+        a=len(manifests[0].shards),
+        b=len(manifests[1].shards),
+        same_bytes=(bytes_a & bytes_b).total(),
+        same_units=len(units[0] & units[1]) if len(units) == 2 else None,
+    )
+
+
+def _units(folder: Folder, manifest: Manifest) -> set[str] | None:
+    """Ids of the units whose shards the dataset has; None if its plan does not tell."""
+    try:
+        plan = Plan.from_json(read_json(folder, PLAN))
+    except (FileNotFoundError, DatasetError):
+        return None
+    there = {shard.path.rpartition(".")[0].partition("-")[0] for shard in manifest.shards}
+    return {unit.id for unit in plan.units if unit.name in there}
+
+
+def _shown(value: Any) -> str:
+    text = "-" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = text[:12] if len(text) == 64 and all(char in "0123456789abcdef" for char in text) else printable(text)
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
+
+
+def _pair(a: Any, b: Any) -> tuple[str, str, str]:
+    """Two numbers, and how far the second is from the first."""
+    if not all(isinstance(value, int | float) and abs(value) < 1e100 for value in (a, b)):
+        return _number(a), _number(b), ""
+    more = b - a
+    share = f" ({more / a:+.1%})" if a and isinstance(a, int) and abs(more / a) < 10 else ""
+    return _number(a), _number(b), f"{more:+,}{share}" if isinstance(more, int) else f"{more:+.4g}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if isinstance(value, float) else _shown(value)
+
+
+def _table(name: str, rows: list[tuple[str, ...]], *, right: bool = False) -> Iterator[str]:
+    from rich.cells import cell_len
+
+    cells = [(name, "A", "B", *([""] if right else [])), *rows]
+    widths = [max(cell_len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    for row in cells:
+        padded = (" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(
+            f"{pad}{cell}" if right and i else f"{cell}{pad}" for i, (cell, pad) in enumerate(zip(row, padded, strict=True))
+        ).rstrip()

@@ -1,0 +1,316 @@
+"""Datasets of the same teacher and settings become one. Their shards are linked or copied as they are, never written anew.
+
+A unit keeps its id and its rows' numbers: what the plan and the manifest add is `sources`, and `row_offset` of a shard, the rows of the
+split that come before those of its source. Readers count a row of the merged dataset with it.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from textsmooth.pipeline.commit.card import card
+from textsmooth.pipeline.commit.commit import TokenizerFiles, commit, finished_units, tidy
+from textsmooth.pipeline.formatting import counted, size
+from textsmooth.pipeline.generation.reuse import AT_ONCE, Previous, checked, open_previous, take
+from textsmooth.pipeline.generation.run import plan_in, publish_plan
+from textsmooth.pipeline.verification.metadata import unreadable
+from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
+from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, TOKENIZER_FOLDER, FileEntry, Manifest, ShardEntry
+from textsmooth.schemas.plan import CorpusIdentity, Plan, Receipt
+from textsmooth.schemas.printable import printable
+from textsmooth.stages.storage.folder import Folder, LocalFolder, open_folder, overlap, read_json, read_manifest
+
+NAMES = 4  # of corpora in the name of the merged one
+SHOWN = 20  # files that are named
+FITS = "datasets are merged if teacher, settings and columns are the same"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What a merge made."""
+
+    out: str  # path or URI of the folder
+    manifest: Manifest
+    taken: int  # shards put in place now; 0 if all were there
+    mended: tuple[str, ...]  # files of a dataset that was there and damaged, put back
+    linked: int  # shards of the dataset that share their bytes with a source: no room is taken twice
+    told: tuple[str, ...] = ()  # what a reader should know, one line each
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "out": self.out,
+            "dataset": self.manifest.dataset,
+            "sources": list(self.manifest.sources),
+            "splits": {split: sum(s.rows - s.skipped for s in self.manifest.split(split)) for split in self.manifest.splits},
+            "shards": len(self.manifest.shards),
+            "taken": self.taken,
+            "mended": list(self.mended),
+            "linked": self.linked,
+            "told": list(self.told),
+        }
+
+    def summary(self) -> str:
+        """What the command prints."""
+        manifest, sources = self.manifest, self.manifest.sources
+        if self.mended:
+            done = f"{self.out} is these datasets merged; {len(self.mended):,} damaged or missing put back"
+        elif self.taken:
+            done = f"{len(sources)} datasets merged into {self.out}"
+        else:
+            done = f"Nothing to do: {self.out} is these datasets merged"
+        lines = [f"{done}  (dataset {manifest.dataset[:12]})", *(f"  put back: {printable(path)}" for path in self.mended[:SHOWN])]
+        if len(self.mended) > SHOWN:
+            lines.append(f"  and {len(self.mended) - SHOWN:,} more")
+        for split in manifest.splits:
+            parts = ((source["corpus"]["name"], source["splits"].get(split, {"rows": 0})["rows"]) for source in sources)
+            said = " + ".join(f"{rows:,} of {printable(name)}" for name, rows in parts if rows)
+            lines.append(f"  {split}: {sum(s.rows for s in manifest.split(split)):,} rows, {said}")
+        copies = len(manifest.shards) - self.linked
+        how = f"{self.linked:,} linked, {copies:,} copied" if self.linked and copies else "linked" if self.linked else "copied"
+        lines.append(f"  {counted(len(manifest.shards), 'shard')}, {how}; {size(manifest.statistics['bytes'])}")
+        return "\n".join([*lines, *(f"  {line}" for line in self.told)])
+
+
+def merge(
+    datasets: Sequence[str | Path],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Merged:
+    """One finished dataset of several: in each split the rows of the first, then those of the second, and so on.
+
+    datasets: paths, URIs or names on the Hub. progress is told the shards in place so far, and how many there will be.
+    Interrupted, the same call goes on; finished, it compares every file of `out` and puts back what is damaged. Raises UsageError if
+    they do not fit together, naming the first difference, or hold the same rows; ConflictError if `out` holds something else;
+    DatasetError if one is not whole.
+    """
+    datasets = [datasets] if isinstance(datasets, str | Path) else datasets
+    if len(datasets) < 2:
+        raise UsageError(f"nothing to merge: give two datasets or more, not {len(datasets)}")
+    folder = open_folder(out)
+    sources = [_open(place) for place in datasets]
+    for source in sources:
+        if overlap(source.folder, folder):
+            raise UsageError(f"{source.folder} and --out {folder} are not apart: a finished dataset is never written; give another --out")
+    for other in sources[1:]:
+        _check_fit(sources[0], other)
+    plan = merged_plan(sources)
+    told = tuple(_other_versions(sources))
+    before = plan_in(folder, overwrite=overwrite)
+    if before is None and not publish_plan(folder, plan, overwrite=overwrite):
+        before = Plan.from_json(read_json(folder, PLAN))  # another process was first
+    if before is not None and before.digest != plan.digest:
+        raise ConflictError(f"{folder} holds another dataset, of {before.corpus.name}; give another --out, or start again with --overwrite")
+    if folder.size(MANIFEST) is not None:
+        mended = _put_back(sources, folder, plan, progress)
+        manifest = tidy(folder, plan)
+        linked = _linked(sources, folder, manifest)
+        taken = sum(shard.path in mended for shard in manifest.shards)
+        return Merged(out=str(folder), manifest=manifest, taken=taken, mended=mended, linked=linked, told=told)
+    done = finished_units(folder, plan)
+    left = {unit.id: unit for unit in plan.units if unit.id not in done}
+    for number, receipt in enumerate(_taken(sources, left, partial(_take, folder, left)), len(done) + 1):
+        assert receipt.unit in left
+        if progress is not None:
+            progress(number, len(plan.units))
+    manifest = commit(folder, plan, _tokenizer(sources[0]))
+    return Merged(out=str(folder), manifest=manifest, taken=len(left), mended=(), linked=_linked(sources, folder, manifest), told=told)
+
+
+def _open(place: str | Path) -> Previous:
+    folder = open_folder(place, reading=True)
+    return open_previous(folder)
+
+
+def _settings(source: Previous) -> Iterator[tuple[str, Any]]:
+    """What must be equal, in the order in which it is told."""
+    plan, manifest = source.plan, source.manifest
+    yield "teacher", plan.teacher.digest[:12]
+    yield "tokenizer", plan.teacher.tokenizer_digest[:12]
+    yield "vocabulary", plan.teacher.vocab_digest[:12]
+    yield from plan.config.to_json().items()
+    yield "stride", plan.config.stride
+    second = plan.task_teacher
+    yield "task teacher", None if second is None else {**second.decides_json(), "width": second.width}
+    yield "task", plan.corpus.task
+    yield "kind of label", plan.corpus.label_kind
+    yield "classes", plan.corpus.label_names
+    yield "texts in a row", len(plan.corpus.text_columns)
+    yield "kept columns", dict(zip(plan.corpus.keep_columns, plan.corpus.keep_types, strict=True))
+    yield "token types", manifest.token_types
+    yield "special tokens", manifest.special_ids
+
+
+def _check_fit(one: Previous, other: Previous) -> None:
+    there, here = dict(_settings(one)), dict(_settings(other))
+    for name, value in there.items():
+        if here[name] != value:
+            raise UsageError(f"{one.folder} and {other.folder} cannot be merged: {name} is {_said(value)} and {_said(here[name])}; {FITS}")
+
+
+def _said(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def source_entries(source: Previous) -> list[dict[str, Any]]:
+    """What `sources` of a merged dataset says of one: of a merged one, its own sources."""
+    if source.plan.sources:
+        return list(source.plan.sources)
+    shards, rows = Counter(unit.split for unit in source.plan.units), Counter[str]()
+    for unit in source.plan.units:
+        rows[unit.split] += unit.rows
+    return [
+        {
+            "dataset": source.manifest.dataset,
+            "corpus": source.manifest.corpus,
+            "versions": source.plan.versions,
+            "splits": {split: {"shards": shards[split], "rows": rows[split]} for split in shards},
+        }
+    ]
+
+
+def merged_plan(sources: Sequence[Previous]) -> Plan:
+    """The plan of the merged dataset. UsageError if rows come twice."""
+    entries = [entry for source in sources for entry in source_entries(source)]
+    twice = next((digest for digest, times in Counter(entry["dataset"] for entry in entries).items() if times > 1), None)
+    if twice is not None:
+        name = next(entry["corpus"]["name"] for entry in entries if entry["dataset"] == twice)
+        raise UsageError(f"dataset {twice[:12]}, of {name}, is to be merged twice: name each dataset once")
+    splits = dict.fromkeys(split for source in sources for split in source.plan.splits)
+    units = []
+    seen: dict[str, Previous] = {}
+    for split in splits:
+        number = 0
+        for source in sources:
+            for unit in source.plan.units:
+                if unit.split != split:
+                    continue
+                if unit.id in seen:
+                    raise UsageError(
+                        f"{seen[unit.id].folder} and {source.folder} hold the same rows ({unit.name} of {source.plan.corpus.name}): "
+                        "the same corpus cannot be merged twice"
+                    )
+                seen[unit.id] = source
+                units.append(replace(unit, number=number))
+                number += 1
+    first = sources[0].plan
+    versions: dict[str, str] = {}
+    for name in dict.fromkeys(name for source in sources for name in source.plan.versions):
+        versions[name] = ", ".join(dict.fromkeys(v for s in sources for v in s.plan.versions.get(name, "unknown").split(", ")))
+    return Plan(
+        corpus=_corpus(sources, entries, tuple(splits)),
+        teacher=first.teacher,
+        config=first.config,
+        versions=versions,
+        units=tuple(units),
+        task_teacher=first.task_teacher,
+        sources=tuple(entries),
+    )
+
+
+def _corpus(sources: Sequence[Previous], entries: list[dict[str, Any]], splits: tuple[str, ...]) -> CorpusIdentity:
+    names = [entry["corpus"]["name"] for entry in entries]
+    more = [f"{len(names) - NAMES} more"] if len(names) > NAMES else []
+    licenses = [entry["corpus"].get("license") for entry in entries]
+    parts = dict.fromkeys(part.strip() for text in licenses if text for part in text.split(","))
+    files = {split: [file for source in sources for file in source.plan.corpus.files.get(split, ())] for split in splits}
+    return replace(
+        sources[0].plan.corpus,
+        name=" + ".join([*names[:NAMES], *more]),
+        files={split: list(dict.fromkeys(found)) for split, found in files.items()},
+        limit=None,
+        license=", ".join(parts) if all(licenses) else None,
+        revision=None,
+        about={},
+    )
+
+
+def _other_versions(sources: Sequence[Previous]) -> Iterator[str]:
+    first = sources[0].plan.versions
+    differ = [name for name in first if any(source.plan.versions.get(name) != first[name] for source in sources)]
+    if differ:
+        yield f"made with other versions of {', '.join(differ)}: the manifest has them"
+
+
+def _taken(sources: Sequence[Previous], left: dict[str, Any], take_one: Callable[[Previous, Receipt], Receipt]) -> Iterator[Receipt]:
+    for source in sources:
+        wanted = [unit.id for unit in source.plan.units if unit.id in left]
+        with ThreadPoolExecutor(AT_ONCE, "merge") as threads:
+            receipts = source.receipts(wanted) if wanted else iter(())
+            yield from threads.map(partial(take_one, source), receipts)
+
+
+def _take(out: Any, left: dict[str, Any], source: Previous, receipt: Receipt) -> Receipt:
+    """One shard and its receipt, put in place. DatasetError if the shard is not what its manifest says."""
+    found = take(source, out, left[receipt.unit], receipt)
+    if isinstance(found, str):
+        raise DatasetError(f"{found}; mend that dataset, then run the same command again")
+    return found
+
+
+def _put_back(sources: Sequence[Previous], out: Folder, plan: Plan, progress: Callable[[int, int], None] | None) -> tuple[str, ...]:
+    """Compare the files of a finished merged dataset with its manifest, and put those that differ back from the sources; their paths.
+
+    DatasetError for one that no source has, or that is damaged there too.
+    """
+    manifest = read_manifest(out)
+    if manifest.plan != plan.digest or manifest.partial_of is not None:
+        return ()  # told by tidy
+    files: dict[str, FileEntry | ShardEntry] = {entry.path: entry for entry in manifest.files if not _whole(out, entry)}
+    texts = {**_tokenizer(sources[0]).files, CARD: card(manifest).encode()} if files else {}
+    for path, entry in files.items():
+        if hashlib.sha256(texts.get(path, b"")).hexdigest() != entry.sha256:
+            raise DatasetError(f"{out.at(path)} is missing or damaged, and in no source: merge again with --overwrite")
+        out.put(path, texts[path])
+    left = {}
+    with ThreadPoolExecutor(AT_ONCE, "merge") as threads:
+        found = zip(plan.units, manifest.shards, threads.map(partial(_whole, out), manifest.shards), strict=True)
+        for number, (unit, shard, whole) in enumerate(found, 1):
+            if not whole:
+                left[unit.id] = unit
+                files[shard.path] = shard
+            if progress is not None:
+                progress(number, len(plan.units))
+    for receipt in _taken(sources, left, partial(_take, out, left)):
+        assert receipt.unit in left
+    return tuple(files)
+
+
+def _whole(folder: Folder, entry: FileEntry | ShardEntry) -> bool:
+    """Whether a file has the bytes that the manifest lists. DatasetError if something else stands there."""
+    digest = hashlib.sha256()
+    try:
+        folder.stream(entry.path, entry.bytes, digest.update)
+    except (FileNotFoundError, DatasetError):  # a store compares the size
+        return False
+    except OSError as error:
+        raise DatasetError(f"{folder}: {unreadable(entry.path, error)}") from None
+    return digest.hexdigest() == entry.sha256
+
+
+def _tokenizer(source: Previous) -> TokenizerFiles:
+    """The tokenizer's files, byte for byte."""
+    names = [file.path for file in source.manifest.files if file.path.startswith(f"{TOKENIZER_FOLDER}/")]
+    found = {name: checked(source.folder, source.manifest, name) for name in names}
+    return TokenizerFiles(files=found, token_types=source.manifest.token_types, special_ids=source.manifest.special_ids)
+
+
+def _linked(sources: Sequence[Previous], out: Any, manifest: Manifest) -> int:
+    """How many shards are other names of files of the sources."""
+    if not isinstance(out, LocalFolder):
+        return 0
+    there = {
+        shard.sha256: Path(s.folder.at(shard.path)) for s in sources if isinstance(s.folder, LocalFolder) for shard in s.manifest.shards
+    }
+
+    def same(path: Path | None, mine: Path) -> bool:
+        return path is not None and path.exists() and path.samefile(mine)
+
+    return sum(same(there.get(shard.sha256), out.path / shard.path) for shard in manifest.shards)

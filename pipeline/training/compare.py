@@ -1,0 +1,248 @@
+"""Does smoothing help? Arms of training at equal updates over several seeds, the differences with their confidence, and a picture."""
+
+import functools
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from textsmooth.pipeline.train_progress import TrainProgress
+from textsmooth.pipeline.training.places import student_folder
+from textsmooth.pipeline.training.run import train
+from textsmooth.pipeline.training.setup import planned_steps
+from textsmooth.pipeline.training.stop import Stopped
+from textsmooth.schemas.compare import Arm, CompareOptions
+from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError
+from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages.models.load import teacher_digest
+from textsmooth.stages.storage.atomic import pretty_json, put, remove, remove_empty
+from textsmooth.stages.storage.folder import read_manifest
+
+RESULTS = "results.jsonl"  # a line for each finished run
+STUDENTS = "students"
+SUMMARY = "compare.json"
+PICTURE = "compare.png"
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """A paired difference: of the same seeds."""
+
+    mean: float
+    low: float  # of the confidence interval; NaN with one seed
+    high: float
+
+    @property
+    def tells(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f}" + ("" if math.isnan(self.low) else f" [{self.low:+.4f}, {self.high:+.4f}]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmScore:
+    """What an arm reached, one score for each seed, in their order."""
+
+    arm: str
+    scores: tuple[float, ...]
+    against: Against | None  # the first arm; None for that one itself
+    tokens_per_s: float
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.scores)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over seeds; NaN with one seed, or an undefined score."""
+        return _stdev(self.scores)
+
+    def to_json(self) -> dict[str, Any]:
+        gain = self.against and {"gain": _number(self.against.mean), "interval": [_number(self.against.low), _number(self.against.high)]}
+        scores = {"scores": [*map(_number, self.scores)], "mean": _number(self.mean), "sd": _number(self.spread)}
+        return {"arm": self.arm, **scores, "tokens_per_s": self.tokens_per_s, **(gain or {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a comparison found."""
+
+    out: Path
+    metric: str
+    steps: int  # optimizer updates of every run
+    eval_split: str
+    arms: tuple[ArmScore, ...]
+    picture: Path | None  # None if matplotlib is not installed
+
+    def table(self) -> str:
+        """Markdown."""
+        first = self.arms[0].arm
+        seeds = "".join(f" seed {number} |" for number in range(len(self.arms[0].scores)))
+        lines = [
+            f"| arm |{seeds} mean | sd | against {first} [{CONFIDENCE:.0%} interval] |",
+            "|---|" + "---:|" * (len(self.arms[0].scores) + 2) + "---|",
+        ]
+        for arm in self.arms:
+            scores = "".join(f" {score:.4f} |" for score in arm.scores)
+            spread = "" if math.isnan(arm.spread) else f"{arm.spread:.4f}"
+            lines.append(f"| {arm.arm} |{scores} {arm.mean:.4f} | {spread} | {arm.against or ''} |")
+        return "\n".join(lines)
+
+    def summary(self) -> str:
+        """The table, and in words what it does and does not say."""
+        told = [f"{a.arm} {'above' if a.against.mean > 0 else 'below'}" for a in self.arms[1:] if a.against and a.against.tells]
+        undefined = [a.arm for a in self.arms if math.isnan(a.mean)]
+        same = [a.arm for a in self.arms[1:] if a.against and not a.against.tells and a.arm not in undefined]
+        first = self.arms[0].arm
+        lines = [self.table(), "", f"{self.metric} on {self.eval_split}, {self.steps:,} updates for every arm"]
+        if told:
+            lines.append(f"told apart from {first}: {', '.join(told)}")
+        if same:
+            lines.append(f"not told apart from {first}: {', '.join(same)}")
+        if undefined:
+            lines.append(f"undefined in at least one run: {self.metric} of {', '.join(undefined)}")
+        lines.append(f"saved    {self.out}  ({SUMMARY}{f', {PICTURE}' if self.picture else ''}; runs in {RESULTS})")
+        if self.picture is None:
+            lines.append(f'note     no {PICTURE}: pip install "textsmooth[plot]" and run this again, the runs are kept')
+        return "\n".join(lines)
+
+
+def _stdev(values: Sequence[float]) -> float:
+    """Of a sample; NaN if there is one value, or one is NaN."""
+    return math.nan if len(values) < 2 or any(map(math.isnan, values)) else statistics.stdev(values)
+
+
+def paired(scores: tuple[float, ...], first: tuple[float, ...]) -> Against:
+    """Mean difference with Student's t interval over seeds; the same seed is the same order, head and dropout in both arms."""
+    gains = [a - b for a, b in zip(scores, first, strict=True)]
+    mean = statistics.fmean(gains)
+    if len(gains) < 2:
+        return Against(mean=mean, low=math.nan, high=math.nan)
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(gains) - 1)) * _stdev(gains) / math.sqrt(len(gains))
+    return Against(mean=mean, low=mean - half, high=mean + half)
+
+
+def compare(options: CompareOptions, say: Callable[[str], None] = lambda line: None, progress: TrainProgress | None = None) -> Comparison:
+    """Train every arm with every seed, at equal updates, and hold their scores against those of the first arm.
+
+    Runs that are in the folder already are not made again: an interrupted comparison goes on, and arms and seeds may be added.
+    Raises what `train` raises, before the first run where it can be known; ConflictError if the folder holds another comparison.
+    """
+    out = _out(options)
+    manifest = read_manifest(options.common.dataset)
+    if options.common.eval_split is None and not any(split.startswith(("validation", "dev")) for split in manifest.splits):
+        raise _nothing_to_compare_on(options.common)
+    once = functools.cache(say)
+    # of every arm, so that what one cannot have is told before the first run
+    for arm in options.arms:
+        planned_steps(replace(arm.options(options.common), max_steps=1), once)
+    first = options.arms[0].options(options.common)
+    steps = planned_steps(replace(first, inputs="plain") if first.inputs else first, once)
+    common = replace(options.common, max_steps=steps)
+    identities = {"dataset": manifest.dataset, "student": teacher_digest(student_folder(common))}
+    settings = json.loads(json.dumps({**replace(options, common=common).settings(), **identities}))
+    done = _read(out / RESULTS, settings)
+    todo = [(arm, seed) for seed in range(options.seeds) for arm in options.arms if (arm.name, seed) not in done]
+    for number, (arm, seed) in enumerate(todo, 1):
+        say(f"run {number} of {len(todo)}: {arm.name}, seed {seed}")
+        line = _run(arm, seed, common, out, settings, progress)
+        done[arm.name, seed] = line
+        _append(out / RESULTS, line)
+        if not options.keep_students:
+            remove(_student(out, arm, seed))
+    if not options.keep_students:
+        remove_empty(out / STUDENTS)
+    return _conclude(options, done, out, steps)
+
+
+def _out(options: CompareOptions) -> Path:
+    return Path(options.out or Path("comparisons") / Path(options.common.dataset.rstrip("/")).name).expanduser()
+
+
+def _nothing_to_compare_on(common: TrainOptions) -> DatasetError:
+    return DatasetError(f"the dataset {common.dataset} has no labelled validation split to compare on; give --eval-split")
+
+
+def _student(out: Path, arm: Arm, seed: int) -> Path:
+    return out / STUDENTS / f"{arm.name.replace(':', '-').replace('=', '')}-{seed}"
+
+
+def _run(arm: Arm, seed: int, common: TrainOptions, out: Path, settings: dict[str, Any], progress: TrainProgress | None) -> dict[str, Any]:
+    student = _student(out, arm, seed)
+    try:
+        made = train(replace(arm.options(common), seed=seed, out=str(student), resume=True, overwrite=True), progress)
+    except Stopped as stopped:
+        way_on = f"stopped in {arm.name}, seed {seed}, and saved; the same command goes on from here"
+        raise Stopped(stopped.exit_code - 128, way_on) from None
+    if made.eval_split is None:
+        raise _nothing_to_compare_on(common)
+    return {
+        "arm": arm.name, "seed": seed, "metric": made.metric, "score": made.metrics.get(made.metric), "metrics": made.metrics,
+        "eval_split": made.eval_split, "steps": made.steps, "tokens": made.tokens, "tokens_per_s": made.tokens_per_s,
+        "train_s": made.train_s, "settings": settings,
+    }  # fmt: skip
+
+
+def _read(path: Path, settings: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    """The runs that are there. ConflictError if they were made with other settings; a line cut off by a kill is passed over."""
+    done = {}
+    for text in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        other = [name for name in {*settings, *line["settings"]} if settings.get(name) != line["settings"].get(name)]
+        if other:
+            was = ", ".join(f"{name} {line['settings'].get(name)}, now {settings.get(name)}" for name in sorted(other)[:3])
+            raise ConflictError(f"{path.parent} holds a comparison with other settings ({was}); give another --out")
+        done[line["arm"], line["seed"]] = line
+    return done
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torn = path.is_file() and not path.read_bytes().endswith(b"\n")  # by a kill
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{chr(10) * torn}{json.dumps(line)}\n")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}; choose another --out") from None
+
+
+def _conclude(options: CompareOptions, done: dict[tuple[str, int], dict[str, Any]], out: Path, steps: int) -> Comparison:
+    lines = {arm.name: [done[arm.name, seed] for seed in range(options.seeds)] for arm in options.arms}
+    scores = {name: tuple(math.nan if r["score"] is None else float(r["score"]) for r in runs) for name, runs in lines.items()}
+    first = options.arms[0].name
+    arms = tuple(
+        ArmScore(
+            arm=name,
+            scores=scores[name],
+            against=None if name == first else paired(scores[name], scores[first]),
+            tokens_per_s=statistics.fmean(r["tokens_per_s"] for r in runs),
+        )
+        for name, runs in lines.items()
+    )
+    any_run = lines[first][0]
+    found = Comparison(out=out, metric=any_run["metric"], steps=steps, eval_split=any_run["eval_split"], arms=arms, picture=None)
+    try:
+        from textsmooth.pipeline.training.compare_plot import draw
+    except ImportError:
+        picture = None
+    else:
+        picture = draw(found, out / PICTURE)
+    found = replace(found, picture=picture)
+    facts = {"metric": found.metric, "steps": steps, "eval_split": found.eval_split, "confidence": CONFIDENCE, "against": first}
+    put(out / SUMMARY, pretty_json({**facts, "arms": [arm.to_json() for arm in arms], "settings": any_run["settings"]}))
+    return found
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

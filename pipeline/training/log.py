@@ -1,0 +1,92 @@
+"""What a training run leaves to be read: log.jsonl, a line for each event, and TensorBoard events if asked for.
+
+    {"event": "started", "step": 0, "steps": 750, "rows": 8000, "unlabelled_rows": 0}        `resumed` where it goes on
+    {"event": "update", "step": 12, "epoch": 1, "form": "plain", "loss": …, "lr": …, "grad_norm": …, "rows": …, "tokens": …, "seconds": …}
+    {"event": "evaluation", "step": 250, "epoch": 1, "train_loss": {"smoothed": …}, "metrics": {"accuracy": …}, "seconds": …}
+    {"event": "finished", "step": 750, "saved_step": 750, "metric": "accuracy", "metrics": {"accuracy": …}, "seconds": …}
+
+seconds: of updates so far; of that evaluation. A run that is resumed takes back what was logged after its checkpoint.
+"""
+
+import json
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from textsmooth.pipeline.train_progress import TrainProgress
+from textsmooth.schemas.errors import UsageError
+from textsmooth.stages.storage.atomic import put
+
+LOG = "log.jsonl"
+_CURVES = ("loss", "lr", "grad_norm")
+
+
+def events_until(path: Path, update: int) -> list[str]:
+    """The lines of a log up to an update; what was not written to its end is left out."""
+    kept = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            event = json.loads(line)
+        except ValueError:  # killed in the middle of a line
+            break
+        if event["step"] > update:
+            break
+        kept.append(line)
+    return kept
+
+
+class TrainLog(AbstractContextManager["TrainLog"]):
+    """Writes events into `run`/log.jsonl and into `log_dir`, and hands them to `progress`; nothing with run None: another process does.
+
+    update: from where the run goes on. UsageError if TensorBoard's writer is not installed.
+    """
+
+    def __init__(self, run: Path | None, *, log_dir: str | None, progress: TrainProgress, update: int = 0) -> None:
+        self._progress, self._file, self._board = progress, None, None
+        if run is None:
+            return
+        if log_dir is not None:
+            writer = board_writer()
+            self._board = writer(log_dir, purge_step=update + 1 if update else None)
+        put(run / LOG, "".join(f"{line}\n" for line in events_until(run / LOG, update)).encode())
+        self._file = (run / LOG).open("a", buffering=1)
+
+    def __exit__(self, *args: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def told(self, event: str, **facts: Any) -> None:
+        """Something else happened: `started`, `resumed` or `finished`."""
+        self._tell({"event": event, **facts})
+
+    def update(self, **facts: Any) -> None:
+        """An update was made."""
+        self._tell({"event": "update", **facts})
+        if self._board is not None:
+            for name in _CURVES:
+                self._board.add_scalar(f"train/{name}", facts[name], facts["step"])
+
+    def evaluation(self, **facts: Any) -> None:
+        """The student was evaluated; without an evaluation split `metrics` is empty."""
+        self._tell({"event": "evaluation", **facts})
+        if self._board is not None:
+            for name, value in facts["metrics"].items():
+                if value is not None:
+                    self._board.add_scalar(f"evaluation/{name}", value, facts["step"])
+            self._board.flush()
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(f"{json.dumps(event, ensure_ascii=False)}\n")
+            self._progress.show(event)
+
+
+def board_writer() -> Any:
+    """The class that writes TensorBoard events. UsageError if it is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise UsageError('--log-dir needs tensorboardX: pip install "textsmooth[tensorboard]"; log.jsonl is written without it') from None
+    return SummaryWriter

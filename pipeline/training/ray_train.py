@@ -1,0 +1,204 @@
+"""Training in several processes by Ray Train: each runs our own loop, and after a failure all go on from our own checkpoints.
+
+Folders have to be seen by all nodes under the same names. The cluster is the one of RAY_ADDRESS, or one on this machine that is taken
+down at the end. What passes between this process and the workers are files in a folder beside --out: a request to stop, errors.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+try:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+except ImportError as _missing:
+    from textsmooth.schemas.errors import UsageError as _UsageError
+
+    raise _UsageError('--num-workers needs Ray Train: pip install "textsmooth[ray]"') from _missing
+
+from textsmooth.pipeline.executors import shutdown as drain
+from textsmooth.pipeline.executors.ray_driver import quiet
+from textsmooth.pipeline.train_progress import TrainProgress
+from textsmooth.pipeline.training.log import LOG
+from textsmooth.pipeline.training.places import out_folder
+from textsmooth.pipeline.training.result import RECORD, TrainResult
+from textsmooth.pipeline.training.run import run_folder, train_here
+from textsmooth.pipeline.training.stop import Stop
+from textsmooth.schemas.errors import TextsmoothError, WorkerError
+from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages.models.device import default_threads
+from textsmooth.stages.storage.atomic import TEMP_PREFIX, read_json
+from textsmooth.stages.storage.folder import hub_uri, is_uri
+from textsmooth.stages.training.distributed import OVER_GPUS, WAIT, LostError, World
+
+TRIES = 3  # times that a dead worker is replaced
+TELL_S = 10.0  # for a process to say why it has gone, until the others take it for dead
+LOOK_S = 0.2
+
+
+def train_on_ray(options: TrainOptions, progress: TrainProgress) -> TrainResult:
+    """As `train`, with `num_workers` processes. WorkerError if they die more than TRIES times."""
+    out = out_folder(options).absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{TEMP_PREFIX}{out.name}-ray-", dir=out.parent))
+    try:
+        with _cluster(options) as resources, Stop() as stop, progress.run():
+            progress.say(f"starting {options.num_workers} processes on Ray, with {resources['CPU']:g} CPUs each")
+            _follow(_trainer(_absolute(options, out), work, resources), stop, work, out, progress)
+        return TrainResult.from_json(read_json(out / RECORD), out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _absolute(options: TrainOptions, out: Path) -> TrainOptions:
+    """The same places, for processes that stand elsewhere."""
+    elsewhere = is_uri(options.dataset) or hub_uri(options.dataset) is not None
+    dataset = options.dataset if elsewhere else str(Path(options.dataset).absolute())
+    log_dir = None if options.log_dir is None else str(Path(options.log_dir).absolute())
+    folder = Path(options.student).expanduser()
+    student = str(folder.absolute()) if folder.exists() else options.student  # of the Hub
+    return replace(options, dataset=dataset, student=student, out=str(out), log_dir=log_dir, progress="none")
+
+
+@contextmanager
+def _cluster(options: TrainOptions) -> Iterator[dict[str, float]]:
+    """What each worker gets of the cluster: that of RAY_ADDRESS or of this process, else one of its own."""
+    started = not ray.is_initialized()
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if started:
+        size = {"num_cpus": max(default_threads(), options.num_workers), "include_dashboard": False} if address == "local" else {}
+        try:
+            with quiet():
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=True,
+                    namespace="textsmooth",
+                    **size,
+                )
+            drain.listen_again()
+        except (ValueError, OSError, RuntimeError) as error:
+            raise WorkerError(f"no Ray for --num-workers at {address}: {' '.join(str(error).split())[:300]}") from None
+    try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = 0.0 if (options.device or "").startswith("cpu") else sum(node.get("GPU", 0.0) for node in nodes)
+        cpus = sum(node.get("CPU", 0.0) for node in nodes)
+        wanted = {"CPU": float(options.threads or max(cpus // options.num_workers, 1)), **({"GPU": 1.0} if gpus else {})}
+        if cpus < options.num_workers or (gpus and gpus < options.num_workers):
+            raise WorkerError(
+                f"--num-workers {options.num_workers}: the cluster has {cpus:g} CPUs and {gpus:g} GPUs; ask for fewer, or give --device cpu"
+            )
+        wanted["CPU"] = min(wanted["CPU"], max(cpus // options.num_workers, 1))
+        yield wanted
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _trainer(options: TrainOptions, work: Path, resources: dict[str, float]) -> Any:
+    threads = options.threads or int(resources["CPU"])
+    return TorchTrainer(
+        _work,
+        train_loop_config={"options": asdict(replace(options, threads=threads, num_workers=1)), "work": str(work)},
+        torch_config=TorchConfig(backend=OVER_GPUS if resources.get("GPU") else "gloo", timeout_s=int(WAIT.total_seconds())),
+        scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu="GPU" in resources, resources_per_worker=resources),
+        run_config=RunConfig(name="ray", storage_path=str(work), failure_config=FailureConfig(max_failures=TRIES)),
+    )
+
+
+def _work(config: dict[str, Any]) -> None:
+    """One process. Returns, whatever a user can cause, which is left in a file: Ray begins again only for a process that died."""
+    work, options = Path(config["work"]), TrainOptions(**config["options"])
+    if list(work.glob("error-*.json")):  # one has said what is wrong; others died of waiting for it
+        return
+    world = World.from_environment()
+    if world.first:
+        options = replace(options, resume=options.resume or (work / "begun").exists())
+        (work / "begun").touch()
+    try:
+        train_here(options, TrainProgress(mode="none"), world, stop_file=work / "stop")
+    except LostError:
+        end = time.monotonic() + TELL_S
+        while time.monotonic() < end:
+            if list(work.glob("error-*.json")):
+                return
+            time.sleep(LOOK_S)
+        raise
+    except TextsmoothError as error:
+        said = {"kind": type(error).__name__, "text": str(error), "exit_code": error.exit_code}
+        temp = work / f"said-{world.rank}"
+        temp.write_text(json.dumps(said))
+        temp.replace(work / f"error-{world.rank}.json")
+
+
+def _follow(trainer: Any, stop: Stop, work: Path, out: Path, progress: TrainProgress) -> None:
+    """Run a trainer to its end, show what its processes log, hand a request to stop on. Raises what they raised."""
+    failed: list[BaseException] = []
+    tail = _Tail(run_folder(out) / LOG)
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # told below, in the thread that was asked
+            failed.append(error)
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(LOOK_S)
+        if stop.asked and not (work / "stop").exists():
+            (work / "stop").write_text(str(int(stop.signal or 0)))
+        tail.show(progress)
+    tail.path = tail.path if tail.path.exists() else out / LOG  # where it went when the student was saved
+    tail.show(progress)
+    for path in sorted(work.glob("error-*.json")):
+        raise _error(read_json(path))
+    if failed:
+        what = " ".join(str(failed[0]).split())[:300]
+        raise WorkerError(f"training processes died more than {TRIES} times: {what}; --resume goes on") from failed[0]
+
+
+def _error(said: dict[str, Any]) -> TextsmoothError:
+    """The error that another process had."""
+    kinds, found = [TextsmoothError], dict[str, type[TextsmoothError]]()
+    while kinds:
+        kind = kinds.pop()
+        found[kind.__name__] = kind
+        kinds += kind.__subclasses__()
+    kind = found.get(said["kind"], TextsmoothError)
+    error = kind.__new__(kind, said["text"])
+    error.args, error.exit_code = (said["text"],), said["exit_code"]
+    return error
+
+
+class _Tail:
+    """The events that are appended to a log, which may be cut or not be there yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._read = path, 0
+
+    def show(self, progress: TrainProgress) -> None:
+        """Those that are whole and were not shown before."""
+        try:
+            with self.path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._read:
+                    self._read = 0
+                file.seek(self._read)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        whole = data.rpartition(b"\n")[0] + b"\n" if b"\n" in data else b""
+        self._read += len(whole)
+        for line in whole.splitlines():
+            progress.show(json.loads(line))

@@ -1,0 +1,262 @@
+"""What a training run needs, opened and checked before the first update: rows, student, objective, stream of batches.
+
+Legend: R rows of the training split.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from textsmooth.pipeline.inspect.token_text import mending
+from textsmooth.pipeline.training.data import class_names, evaluated_split, label_kind_of, read_first, trained_rows
+from textsmooth.pipeline.training.places import student_folder
+from textsmooth.schemas.errors import DatasetError, MachineError, TextsmoothError, UsageError, first_line
+from textsmooth.schemas.manifest import TOKENIZER_FOLDER, Manifest
+from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages.dataset.batch_stream import SmoothedStream
+from textsmooth.stages.dataset.collate import Batch, SmoothedCollator
+from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.dataset.mlm_collate import MaskedCollator
+from textsmooth.stages.models.load import teacher_digest
+from textsmooth.stages.models.student import check_token_map, load_student, positions
+from textsmooth.stages.storage.folder import Folder
+from textsmooth.stages.training.distributed import World
+from textsmooth.stages.training.evaluate import Evaluation, main_metric
+from textsmooth.stages.training.losses import objective_for
+from textsmooth.stages.training.soft_embedding import SoftEmbedding
+from textsmooth.stages.training.step import PASSES, Distiller
+
+TRAIN_SPLIT = "train"
+# What a tokenizer consists of; whatever else a dataset may bring there is not copied into a model's folder.
+TOKENIZER_FILES = {
+    f"{TOKENIZER_FOLDER}/{name}"
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A run, ready to go."""
+
+    options: TrainOptions
+    world: World
+    dataset: SmoothedDataset
+    rows: NDArray[np.bool_] | None  # [R] that are trained on; None: all
+    considered: int  # rows that would be, if all had labels
+    label_kind: str  # class, value, span, or mlm
+    classes: int  # 0 where there are none
+    evaluation: Evaluation | None
+    eval_split: str | None
+    metric: str
+    student: Any
+    student_digest: str
+    distiller: Distiller
+    stream: SmoothedStream
+    tokenizer_files: dict[str, bytes]
+    note: str | None  # what the user should know of the input
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.dataset.manifest
+
+    @property
+    def count(self) -> int:
+        """Rows that are trained on."""
+        return len(self.dataset) if self.rows is None else int(self.rows.sum())
+
+    def batches(self, state: dict[str, Any]) -> Iterator[list[Batch]]:
+        """This process's parts of each global batch of an epoch, from where `state` says. DatasetError if a label is no class."""
+        if state:
+            self.stream.load_state_dict(state)
+        else:
+            self.stream.set_epoch(0)
+        parts: list[Batch] = []
+        for batch in _loaded(self.stream, self.options.loader_workers):
+            if self.classes and batch.labels is not None and int(batch.labels.max()) >= self.classes:
+                raise DatasetError(f"label {int(batch.labels.max())} is none of the {self.classes} classes; generate the dataset again")
+            parts.append(batch)
+            if len(parts) == self.options.accumulate:
+                yield parts
+                parts = []
+
+
+def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, device: torch.device, say: Callable[[str], object]) -> Setup:
+    """Open and check everything. UsageError, DatasetError, TeacherError, in one line, for whatever cannot work.
+
+    say: is told, in a line, what takes long.
+    """
+    manifest = dataset.manifest
+    kind = label_kind_of(options, manifest)
+    _tell(read_first(options, dataset, kind), say)
+    evaluated = evaluated_split(options, dataset, kind)
+    rows, considered = trained_rows(options, dataset, kind)
+    names = class_names(options, dataset, evaluated, kind)
+    _check_stored(options, manifest)
+    tokenizer_files = _tokenizer_files(dataset.folder, manifest)
+    folder = student_folder(options)
+    check_token_map(folder, manifest)
+    torch.manual_seed(options.seed)  # of a new head
+    student = load_student(folder, head=kind, label_names=names, label_kind=kind, dropout=options.dropout).to(device)
+    for split in (dataset, *([] if evaluated is None else [evaluated[0]])):
+        _check_length(split, positions(student))
+    stream = _stream(options, dataset, rows, world)
+    kd_temperature = options.temperature if kind == "mlm" else options.kd_temperature
+    distiller = Distiller(
+        student,
+        objective_for(
+            options.objective,
+            None if kind == "mlm" else kind,
+            kd_weight=options.teacher_share,
+            kd_temperature=kd_temperature,
+            vocab_size=int(manifest.teacher["vocab_size"]),
+        ),
+        soft=_soft(options, student, manifest),
+        reads=options.reads,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        warmup=options.warmup,
+        schedule=options.schedule,
+        max_grad_norm=options.max_grad_norm,
+        steps=_steps(options, stream),
+        dtype=options.dtype,
+        seed=options.seed,
+        world=world,
+    )
+    return Setup(
+        options=options,
+        world=world,
+        dataset=dataset,
+        rows=rows,
+        considered=considered,
+        label_kind=kind,
+        classes=len(names) if kind == "class" else 0,
+        evaluation=None if evaluated is None else _evaluation(options, *evaluated, kind),
+        eval_split=None if evaluated is None else evaluated[0].name,
+        metric=main_metric(kind, manifest.corpus.get("task")),
+        student=student,
+        student_digest=teacher_digest(folder),
+        distiller=distiller,
+        stream=stream,
+        tokenizer_files=tokenizer_files,
+        note=getattr(stream.collate, "note", None),
+    )
+
+
+def planned_steps(options: TrainOptions, say: Callable[[str], object]) -> int:
+    """The updates that a run would make. UsageError, DatasetError if the dataset has not what it needs. say: as of `prepare`."""
+    dataset = SmoothedDataset(options.dataset, TRAIN_SPLIT)
+    kind = label_kind_of(options, dataset.manifest)
+    _check_stored(options, dataset.manifest)
+    _tell(read_first(options, dataset, kind), say)
+    rows, _ = trained_rows(options, dataset, kind)
+    return _steps(options, _stream(options, dataset, rows, World()))
+
+
+def _tell(line: str | None, say: Callable[[str], object]) -> None:
+    if line is not None:
+        say(line)
+
+
+def _evaluation(options: TrainOptions, split: SmoothedDataset, rows: NDArray[np.int64], kind: str) -> Evaluation:
+    return Evaluation(split, rows, kind=kind, pad_id=split.manifest.special_ids.get("pad") or 0, dtype=options.dtype)
+
+
+def _check_stored(options: TrainOptions, manifest: Manifest) -> None:
+    """UsageError if more is asked for than the dataset stores."""
+    if options.reads == "plain":
+        return
+    stored = manifest.config
+    if options.topk is not None and options.topk > stored["topk"]:
+        raise UsageError(f"topk {options.topk}: the dataset stores {stored['topk']} entries per token; choose at most as many")
+    if stored["mass"] < options.mass < 1.0:
+        raise UsageError(f"mass {options.mass!r}: the dataset stores entries up to a mass of {stored['mass']!r}; choose at most that")
+
+
+def _collator(options: TrainOptions, dataset: SmoothedDataset) -> Any:
+    if options.reads == "masked":
+        return MaskedCollator.for_dataset(dataset, smoothing=options.smoothing, seed=options.seed)
+    return SmoothedCollator.for_dataset(dataset, smoothing=None if options.inputs == "plain" else options.smoothing, seed=options.seed)
+
+
+def _stream(options: TrainOptions, dataset: SmoothedDataset, rows: NDArray[np.bool_] | None, world: World) -> SmoothedStream:
+    return dataset.stream(
+        _collator(options, dataset),
+        batch_size=options.rows_per_batch,
+        batch_tokens=options.batch_tokens,
+        seed=options.seed,
+        rows=rows,
+        rank=world.rank,
+        world_size=world.size,
+        parts=options.accumulate,
+        pad=world.size * options.accumulate > 1,
+    )
+
+
+def _check_length(dataset: SmoothedDataset, limit: int | None) -> None:
+    if limit is None or dataset.manifest.config["max_length"] <= limit:
+        return
+    longest = int(dataset.lengths.max())
+    if longest > limit:
+        raise UsageError(
+            f"the longest row of {dataset.name} has {longest} tokens, the student has {limit} positions; "
+            f"choose another student, or generate with --max-length {limit}"
+        )
+
+
+def _soft(options: TrainOptions, student: Any, manifest: Manifest) -> SoftEmbedding | None:
+    if options.reads in ("plain", "masked"):
+        return None
+    return SoftEmbedding(student.get_input_embeddings(), vocab_size=int(manifest.teacher["vocab_size"]))
+
+
+def _steps(options: TrainOptions, stream: SmoothedStream) -> int:
+    """Updates of the run: those of the epochs, or as many as were asked for."""
+    if options.max_steps is not None:
+        return options.max_steps
+    passes = len(PASSES[options.reads])
+    if options.batch_tokens is None:
+        return options.epochs * stream.steps * passes
+    steps = 0
+    for epoch in range(options.epochs):  # an epoch's order decides how its rows fall into batches
+        stream.set_epoch(epoch)
+        steps += stream.steps
+    return steps * passes
+
+
+def _loaded(stream: SmoothedStream, workers: int) -> Iterator[Batch]:
+    """The batches of a stream, made by so many processes; the same ones, in the same order."""
+    if not workers:
+        yield from stream
+        return
+    from torch.utils.data import DataLoader
+
+    try:
+        yield from DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    except TextsmoothError as error:  # its text has the traceback of the other process, which ends with what was said there
+        raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise MachineError(f"a loader worker died ({first_line(error)}); give fewer --loader-workers, and --resume goes on") from error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _tokenizer_files(folder: Folder, manifest: Manifest) -> dict[str, bytes]:
+    """The files of the dataset's tokenizer by name, checked against the manifest. DatasetError if one is missing or altered."""
+    entries = [entry for entry in manifest.files if entry.path in TOKENIZER_FILES]
+    if not entries:
+        raise DatasetError(f"{folder} has no {TOKENIZER_FOLDER}/ in its manifest; generate the dataset again")
+    found = folder.read_all([entry.path for entry in entries])
+    for entry in entries:
+        if hashlib.sha256(found.get(entry.path, b"")).hexdigest() != entry.sha256:
+            raise DatasetError(f"{entry.path} in {folder} is missing or was altered; {mending(folder)}")
+    return {PurePosixPath(name).name: data for name, data in found.items()}

@@ -1,0 +1,258 @@
+"""Whether the files of a dataset are what its manifest says: sizes, sha256, and of a shard all that is in it."""
+
+import contextlib
+import hashlib
+import math
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+from numpy.typing import NDArray
+
+from textsmooth.schemas.config import GenerationConfig
+from textsmooth.schemas.errors import DatasetError, first_line
+from textsmooth.schemas.manifest import FileEntry, Manifest, ShardEntry
+from textsmooth.schemas.shard import METADATA_KEY, ROWS_PER_RECORD_BATCH, ShardMeta, shard_schema
+from textsmooth.stages.checks.findings import Finding, Tally
+from textsmooth.stages.checks.rows import RowRules, check_order, check_rows, fitting, places_of, whole
+from textsmooth.stages.checks.soft_ids import Sums, check_soft
+from textsmooth.stages.corpus.column_types import arrow_type
+
+EPSILON = 1e-4  # relative, of float32 sums over a shard
+LOOK_BYTES = 2 << 20  # of rows that are looked at together
+ROUNDING = 2.0**-11 / math.e  # by which float16 moves a probability p at most: p |log p| 2^-11
+
+__all__ = ["Finding", "Looked", "Promised", "check_file", "check_shard", "expected_schema", "missing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What was found in a shard, and how much was looked at; counts of a shard that was not read to its end are 0."""
+
+    findings: tuple[Finding, ...] = ()
+    bytes: int = 0  # compared with the sha256
+    whole: bool = False  # every row was looked at, or, where only bytes were asked for, all of them
+    rows: int = 0
+    tokens: int = 0
+    entries: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promised:
+    """What plan and receipts say of a shard; None: not known, and not compared."""
+
+    unit: str | None = None  # id
+    rows: NDArray[np.int64] | None = None  # what its column `row` holds, each number once
+    stats: dict[str, Any] | None = None  # UnitStats.to_json()
+    template: tuple[int, ...] | None = None  # ids of the special tokens that the tokenizer puts into a row
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator["mmap.mmap | bytes"]:
+    """The bytes of a file, mapped."""
+    with path.open("rb") as file:
+        try:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:  # empty
+            yield b""
+            return
+        yield data  # closed when nobody looks at it any more: Arrow may still
+
+
+def missing(path: str) -> Finding:
+    """What is said of a file that the manifest lists, and that is not there."""
+    return Finding(path=path, what="is missing", altered=True)
+
+
+def check_file(data: "mmap.mmap | bytes", entry: FileEntry | ShardEntry) -> list[Finding]:
+    """What is wrong with the bytes of a file that the manifest lists: nothing, or one finding."""
+    if len(data) != entry.bytes:
+        return [Finding(path=entry.path, what=f"has {len(data):,} bytes, the manifest says {entry.bytes:,}", altered=True)]
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        return [Finding(path=entry.path, what="was altered, its sha256 is not the manifest's", altered=True)]
+    return []
+
+
+def check_shard(
+    path: "Path | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised | None = None, *, inside: bool = True
+) -> Looked:
+    """All that is wrong with a shard: its bytes, and what is in them. Reads any file whatever it holds, raises only OSError.
+
+    path: of the file, or its bytes. promised: by plan and receipts. inside: look at what is in it; else at size and sha256 alone.
+    """
+    if not isinstance(path, bytes):
+        with opened(path) as data:
+            return _check_bytes(data, entry, manifest, promised or Promised(), inside=inside)
+    return _check_bytes(path, entry, manifest, promised or Promised(), inside=inside)
+
+
+def _check_bytes(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised, *, inside: bool) -> Looked:
+    wrong, tally = check_file(data, entry), Tally(path=entry.path)
+    if not inside:
+        return Looked(findings=tuple(wrong), bytes=len(data) if len(data) == entry.bytes else 0, whole=True)
+    sums = _check_inside(data, entry, manifest, promised, tally)
+    return Looked(
+        findings=(*wrong, *tally.findings),
+        bytes=len(data) if len(data) == entry.bytes else 0,
+        whole=sums is not None,
+        **({} if sums is None else {"rows": sums.rows, "tokens": sums.tokens, "entries": sums.entries}),
+    )
+
+
+def _check_inside(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised, tally: Tally) -> Sums | None:
+    """Tell what is wrong in the Arrow file, whatever its sha256; what it adds up to, None if not all of it can be read."""
+    try:
+        file = pa.ipc.open_file(pa.py_buffer(data))
+        if not _check_schema(file.schema, manifest, entry, promised, tally):
+            return None
+        batches = [file.get_batch(number) for number in range(file.num_record_batches)]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        tally.file(f"cannot be read: {first_line(error)}")
+        return None
+    sizes = [batch.num_rows for batch in batches]
+    if any(size != ROWS_PER_RECORD_BATCH for size in sizes[:-1]) or not all(0 < size <= ROWS_PER_RECORD_BATCH for size in sizes[-1:]):
+        tally.file(f"has record batches of {', '.join(map(str, sizes[:9]))} rows, {ROWS_PER_RECORD_BATCH} and a rest are promised")
+        return None
+    return _check_batches(batches, entry, manifest, promised, tally)
+
+
+def expected_schema(manifest: Manifest, split: str, unit: str) -> pa.Schema:
+    """The schema that the manifest promises of a shard. KeyError, TypeError or ValueError if it does not say."""
+    corpus, config = manifest.corpus, GenerationConfig.from_json(manifest.config)
+    meta = ShardMeta.promised(config, manifest.teacher, split=split, unit=unit)
+    keep = zip(corpus["keep_columns"], corpus["keep_types"], strict=True)
+    return shard_schema(
+        meta,
+        token_types=manifest.token_types,
+        label_kind=corpus["label_kind"],
+        windows=config.long == "window",
+        logits=manifest.task_teacher["width"] if manifest.task_teacher else None,
+        keep=tuple(pa.field(name, arrow_type(kind)) for name, kind in keep),
+    )
+
+
+def _check_schema(schema: pa.Schema, manifest: Manifest, entry: ShardEntry, promised: Promised, tally: Tally) -> bool:
+    """Whether a shard's columns are those that the manifest promises; what its metadata says otherwise is only told."""
+    try:
+        meta = ShardMeta.of(schema, "its schema")
+    except DatasetError as error:
+        tally.file(f"is not to be trusted: {error}")
+        return False
+    expected = expected_schema(manifest, entry.split, promised.unit or meta.unit)
+    there, due = ([(field.name, str(field.type), field.nullable) for field in s] for s in (schema, expected))
+    if there != due:
+        wrong = next((a or b for a, b in _pairs(there, due) if a != b), None)
+        wanted = next((b for a, b in _pairs(there, due) if a != b), None)
+        tally.file(f"has column {_column(wrong)} where the manifest promises {_column(wanted)}")
+        return False
+    wanted_meta = ShardMeta.of(expected, "its schema")
+    for name, value in vars(wanted_meta).items():
+        if getattr(meta, name) != value:
+            tally.file(f"says {name} {getattr(meta, name)!r} in its metadata, the manifest {value!r}")
+    if set(schema.metadata) != {METADATA_KEY} or any(field.metadata for field in schema):
+        tally.file("has metadata of somebody else")
+    return True
+
+
+def _pairs(there: list[Any], due: list[Any]) -> Iterator[tuple[Any, Any]]:
+    for number in range(max(len(there), len(due))):
+        yield (there[number] if number < len(there) else None), (due[number] if number < len(due) else None)
+
+
+def _column(column: tuple[str, str, bool] | None) -> str:
+    return "none" if column is None else f"{column[0]}: {column[1]}{'' if column[2] else ' not null'}"
+
+
+def _check_batches(batches: list[pa.RecordBatch], entry: ShardEntry, manifest: Manifest, promised: Promised, tally: Tally) -> Sums | None:
+    config, corpus = GenerationConfig.from_json(manifest.config), manifest.corpus
+    names = corpus["label_names"]
+    rules = RowRules(
+        vocab_size=int(manifest.teacher["vocab_size"]),
+        max_length=config.max_length,
+        classes=len(names) if names and corpus["label_kind"] == "class" else None,
+        template=promised.template if config.specials == "plain" else (),
+    )
+    sums, first, unlabelled = Sums(), 0, 0
+    rows: list[NDArray[np.int64]] = []
+    windows: list[NDArray[np.int32]] = []
+    good = []
+    for batch in batches:
+        if whole(batch, tally, first, entry.row_offset):
+            good.append(batch)
+        first += batch.num_rows
+    complete = len(good) == len(batches)
+    for batch in _together(good):
+        places = places_of(batch, tally, entry.row_offset)
+        block = fitting(batch, places)
+        if block is None:
+            complete = False
+            continue
+        check_rows(batch, block, places, rules)
+        check_soft(block.soft, block.input_ids, places, config=config, vocab_size=rules.vocab_size, sums=sums)
+        rows.append(places.row)
+        if block.window is not None:
+            windows.append(block.window)
+        if block.label is not None:
+            unlabelled += int((np.isnan(block.label) if block.label.dtype.kind == "f" else block.label < 0).sum())
+    if first != entry.samples:
+        tally.file(f"has {first:,} rows, the manifest says {entry.samples:,}")
+    if not complete:
+        return None  # the rest is unknown
+    sums.rows = first
+    for name in ("tokens", "entries"):
+        if getattr(sums, name) != getattr(entry, name):
+            tally.file(f"has {getattr(sums, name):,} {name}, the manifest says {getattr(entry, name):,}")
+    row = np.concatenate([np.zeros(0, np.int64), *rows])
+    window = np.concatenate([np.zeros(0, np.int32), *windows]) if config.long == "window" else None
+    check_order(row, window, None if promised.rows is None else promised.rows + entry.row_offset, tally)
+    if promised.stats is not None:
+        _check_stats(sums, unlabelled, promised.stats, config, tally)
+    return sums
+
+
+def _together(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Record batches made larger, where they are small: each look at one has its price."""
+    waiting: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        waiting.append(batch)
+        size += batch.nbytes
+        if size >= LOOK_BYTES:
+            yield _one(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield _one(waiting)
+
+
+def _one(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
+def _check_stats(sums: Sums, unlabelled: int, stats: dict[str, Any], config: GenerationConfig, tally: Tally) -> None:
+    """What the shard's receipt counted, as far as the shard itself tells."""
+    counted = {"tokens": sums.tokens, "entries": sums.entries, "smoothed": sums.smoothed}
+    counted |= {"windows": sums.rows} if config.long == "window" else {}
+    counted |= {"unlabelled_rows": unlabelled} if config.long != "window" else {}
+    for name, value in counted.items():
+        if stats.get(name) != value:
+            tally.file(f"has {name} {value:,}, its receipt says {stats.get(name)!r}")
+    if sums.skipped:
+        return
+    said = np.asarray(stats["mass_by_rank"], np.float64)
+    mass = np.zeros(max(len(said), len(sums.mass_by_rank)))
+    mass[: len(sums.mass_by_rank)] = sums.mass_by_rank
+    said = np.concatenate([said, np.zeros(len(mass) - len(said))])
+    off = ~(np.abs(mass - said) <= sums.smoothed * ROUNDING + EPSILON * said)
+    if off.any():
+        rank = int(off.argmax())
+        tally.file(f"has mass {mass[rank]:.4f} at rank {rank + 1}, its receipt says {said[rank]:.4f}")
+    if not abs(sums.original[0] - stats["original"]) <= sums.original[1] + EPSILON * (1 + sums.original[0]):
+        tally.file(f"has p(original) of {sums.original[0]:.4f} in all, its receipt says {stats['original']:.4f}")
+    bins = np.cumsum(stats["original_bins"])
+    if len(bins) != sums.below.shape[1] or (bins < sums.below[0]).any() or (bins > sums.below[1]).any():
+        tally.file("has other p(original) than its receipt counted")

@@ -1,0 +1,153 @@
+"""A model's folder: what it is, how long its rows may be, and its weights, checked.
+
+Everything is read from the folder alone, safetensors only, and nothing in it is run.
+"""
+
+import inspect
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textsmooth.schemas.canonical import digest, file_sha256
+from textsmooth.schemas.errors import TeacherError, first_line
+from textsmooth.stages.tokens.tokenize import NO_LIMIT
+
+# Share of the largest logit that other padding may move logits by: rounding, in other kernels.
+PADDING_NOISE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
+
+
+def teacher_digest(folder: Path) -> str:
+    """sha256 over the configuration and the safetensors weights that are loaded from a model's folder. TeacherError if there are none."""
+    weights = _weights(folder)
+    config = folder / "config.json"
+    if not config.is_file():
+        raise TeacherError(f"{folder} is not a model folder: it has no config.json")
+    if not weights:
+        raise TeacherError(f"{folder} has no *.safetensors weights; save the model as safetensors (pickled weights are not read)")
+    others = [file for name in ("model.safetensors.index.json", "adapter_config.json") if (file := folder / name).is_file()]
+    return digest({file.name: file_sha256(file) for file in [config, *others, *weights]})
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The weights that transformers loads; others may lie beside them (another precision, say) and do not count."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise TeacherError(f"{index} is damaged: fetch or save the model again") from None
+    missing = next((name for name in names if Path(name).name != name or not (folder / name).is_file()), None)
+    if missing is not None:
+        raise TeacherError(f"{folder} lacks {missing}, which its index of weights names: fetch or save the model again")
+    return [folder / name for name in names]
+
+
+def check_masked_lm(folder: Path) -> None:
+    """TeacherError unless a folder's config.json is of a kind that transformers knows as a masked language model."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise TeacherError(f"cannot load the model in {folder}: {first_line(error)}") from error
+    if getattr(config, "is_encoder_decoder", False):
+        what = "an encoder with a decoder"
+    elif type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        what = "no masked language model in transformers"
+    else:
+        return
+    raise TeacherError(
+        f"the model in {folder} cannot be a teacher: {config.model_type!r} is {what}; give one like BERT, RoBERTa or DeBERTa"
+    )
+
+
+def position_limit(model_config: dict[str, Any], tokenizer: Any) -> int:
+    """The longest row, in tokens with specials, that a model and its tokenizer take.
+
+    model_config: config.json. Where neither knows a limit (relative positions), NO_LIMIT.
+    """
+    return min(_positions(model_config), int(tokenizer.model_max_length), NO_LIMIT)
+
+
+def _positions(model_config: dict[str, Any]) -> int:
+    """Of a model built without weights: families that count positions from padding_idx + 1 (RoBERTa) take fewer than their table holds."""
+    from transformers import MODEL_MAPPING
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    limit = model_config.get("max_position_embeddings")
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            config = CONFIG_MAPPING[model_config["model_type"]].from_dict(dict(model_config))
+            limit = getattr(config, "max_position_embeddings", limit)
+            with torch.device("meta"):
+                tables = [m for name, m in MODEL_MAPPING[type(config)](config).named_modules() if name.endswith(".position_embeddings")]
+        except Exception:  # whatever keeps the model from being built is told when it is loaded
+            tables = []
+    limits = [int(limit)] if limit and int(limit) > 0 else []
+    for table in tables:
+        if isinstance(padding := getattr(table, "padding_idx", None), int):
+            limits.append(len(table.weight) - padding - 1)
+    return min(limits, default=NO_LIMIT)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and load reports: what they say is checked and said in our own words."""
+    from transformers.utils import logging as hf
+
+    before, bar = hf.get_verbosity(), hf.is_progress_bar_enabled()
+    hf.set_verbosity(logging.CRITICAL)
+    hf.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf.set_verbosity(before)
+        if bar:
+            hf.enable_progress_bar()
+
+
+def taken_inputs(model: Any) -> set[str]:
+    """Which of `attention_mask` and `token_type_ids` a model is to be given: those it takes, and knows more than one kind of."""
+    types = getattr(model.config, "type_vocab_size", None)
+    return {"attention_mask", "token_type_ids"} & set(inspect.signature(model.forward).parameters) - (
+        {"token_type_ids"} if types in (0, 1) else set()
+    )
+
+
+def load_checked(auto_class: Any, folder: Path, *, allow_new: tuple[str, ...] = (), **kwargs: Any) -> Any:
+    """`from_pretrained` from a local folder, safetensors only, where newly initialised weights are an error.
+
+    allow_new: prefixes of weights that may be missing. Raises TeacherError in one line.
+    """
+    with quiet():
+        try:
+            model, info = auto_class.from_pretrained(
+                str(folder),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, in one line
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                **kwargs,
+            )
+        except Exception as error:
+            raise TeacherError(f"cannot load the model in {folder}: {first_line(error)}") from error
+    absent = {*info["missing_keys"], *(mismatch[0] for mismatch in info["mismatched_keys"])}
+    missing = sorted(key for key in absent if not (allow_new and key.startswith(allow_new)))
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise TeacherError(
+            f"the model in {folder} lacks weights that {type(model).__name__} needs ({missing[0]}{others}): "
+            "they would be random; use a checkpoint that has them"
+        )
+    return model

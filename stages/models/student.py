@@ -1,0 +1,283 @@
+"""Students: made from some of a teacher's layers, loaded with the head that an objective needs, saved whole or not at all."""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from textsmooth.schemas.errors import ConflictError, StorageError, TeacherError, UsageError, first_line
+from textsmooth.schemas.manifest import Manifest
+from textsmooth.stages.models.load import load_checked, quiet
+from textsmooth.stages.storage.atomic import TEMP_PREFIX, sync
+from textsmooth.stages.tokens.tokenize import load_tokenizer, vocab_digest
+
+# Which class of transformers has the head for labels of a kind, and for masked tokens.
+HEADS = {
+    "class": "AutoModelForSequenceClassification",
+    "value": "AutoModelForSequenceClassification",
+    "span": "AutoModelForQuestionAnswering",
+    "mlm": "AutoModelForMaskedLM",
+}
+
+
+@contextlib.contextmanager
+def new_model_folder(out: Path, *, overwrite: bool, room: int = 0) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place when the block ends well; otherwise it goes, and `out` stays as it was.
+
+    Durable when the block is left. A kill -9 between the two renames of --overwrite leaves the old model in that folder, as `old`.
+
+    ConflictError if `out` holds something and overwrite is false, or if what it holds is no model folder (never deleted).
+    room: bytes that will be needed. StorageError if there is less, or nothing can be written there.
+    """
+    from safetensors import SafetensorError
+
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - without following links
+    check_out(out, overwrite=overwrite)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temp = Path(tempfile.mkdtemp(prefix=f"{TEMP_PREFIX}{out.name}-", dir=out.parent))
+        free = shutil.disk_usage(temp).free
+    except OSError as error:
+        raise StorageError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+    try:
+        if free < room:
+            raise StorageError(f"cannot write {out}: {room:,} bytes are needed, {free:,} are free; make room or choose another --out")
+        new = temp / "new"
+        new.mkdir()
+        yield new
+        for path in (*(p for p in new.rglob("*") if p.is_file()), new):
+            sync(path)  # whatever was kept until now may go once this block is left
+        if out.is_dir():
+            out.rename(temp / "old")
+        try:
+            new.rename(out)
+        except BaseException:  # a signal too: what was there comes back
+            if (temp / "old").is_dir() and not out.exists():
+                (temp / "old").rename(out)
+            raise
+        sync(out.parent)
+    except SafetensorError as error:
+        raise StorageError(f"cannot write {out}: {error}; choose another --out") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTEMPTY):
+            raise
+        raise StorageError(f"cannot write {out}: {os.strerror(error.errno)}; make room or choose another --out") from error
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """ConflictError unless a model may be saved at `out`."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ConflictError(f"{out} is a file; choose another --out")
+    if any(out.iterdir()):
+        if not overwrite:
+            raise ConflictError(f"{out} is not empty; choose another --out, or replace it with --overwrite")
+        if not (out / "config.json").is_file():
+            raise ConflictError(f"{out} holds something that is no model, --overwrite does not delete it; choose another --out")
+
+
+def model_folder(name: str, what: str) -> Path:
+    """The folder of a local model. UsageError if there is none."""
+    folder = Path(name).expanduser()
+    if not (folder / "config.json").is_file():
+        reason = "there is no such folder" if not folder.is_dir() else "it has no config.json"
+        advice = "make one with `textsmooth student --from TEACHER`" if what == "student" else "give the folder of a local model"
+        raise UsageError(f"no {what} at {name}: {reason}; {advice}")
+    return folder
+
+
+def _stack(model: Any) -> tuple[str, Any]:
+    """Name and modules of the list of layers of a BERT-like encoder. TeacherError if there is none."""
+    from torch.nn import ModuleList
+
+    family, count = model.config.model_type, getattr(model.config, "num_hidden_layers", None)
+    if hasattr(model.config, "num_hidden_groups"):  # ALBERT
+        raise TeacherError(f"the layers of {family} share their weights, none of them can be taken: make a student of it with --fresh")
+    for name, module in model.base_model.named_modules():
+        if isinstance(module, ModuleList) and len(module) == count:
+            return name, module
+    raise TeacherError(
+        f"{family} has no plain stack of layers to choose from: make a student of it with --fresh, or take a BERT-like teacher"
+    )
+
+
+def _shell(auto_class: Any, config: Any) -> Any:
+    """The model of a configuration, without memory for its weights."""
+    import torch
+
+    with quiet(), torch.device("meta"):
+        return auto_class.from_config(config)
+
+
+def make_student(teacher: Path, layers: tuple[int, ...], out: Path, *, overwrite: bool = False) -> Path:
+    """Make a student from a masked LM's embeddings, head and some encoder layers; save it with its tokenizer as safetensors.
+
+    layers: indices from 0, in the student's order. The new folder needs nothing of the teacher. Returns it.
+    UsageError if a layer is not there or comes twice; TeacherError if the teacher is no masked LM with a stack of layers.
+    """
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    if Path(out).resolve() == Path(teacher).resolve():
+        raise UsageError(f"--out {out} is the teacher itself; choose another folder")
+    check_out(Path(out), overwrite=overwrite)
+    tokenizer = load_tokenizer(teacher)
+    model = load_checked(AutoModelForMaskedLM, teacher, dtype=torch.float32)
+    name, stack = _stack(model)
+    if not layers:
+        raise UsageError("a student needs at least one layer: give for example --layers 0")
+    for layer in layers:
+        if not 0 <= layer < len(stack):
+            raise UsageError(f"layer {layer} is not in the teacher: it has layers 0 to {len(stack) - 1}")
+    if len(set(layers)) < len(layers):
+        raise UsageError(f"layers {','.join(map(str, layers))}: a layer comes twice")
+    model.base_model.set_submodule(name, torch.nn.ModuleList(stack[layer] for layer in layers))
+    for setting in ("layer_types", "attention_window"):  # one for each layer
+        if isinstance(values := getattr(model.config, setting, None), list) and len(values) == len(stack):
+            setattr(model.config, setting, [values[layer] for layer in layers])
+    model.config.num_hidden_layers = len(layers)
+    _check_places(model, layers)
+    with new_model_folder(Path(out), overwrite=overwrite, room=weight_bytes(model)) as folder:
+        save_model(model, folder)
+        tokenizer.save_pretrained(str(folder))
+    return Path(out)
+
+
+def _check_places(model: Any, layers: tuple[int, ...]) -> None:
+    """UsageError if a layer lacks weights that its new place needs: ModernBERT's first layer has no norm in front."""
+    from transformers import AutoModelForMaskedLM
+
+    there = model.state_dict()
+    missing = sorted(name for name in _shell(AutoModelForMaskedLM, model.config).state_dict() if name not in there)
+    if missing:
+        raise UsageError(
+            f"layers {','.join(map(str, layers))}: the student would lack {missing[0]}, the first layer of {model.config.model_type} "
+            "is made otherwise; put layer 0 first, or leave it out"
+        )
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes that the model's weights take when saved."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """`save_pretrained` as safetensors, without progress bars."""
+    from transformers.utils import logging as hf
+
+    bar = hf.is_progress_bar_enabled()
+    hf.disable_progress_bar()
+    try:
+        model.save_pretrained(str(folder))
+        for file in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
+            file.chmod((folder / "config.json").stat().st_mode & 0o777)
+    finally:
+        if bar:
+            hf.enable_progress_bar()
+
+
+def check_token_map(folder: Path, manifest: Manifest) -> None:
+    """TeacherError unless the student's tokenizer has the token -> id map that the dataset was made with."""
+    found = vocab_digest(load_tokenizer(folder))
+    if found != manifest.teacher["vocab_digest"]:
+        raise TeacherError(
+            f"the student in {folder} has another token -> id map than the dataset's teacher {manifest.teacher['name']} "
+            f"(digest {found[:12]}, expected {manifest.teacher['vocab_digest'][:12]}); choose a student with the same vocabulary, "
+            "or make one with `textsmooth student`"
+        )
+
+
+def load_student(
+    folder: Path, *, head: str | None = None, label_names: tuple[str, ...] = (), label_kind: str | None = None, dropout: float | None = None
+) -> Any:
+    """A model from a local folder of safetensors, in float32, with the head that an objective needs; one that does not fit is made anew.
+
+    head, or label_kind: `class` (one logit per name), `value` (one logit), `span` (start and end of an answer) or `mlm`. dropout: in
+    place of every dropout of the configuration. A new head is drawn from torch's generator: seed it first. A classifier's own head stays
+    if it has as many classes; if these have the same names in another order, it is put in that of label_names. TeacherError if anything
+    but the head would be new, or the family has no such head.
+    """
+    import torch
+    import transformers
+    from transformers import AutoConfig
+
+    kind = head or label_kind
+    assert kind in HEADS, kind
+    auto_class = getattr(transformers, HEADS[kind])
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        saved = _saved_names(config)
+        _set_labels(config, kind, label_names)
+        for name, value in config.to_dict().items():
+            if dropout is not None and "dropout" in name and isinstance(value, float | int) and not isinstance(value, bool):
+                setattr(config, name, dropout)
+        new = _head_weights(_shell(auto_class, config))
+    except Exception as error:
+        raise TeacherError(f"cannot use the model in {folder} as a student: {first_line(error)}") from error
+    student = load_checked(auto_class, folder, allow_new=new, dtype=torch.float32, config=config)
+    if kind == "class":
+        _reorder(student, saved, label_names, folder)
+    return student
+
+
+def _saved_names(config: Any) -> tuple[str, ...]:
+    """What the classes of a saved classifier are called; none for any other model."""
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        return ()
+    return tuple(str(config.id2label[i]) for i in range(config.num_labels))
+
+
+def _set_labels(config: Any, kind: str, names: tuple[str, ...]) -> None:
+    if kind == "mlm":
+        return
+    names = {"class": names, "value": ("value",), "span": ("start", "end")}[kind]
+    config.num_labels = len(names)
+    config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    if kind != "span":
+        config.problem_type = "single_label_classification" if kind == "class" else "regression"
+
+
+def _head_weights(shell: Any) -> tuple[str, ...]:
+    """The weights that a head adds to its encoder, and the encoder's pooler, which a masked LM does without."""
+    base = f"{shell.base_model_prefix}."
+    return tuple(name for name in shell.state_dict() if not name.startswith(base) or name.startswith(f"{base}pooler."))
+
+
+def _reorder(student: Any, saved: tuple[str, ...], names: tuple[str, ...], folder: Path) -> None:
+    """Put the outputs of a saved classifier in the order of the dataset's classes, where they have the same names."""
+    import torch
+
+    mine, theirs = ([name.casefold() for name in some] for some in (saved, names))
+    if mine == theirs or sorted(mine) != sorted(theirs) or len(set(mine)) < len(mine):
+        return
+    base = f"{student.base_model_prefix}."
+    last = [m for name, m in student.named_modules() if isinstance(m, torch.nn.Linear) and not name.startswith(base)]
+    last = [m for m in last if m.out_features == len(names)]
+    if len(last) != 1:
+        raise UsageError(
+            f"the student in {folder} has the dataset's classes in another order ({', '.join(saved)}; {', '.join(names)}), and its outputs "
+            "cannot be told: give a student without a classifier"
+        )
+    order = [mine.index(name) for name in theirs]
+    with torch.no_grad():
+        for values in last[0].parameters():
+            values.copy_(values[order].clone())
+
+
+def positions(student: Any) -> int | None:
+    """Longest row, in tokens, that the student can take; None if nothing limits it."""
+    from torch.nn import Embedding
+
+    for name, module in student.named_modules():
+        if name.rpartition(".")[2] == "position_embeddings" and isinstance(module, Embedding):
+            # RoBERTa and its kin count positions from padding_idx + 1
+            return int(module.num_embeddings) - (0 if module.padding_idx is None else module.padding_idx + 1)
+    limit = getattr(student.config, "max_position_embeddings", None)
+    return None if limit is None or limit < 1 else int(limit)

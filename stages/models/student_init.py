@@ -1,0 +1,83 @@
+"""Students from nothing: a small model of the teacher's family and vocabulary with random weights."""
+
+from pathlib import Path
+from typing import Any
+
+from textsmooth.schemas.errors import TeacherError, UsageError, first_line
+from textsmooth.stages.models.load import check_masked_lm, quiet, taken_inputs
+from textsmooth.stages.models.student import check_out, new_model_folder, save_model, weight_bytes
+from textsmooth.stages.tokens.padding import probe
+from textsmooth.stages.tokens.tokenize import load_tokenizer
+
+# Settings that follow from others, or belong to a trained head.
+_DERIVED = ("layer_types", "head_dim", "architectures", "id2label", "label2id", "problem_type", "transformers_version")
+_WIDTHS = ("embedding_size", "pooler_hidden_size")  # as wide as the hidden states, or narrower
+_INNER = ("intermediate_size", "hidden_dim", "d_inner")  # of the feed-forward layers
+
+
+def fresh_student(
+    teacher: Path,
+    out: Path,
+    *,
+    num_layers: int,
+    hidden_size: int,
+    num_heads: int,
+    intermediate_size: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
+    """Save a masked LM of the teacher's family with its tokenizer, as safetensors; returns the folder.
+
+    Everything that is not given is as in the teacher's configuration. intermediate_size: None for the teacher's proportion. UsageError for
+    sizes that cannot be, TeacherError for a family whose sizes are not set like this.
+    """
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    sizes = {"num-layers": num_layers, "hidden-size": hidden_size, "num-heads": num_heads, "intermediate-size": intermediate_size}
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise UsageError(f"{name} must be a whole number of at least 1, not {size}")
+    if hidden_size % num_heads:
+        raise UsageError(f"hidden-size {hidden_size} is no multiple of num-heads {num_heads}, each takes an equal part; change one of them")
+    if Path(out).resolve() == Path(teacher).resolve():
+        raise UsageError(f"--out {out} is the teacher itself; choose another folder")
+    check_out(Path(out), overwrite=overwrite)
+    check_masked_lm(teacher)
+    tokenizer = load_tokenizer(teacher)
+    try:
+        config = _config(teacher, num_layers, hidden_size, num_heads, intermediate_size)
+        with torch.random.fork_rng(), quiet(), torch.no_grad():
+            torch.manual_seed(seed)
+            model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+            rows = probe(int(config.vocab_size), int(config.pad_token_id or 0))
+            model.eval()(**rows.inputs(taken_inputs(model), torch.device("cpu")))
+    except Exception as error:
+        raise TeacherError(f"cannot make a fresh student of the family of {teacher}: {first_line(error)}; take --layers instead") from error
+    with new_model_folder(Path(out), overwrite=overwrite, room=weight_bytes(model)) as folder:
+        save_model(model, folder)
+        tokenizer.save_pretrained(str(folder))
+    return Path(out)
+
+
+def _config(teacher: Path, num_layers: int, hidden_size: int, num_heads: int, intermediate_size: int | None) -> Any:
+    """The teacher's configuration in other sizes. ValueError if its family does not take them."""
+    from transformers import AutoConfig
+
+    old = AutoConfig.from_pretrained(str(teacher), trust_remote_code=False, local_files_only=True)
+    values = {name: value for name, value in old.to_dict().items() if name not in _DERIVED}
+    wanted = {"num_hidden_layers": num_layers, "hidden_size": hidden_size, "num_attention_heads": num_heads}
+    values |= {old.attribute_map.get(name, name): value for name, value in wanted.items()}
+    for name in _INNER:
+        if isinstance(values.get(name), int):
+            values[name] = intermediate_size or max(round(values[name] * hidden_size / old.hidden_size), 1)
+    for name in _WIDTHS:
+        if isinstance(values.get(name), int):
+            values[name] = hidden_size if values[name] == old.hidden_size else min(values[name], hidden_size)
+    if values.get("num_key_value_heads") is not None:
+        values["num_key_value_heads"] = num_heads
+    new = type(old).from_dict(values)
+    for name, value in wanted.items():
+        if getattr(new, name, None) != value:
+            raise ValueError(f"{old.model_type} does not take {name} {value}")
+    return new
