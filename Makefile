@@ -50,7 +50,7 @@ sys.exit(m.run(c.gen, 'textsmooth-gen', ['--corpus', 'demo', '--limit', '64', '-
 # Drivers, workers, raylets and nodes killed at random moments on a real Ray cluster; CI has a short form of it.
 ROUNDS ?= 50
 chaos: $(READY)
-	$(BIN)/python tests/chaos.py --rounds $(ROUNDS)
+	$(BIN)/python tests/support/chaos.py --rounds $(ROUNDS)
 
 # Every command that the docs show, run.
 docs: demo

@@ -27,6 +27,7 @@ from helpers_gen import ZYGOTE, Process, Ran, make_model, make_tokenizer, rows, 
 from helpers_hub import make_datasets, make_models
 from s3_server import S3
 
+pytest_plugins = ["run_fixtures"]
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=40, derandomize=True, database=None)
 hypothesis.settings.load_profile("tests")
@@ -185,7 +186,7 @@ def bucket(s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 
 @pytest.fixture(scope="session")
 def kit() -> ModuleType:
-    """tests/helpers_train.py: synthetic datasets and tiny models."""
+    """tests/support/helpers_train.py: synthetic datasets and tiny models."""
     return helpers_train
 
 

@@ -355,7 +355,7 @@ def test_overwrite_removes_it(run: Callable[..., Ran], tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_docs(gen: Callable[..., Ran], desk: Path) -> None:
-    doc = (Path(__file__).resolve().parents[2] / "docs/failures.md").read_text()
+    doc = (Path(__file__).resolve().parents[3] / "docs/failures.md").read_text()
     write, command, show = re.findall(r"```bash\n(.*?)```", doc, re.DOTALL)[0].splitlines()
     subprocess.run(write, shell=True, check=True)
     assert gen(*shlex.split(command)[1:]).code == 0

@@ -1,6 +1,6 @@
 """Kills what runs a job on a real Ray cluster, again and again, and compares what is left with an uninterrupted run.
 
-    python tests/chaos.py --rounds 50 --seed 0
+    python tests/support/chaos.py --rounds 50 --seed 0
 
 A round: the command is started, something is killed at a random moment, and the same command is run until it ends with 0. Then the
 shards must be those of an uninterrupted run, byte for byte, no other file may lie there, and no unit may have been run that was committed

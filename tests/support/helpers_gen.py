@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 _WORDS = (
     "a the cat dog bird sat ran saw on under big small red blue house tree river good bad very not and but who what where is was "
     "happy sad film book plot actor long short slow fast never always i you we they it end begin one two three"

@@ -1,6 +1,6 @@
 """A small stand-in for the Hub: serves folders laid out as <root>/datasets/<owner>/<name>/… and <root>/models/<owner>/<name>/….
 
-By hand: `python tests/hub_server.py FOLDER --port 8765`, then set HF_ENDPOINT=http://127.0.0.1:8765. A model without an owner,
+By hand: `python tests/support/hub_server.py FOLDER --port 8765`, then set HF_ENDPOINT=http://127.0.0.1:8765. A model without an owner,
 <root>/models/<name>, is served as `<name>` and as `local/<name>`.
 
 What the real one does and clients depend on: one commit per state of a repository, branches and tags that name commits, git and LFS ids,

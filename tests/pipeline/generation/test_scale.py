@@ -21,7 +21,7 @@ from textsmooth.schemas.plan import Plan
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.storage.folder import open_folder, read_json
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, Teacher
 from textsmooth.schemas.tasks import MOST_CLASSES
 from textsmooth.stages.storage.folder import open_folder, read_manifest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_labels_are_not_lost_where_the_first_row_or_file_has_none(gen: Callable[..., Ran], desk: Path) -> None:

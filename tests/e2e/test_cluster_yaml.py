@@ -12,7 +12,7 @@ import yaml
 
 util = pytest.importorskip("ray.autoscaler._private.util")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "ray_cluster.yaml").read_text(encoding="utf-8")
 
 

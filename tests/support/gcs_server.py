@@ -1,6 +1,6 @@
 """A small stand-in for the JSON API of Google Cloud Storage: as much of it as gcsfs asks for a folder of a dataset.
 
-By hand: `python tests/gcs_server.py --port 9001`, then `export STORAGE_EMULATOR_HOST=http://127.0.0.1:9001` and use gs://data/….
+By hand: `python tests/support/gcs_server.py --port 9001`, then `export STORAGE_EMULATOR_HOST=http://127.0.0.1:9001` and use gs://data/….
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A real Ray cluster of several nodes on this machine, in a process of its own: told what to do by JSON lines.
 
-By hand: python tests/ray_host.py, then {"add": {"num_cpus": 1}}, {"remove": 0}, {"resources": true}, {"raylet": 0}.
+By hand: python tests/support/ray_host.py, then {"add": {"num_cpus": 1}}, {"remove": 0}, {"resources": true}, {"raylet": 0}.
 """
 
 import json

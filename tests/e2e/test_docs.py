@@ -15,7 +15,7 @@ from textsmooth.pipeline import demo
 from textsmooth.schemas.shard import COLUMNS, ShardMeta, shard_schema
 from textsmooth.schemas.tasks import TASKS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
 OWN = ("textsmooth", "textsmooth-gen", "textsmooth-train")

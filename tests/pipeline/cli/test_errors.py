@@ -1,6 +1,6 @@
 """docs/errors.md: what a user can get wrong, what the command says, and its exit code. Every row is run.
 
-TEXTSMOOTH_WRITE_ERRORS=1 python -m pytest tests/pipeline/test_errors.py writes the table anew; look at the difference before you keep it.
+TEXTSMOOTH_WRITE_ERRORS=1 python -m pytest tests/pipeline/cli/test_errors.py writes the table anew; look at the difference before you keep it.
 """
 
 import gzip
@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from helpers_gen import POSITIONS, VOCAB, Ran, make_model, make_tokenizer, rows, write_jsonl, wrong
 
-DOC = Path(__file__).resolve().parents[2] / "docs/errors.md"
+DOC = Path(__file__).resolve().parents[3] / "docs/errors.md"
 HEAD = """# Errors
 
 Every wrong input costs one line on stderr and nothing on disk. Exit code 2: something named on the command line cannot be; 1: something
 inside a file, a model or a folder is not as it has to be. `--debug` adds the traceback. The table is made from the tests
-(tests/pipeline/test_errors.py), which run each row with a teacher of {tokens} tokens and {positions} positions; what stands in front of
+(tests/pipeline/cli/test_errors.py), which run each row with a teacher of {tokens} tokens and {positions} positions; what stands in front of
 each line, `textsmooth-gen: `, is left out. Training has a table of its own: [errors-training.md](errors-training.md).
 """
 
