@@ -1,40 +1,22 @@
 """The docs say what is true: commands run, the format's table is the code's, links lead somewhere."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from helpers_docs import ROOT, blocks, commands, run
 
 from textsmooth.pipeline import demo
 from textsmooth.schemas.shard import COLUMNS, ShardMeta, shard_schema
 from textsmooth.schemas.tasks import TASKS
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
 OWN = ("textsmooth", "textsmooth-gen", "textsmooth-train")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-
-
-def commands(text: str) -> list[list[str]]:
-    lines = "".join(blocks(text, "bash")).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
-
-
-def run(words: list[str], folder: Path) -> str:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
-    return done.stdout
 
 
 @pytest.mark.docs

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers_docs import ROOT, blocks, commands, run
 from helpers_share import TOKEN, at_head
 from hub_server import Hub
-from test_docs import ROOT, blocks, commands, run
 
 PAGE = (ROOT / "docs" / "sharing.md").read_text(encoding="utf-8")
 

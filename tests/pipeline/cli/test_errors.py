@@ -1,6 +1,7 @@
 """docs/errors.md: what a user can get wrong, what the command says, and its exit code. Every row is run.
 
-TEXTSMOOTH_WRITE_ERRORS=1 python -m pytest tests/pipeline/cli/test_errors.py writes the table anew; look at the difference before you keep it.
+TEXTSMOOTH_WRITE_ERRORS=1 python -m pytest tests/pipeline/cli/test_errors.py writes the table anew; look at the
+difference before you keep it.
 """
 
 import gzip

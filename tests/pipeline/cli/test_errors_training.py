@@ -1,6 +1,7 @@
 """docs/errors-training.md: what can go wrong when students are trained, what the command says, and its exit code. Every row is run.
 
-TEXTSMOOTH_WRITE_ERRORS=1 python -m pytest tests/pipeline/cli/test_errors_training.py writes the table anew; look at the difference before you keep
+TEXTSMOOTH_WRITE_ERRORS=1 python -m pytest tests/pipeline/cli/test_errors_training.py writes the table anew; look at the
+difference before you keep
 it.
 """
 
@@ -22,7 +23,8 @@ DOC = Path(__file__).resolve().parents[3] / "docs/errors-training.md"
 HEAD = """# Errors of training
 
 As in [errors.md](errors.md): one line on stderr, nothing on disk, exit code 2 for what cannot be named so, 1 for what is not as it has
-to be. The table is made from the tests (tests/pipeline/cli/test_errors_training.py), which run each row; `textsmooth train: ` in front of the
+to be. The table is made from the tests (tests/pipeline/cli/test_errors_training.py), which run each
+row; `textsmooth train: ` in front of the
 line is left out. `DATASET` stores k = 8, mass 0.98 and temperatures 0.5, 1 and 2, and `STUDENT` takes 40 tokens.
 """
 
