@@ -23,9 +23,9 @@ from textsmooth.pipeline.plan.resolve import Draft, draft
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.models.device import default_threads
 from textsmooth.stages.models.teacher import Teacher, batches, chunks, load_checked
-from textsmooth.stages.storage.folder import open_folder
 from textsmooth.stages.tokens.tokenize import tokenize
 
 

@@ -30,10 +30,10 @@ from textsmooth.pipeline.plan.cut import cut
 from textsmooth.pipeline.plan.resolve import draft
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
+from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.models.device import device_name
 from textsmooth.stages.models.teacher import Teacher, chunks, load_checked
 from textsmooth.stages.soft_ids.topk import Sparsifier
-from textsmooth.stages.storage.folder import open_folder
 from textsmooth.stages.tokens.tokenize import TokenRows, load_tokenizer, tokenize
 
 WORDS = 29_000
@@ -278,7 +278,8 @@ def training(bench: Bench) -> None:
     from textsmooth.schemas.smoothing import Smoothing
     from textsmooth.stages.dataset.collate import SmoothedCollator
     from textsmooth.stages.dataset.dataset import SmoothedDataset
-    from textsmooth.stages.models.student import load_student, make_student
+    from textsmooth.stages.models.student import load_student
+    from textsmooth.stages.models.student_init import make_student
 
     made = generate(bench.options("dataset", limit=2048))
     dataset = SmoothedDataset(made.out, "train")

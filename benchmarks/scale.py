@@ -85,8 +85,8 @@ class Memory:
 
 def check(out: Path, rows: int, sample: int) -> int:
     """Every row once and in order, and whole shards in a sample; how many shards there are."""
+    from textsmooth.stages.dataset.open import read_manifest
     from textsmooth.stages.soft_ids.shard import ShardReader
-    from textsmooth.stages.storage.folder import read_manifest
 
     manifest = read_manifest(out)
     assert sum(shard.rows for shard in manifest.shards) == rows, "rows are missing"

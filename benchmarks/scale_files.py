@@ -27,9 +27,10 @@ from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.manifest import FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.plan import Plan, Receipt
 from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.soft_ids.statistics import UnitStats
 from textsmooth.stages.storage.atomic import pretty_json
-from textsmooth.stages.storage.folder import open_folder, read_json, read_manifest
+from textsmooth.stages.storage.folder import read_json
 
 
 def memory(name: str) -> int:

@@ -13,8 +13,8 @@ import sys
 import time
 from collections import Counter
 
-from textsmooth.pipeline.plan.cut import row_columns
 from textsmooth.pipeline.plan.resolve import draft
+from textsmooth.pipeline.plan.rows import row_columns
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.stages.corpus import reader as readers
 from textsmooth.stages.tokens.answer_spans import answer_text, find_spans

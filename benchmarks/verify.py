@@ -26,7 +26,7 @@ from pathlib import Path
 
 from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.manifest import MANIFEST
-from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.dataset.open import read_manifest
 
 READ_BYTES = 4 << 20
 

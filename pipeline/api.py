@@ -140,8 +140,8 @@ def make_student(
     teacher: `demo`, a folder, or a name on the Hub. Raises UsageError, TeacherError, ConflictError or StorageError.
     """
     from textsmooth.pipeline.plan.inputs import find_model
-    from textsmooth.stages.models.student import make_student as make
     from textsmooth.stages.models.student import model_folder
+    from textsmooth.stages.models.student_init import make_student as make
 
     try:
         chosen = tuple(index(layer) for layer in layers)

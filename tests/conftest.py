@@ -165,11 +165,11 @@ def gen_process(zygote: Callable[[Any], Any], teacher: Path, tmp_path_factory: p
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
     """A stand-in for Amazon S3. Tests take `bucket`."""
-    from textsmooth.stages.storage import object_store as store
+    from textsmooth.stages.storage import registry
 
     with S3() as server:
         yield server
-        store.close_stores()
+        registry.close_stores()
 
 
 @pytest.fixture

@@ -55,7 +55,8 @@ def student(
         raise UsageError(f"{given[0]} is a size of a fresh student: add --fresh and leave --layers away, or leave {given[0]} away")
     chosen = None if layers is None else _layers(layers)
     from textsmooth.pipeline.plan.inputs import find_model
-    from textsmooth.stages.models.student import make_student, model_folder
+    from textsmooth.stages.models.student import model_folder
+    from textsmooth.stages.models.student_init import make_student
 
     def folder() -> Path:
         return model_folder(str(find_model(teacher, revision, option="--from").folder), "teacher")

@@ -28,9 +28,10 @@ from textsmooth.schemas.manifest import (
     ShardEntry,
 )
 from textsmooth.schemas.plan import Plan, Receipt, Unit
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.soft_ids.statistics import UnitStats
 from textsmooth.stages.storage.atomic import pretty_json
-from textsmooth.stages.storage.folder import Folder, is_temp, read_manifest
+from textsmooth.stages.storage.folder import Folder, is_temp
 from textsmooth.stages.tokens.tokenize import makes_token_types, special_ids
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ def python() -> Iterator[Finding]:
     """Python's version, textsmooth's, and whether what runs is what was installed."""
     from packaging.specifiers import SpecifierSet
 
-    from textsmooth.pipeline.plan.cut import code_digest
+    from textsmooth.pipeline.plan.versions import code_digest
 
     if _version("textsmooth") is None:
         advice = "pip install it: only then it is known which libraries it needs"

@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 from textsmooth.pipeline.diagnostics.check_result import Finding, Group, gigabytes
 from textsmooth.schemas.errors import StorageError, first_line
 from textsmooth.schemas.manifest import MANIFEST, PLAN
+from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.storage import atomic as storage
 from textsmooth.stages.storage import cache
-from textsmooth.stages.storage.folder import Folder, LocalFolder, open_folder
+from textsmooth.stages.storage.folder import Folder
+from textsmooth.stages.storage.local import LocalFolder
 
 HUB, CACHE, OUT = Group("Hub"), Group("Cache of files from object stores"), Group("Place for datasets")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -178,7 +180,7 @@ def _patience(place: str, local: Path | None) -> Iterator[None]:
     if local is not None:
         yield
         return
-    from textsmooth.stages.storage.object_store import open_store
+    from textsmooth.stages.storage.registry import open_store
 
     store, _ = open_store(place)
     before, store.tries = store.tries, TRIES

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textsmooth.pipeline.plan import machine
+from textsmooth.pipeline.plan.inputs import Sources
 from textsmooth.pipeline.plan.machine import Machine
-from textsmooth.pipeline.plan.resolve import Sources
 from textsmooth.schemas.config import GenerateOptions, workers
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.plan import Plan, Receipt, Unit, UnitFailure

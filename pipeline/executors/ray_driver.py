@@ -24,12 +24,13 @@ from textsmooth.pipeline.executors import ship_code as ship
 from textsmooth.pipeline.executors import shutdown as drain
 from textsmooth.pipeline.executors.base import Executor, OnBatch, Outcome
 from textsmooth.pipeline.executors.ray_worker import CALLS, Job, RayWorker, Register
+from textsmooth.pipeline.plan.inputs import Sources
 from textsmooth.pipeline.plan.machine import Machine
-from textsmooth.pipeline.plan.resolve import Sources
 from textsmooth.schemas.config import GenerateOptions, workers
 from textsmooth.schemas.errors import TextsmoothError, UsageError, WorkerError
 from textsmooth.schemas.plan import BadRow, Plan, Receipt, Unit, UnitFailure
-from textsmooth.stages.storage.folder import Folder, LocalFolder
+from textsmooth.stages.storage.folder import Folder
+from textsmooth.stages.storage.local import LocalFolder
 
 WAVE = 50_000  # units of one pool, at most: what is sent to it lies in memory
 BLOCKS = 4096  # of units, at most: Ray makes them one by one before the first is run

@@ -14,13 +14,13 @@ from typing import Any
 
 from textsmooth.pipeline import demo
 from textsmooth.pipeline.plan import machine
-from textsmooth.pipeline.plan.inputs import find_model
-from textsmooth.pipeline.plan.resolve import Sources
+from textsmooth.pipeline.plan.inputs import Sources, find_model
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import CorpusError, MachineError, StorageError, TeacherError, TextsmoothError, WorkerError
 from textsmooth.schemas.manifest import PLAN
 from textsmooth.schemas.plan import Plan, Receipt, Unit, UnitFailure
-from textsmooth.stages.storage.folder import LocalFolder, open_folder
+from textsmooth.stages.dataset.open import open_folder
+from textsmooth.stages.storage.local import LocalFolder
 
 CALLS = 3  # units in a worker at once: one is made ready, one is in the forward pass, one is being written
 BEGINNINGS = 3  # of a unit whose worker dies: then it is set aside
@@ -96,7 +96,7 @@ def make_worker(job: Job, stopped: Callable[[], bool]) -> Any:
     """A UnitWorker on this node, its teacher loaded. Raises what a user can act on, naming the node."""
     import torch
 
-    from textsmooth.pipeline.plan.cut import versions
+    from textsmooth.pipeline.plan.versions import versions
     from textsmooth.pipeline.units.worker import UnitWorker
 
     check_versions(job.plan.versions, versions(job.sources.device))

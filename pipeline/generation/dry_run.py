@@ -19,10 +19,10 @@ from textsmooth.pipeline.commit.commit import finished_units
 from textsmooth.pipeline.executors.base import executor
 from textsmooth.pipeline.generation.reuse import Gone, reusable
 from textsmooth.pipeline.generation.run import resolve
-from textsmooth.pipeline.plan.cut import row_columns, typed_rows
-from textsmooth.pipeline.plan.resolve import Sources
+from textsmooth.pipeline.plan.inputs import Sources
+from textsmooth.pipeline.plan.rows import bad_text, row_columns, typed_rows
 from textsmooth.pipeline.progress import Progress
-from textsmooth.pipeline.units.bad_rows import bad_text, taken
+from textsmooth.pipeline.units.bad_rows import taken
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import ConflictError, CorpusError
@@ -31,9 +31,9 @@ from textsmooth.schemas.plan import Plan, Unit
 from textsmooth.schemas.soft_ids import id_dtype
 from textsmooth.stages.corpus import reader as readers
 from textsmooth.stages.corpus.source_file import SCAN_ROWS
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.soft_ids.topk import ChunkSoftIds
 from textsmooth.stages.soft_ids.truncation import Cut, Fidelity, Loss
-from textsmooth.stages.storage.folder import read_manifest
 from textsmooth.stages.tokens.tokenize import NO_LIMIT, tokenize
 
 SEED = 0

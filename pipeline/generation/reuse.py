@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textsmooth.pipeline.commit.receipts import publish, shard_path
-from textsmooth.pipeline.plan.cut import differences, row_columns
+from textsmooth.pipeline.plan.differences import differences
+from textsmooth.pipeline.plan.rows import row_columns
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import AGAIN, PLAN, RECEIPTS, Manifest, ShardEntry
 from textsmooth.schemas.plan import Plan, Receipt, Unit
 from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.storage import atomic as storage
-from textsmooth.stages.storage.folder import Folder, LocalFolder, open_folder, overlap, read_json, read_manifest
+from textsmooth.stages.storage.folder import Folder, read_json
+from textsmooth.stages.storage.local import LocalFolder, overlap
 
 if TYPE_CHECKING:
-    from textsmooth.pipeline.plan.resolve import Draft, Sources
+    from textsmooth.pipeline.plan.inputs import Sources
+    from textsmooth.pipeline.plan.resolve import Draft
 
 KINDS = ("unchanged", "grown", "edited", "moved", "new", "removed")  # what can become of a unit; docs/growing.md says what each is
 AT_ONCE = 8  # shards taken over at the same time

@@ -10,7 +10,8 @@ from textsmooth.pipeline.executors import shutdown as drain
 from textsmooth.pipeline.executors.base import Executor
 from textsmooth.pipeline.generation.reuse import Previous, Taken, check, compared, find_previous, take_over
 from textsmooth.pipeline.generation.run_record import RunRecord
-from textsmooth.pipeline.plan.cut import HIGHEST_LABEL, cut, differences, label_note, same_rows, same_source
+from textsmooth.pipeline.plan.cut import HIGHEST_LABEL, cut, label_note
+from textsmooth.pipeline.plan.differences import differences, same_rows, same_source
 from textsmooth.pipeline.plan.inputs import check_apart, check_files_apart, default_out
 from textsmooth.pipeline.plan.resolve import Draft, draft
 from textsmooth.pipeline.progress import Progress
@@ -19,8 +20,9 @@ from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError
 from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, QUARANTINE, RECEIPTS, RUN, TOKENIZER_FOLDER, Manifest
 from textsmooth.schemas.plan import Plan, Unit, UnitFailure
+from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.storage.atomic import pretty_json
-from textsmooth.stages.storage.folder import Folder, is_temp, open_folder, read_json
+from textsmooth.stages.storage.folder import Folder, is_temp, read_json
 
 SHARD = re.compile(r"[^/]+/\d{5,}-[0-9a-f]{12}\.arrow")  # as units name them
 

@@ -22,8 +22,9 @@ from textsmooth.schemas.errors import ConflictError, StorageError, UsageError
 from textsmooth.schemas.printable import printable
 from textsmooth.schemas.version import VERSION
 from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.storage.atomic import put
-from textsmooth.stages.storage.folder import LocalFolder, open_folder, read_manifest
+from textsmooth.stages.storage.local import LocalFolder
 
 PAGE = "report.html"
 MOST_SENTENCES = 2000

@@ -18,10 +18,10 @@ from textsmooth.schemas.printable import printable
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.stages.dataset.collate import SmoothedCollator
 from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode
 from textsmooth.stages.soft_ids.target_distribution import cut
 from textsmooth.stages.soft_ids.temperature import log_partition, temperature_note
-from textsmooth.stages.storage.folder import open_folder, read_manifest
 
 NO_LABEL = "no label"
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -80,7 +80,9 @@ class SmoothedRows:
         self.alternatives = alternatives
         self.how = Smoothing(lam=1.0 if lam is None else lam, temperature=temperature)
         self.lam = lam
-        self.note = temperature_note(self.dataset, self.how, instead=" or one near them")
+        self.note = temperature_note(
+            self.how, self.dataset.temperatures, self.dataset.vocab_size, self.dataset.sample_soft_ids, instead=" or one near them"
+        )
         self._vocab_size = int(self.manifest.teacher["vocab_size"])
         self._rows = sum(shard.rows for shard in self.dataset.shards)  # those that were left out, too
         self._cut = any(shard.windows is not None for shard in self.dataset.shards)

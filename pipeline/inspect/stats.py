@@ -18,9 +18,9 @@ from textsmooth.pipeline.inspect.token_text import TokenNames, open_tokenizer
 from textsmooth.schemas.printable import printable
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
 from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode
 from textsmooth.stages.soft_ids.statistics import BINS
-from textsmooth.stages.storage.folder import open_folder, read_manifest
 
 SAMPLE_TOKENS = 500_000
 SAMPLE_SHARDS = 32  # each is read and checked as a whole

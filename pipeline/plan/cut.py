@@ -1,82 +1,20 @@
 """From a resolved request to a plan: every row hashed, every unit cut; and what tells two plans apart."""
 
-import hashlib
-import importlib.metadata
-import json
-import re
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import cache
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from textsmooth.pipeline.plan.resolve import Draft
+from textsmooth.pipeline.plan.rows import bad_text, check_text, row_columns
 from textsmooth.pipeline.plan.task_teacher import matched
-from textsmooth.pipeline.units.bad_rows import bad_text
-from textsmooth.schemas.errors import ConflictError, CorpusError
+from textsmooth.schemas.errors import CorpusError
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Unit, unit_ids
-from textsmooth.schemas.tasks import ID_COLUMN, MOST_CLASSES, TASKS
-from textsmooth.schemas.version import VERSION
+from textsmooth.schemas.tasks import MOST_CLASSES, TASKS
 from textsmooth.stages.corpus import reader as readers
-from textsmooth.stages.corpus.column_types import ColumnKind, typed, typed_labels
-from textsmooth.stages.corpus.folder import Corpus
-from textsmooth.stages.corpus.source_file import SourceFile
-
-DECIDES_BYTES = (
-    "schemas/config.py",
-    "schemas/plan.py",
-    "schemas/shard.py",
-    "schemas/soft_ids.py",
-    "schemas/tasks.py",
-    "stages/tokens/padding.py",
-    "stages/soft_ids/codec.py",
-    "stages/tokens/masked_context.py",
-    "stages/corpus/csv.py",
-    "stages/corpus/column_types.py",
-    "stages/corpus/jsonl.py",
-    "stages/models/load.py",
-    "stages/corpus/reader.py",
-    "stages/soft_ids/shard.py",
-    "stages/corpus/source_file.py",
-    "stages/tokens/answer_spans.py",
-    "stages/soft_ids/topk.py",
-    "stages/corpus/arrow.py",
-    "stages/models/task_teacher.py",
-    "stages/models/teacher.py",
-    "stages/tokens/tokenize.py",
-    "pipeline/units/bad_rows.py",
-    "pipeline/units/shard_columns.py",
-    "pipeline/units/blame.py",
-    "pipeline/plan/cut.py",
-    "pipeline/units/rescue.py",
-    "pipeline/units/worker.py",
-)
+from textsmooth.stages.corpus.column_types import ColumnKind
+from textsmooth.stages.corpus.corpus import Corpus
 
 HIGHEST_LABEL = "highest_label"  # of Plan.runtime: found in the corpus, where the rest of it is asked for
-
-
-@cache
-def code_digest() -> str:
-    """16 hex digits over the source files that decide the bytes of a shard."""
-    import textsmooth.pipeline
-    import textsmooth.schemas
-    import textsmooth.stages
-
-    rooms = {m.__name__.rpartition(".")[2]: Path(m.__path__[0]) for m in (textsmooth.schemas, textsmooth.stages, textsmooth.pipeline)}
-    total = hashlib.sha256()
-    for name in DECIDES_BYTES:
-        room, _, file = name.partition("/")
-        total.update(name.encode() + b"\0" + (rooms[room] / file).read_bytes())
-    return total.hexdigest()[:16]
-
-
-def versions(device: str) -> dict[str, str]:
-    """Versions of everything that could change a shard's bytes, the device's model among them."""
-    from textsmooth.stages.models.device import device_name  # torch, which much of what imports this module never needs
-
-    libraries = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
-    found = {name: importlib.metadata.version(name) for name in libraries}
-    return {"textsmooth": VERSION, "code": code_digest(), "device": device_name(device), **found}
 
 
 def _labels(identity: CorpusIdentity, corpus: Corpus, seen: ColumnKind | None) -> dict[str, Any]:
@@ -200,82 +138,4 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None, *, sk
         runtime={**asked.runtime, **_too_high(identity, seen)},
         source={file.name: file.stat() for file in asked.corpus.files},
         task_teacher=task_teacher,
-    )
-
-
-def row_columns(identity: CorpusIdentity) -> tuple[str, ...]:
-    """The columns read from the corpus, each once."""
-    label = (identity.label_column,) if identity.label_column else ()
-    name = (ID_COLUMN,) if identity.label_kind == "span" else ()
-    return tuple(dict.fromkeys((*identity.text_columns, *label, *name, *identity.keep_columns)))
-
-
-def typed_rows(rows: readers.Rows, identity: CorpusIdentity, file: SourceFile) -> readers.Rows:
-    """Rows with labels and kept columns as the plan has them: the cells of a CSV file are strings, whatever they mean."""
-    if file.format != "csv":
-        return rows
-    kept = dict(zip(identity.keep_columns, identity.keep_types, strict=True))
-    found = {name: typed(rows[name], kind) for name, kind in kept.items() if name not in identity.text_columns}
-    label, kind = identity.label_column, identity.label_kind
-    if label is not None and kind in ("class", "value") and label not in (*identity.text_columns, *found):
-        found[label] = typed_labels(rows[label], kind, identity.label_names)
-    return {**rows, **found}
-
-
-def check_text(rows: readers.Rows, identity: CorpusIdentity, file: SourceFile, start: int) -> None:
-    """CorpusError for the first row whose text is not text; of a span task, whose answer is not in its context."""
-    for index, why in bad_text(rows, identity):
-        advice = "" if "is needed" in why else "; leave such rows out (--skip-bad-rows), or write them as text"
-        raise CorpusError(f"row {start + index} of {file}: {why}{advice}")
-
-
-def differences(asked: Draft, plan: Plan, *, finished: bool, but: frozenset[str] = frozenset()) -> list[str]:
-    """What the plan in a folder has otherwise than what is asked for, each as `name: there …, asked …`. Rows are not compared.
-
-    A finished dataset may have been made with other library versions, on another device. but: what may differ, like `corpus.name`.
-    """
-    read = {"corpus.label_kind", "corpus.label_names", "corpus.keep_types", "task_teacher.order"}  # from the rows
-    open_fields = {*read, "corpus.about", *but}
-    mine = {"corpus": asked.identity.to_json(), "teacher": asked.teacher.to_json(), "config": asked.config.to_json()}
-    if asked.task_teacher is not None:
-        mine["task_teacher"] = asdict(asked.task_teacher)
-    if not finished:
-        mine["versions"] = asked.versions
-    theirs = plan.header_json()
-    if ("task_teacher" in mine) != ("task_teacher" in theirs):
-        there, here = (group["task_teacher"]["name"] if "task_teacher" in group else "none" for group in (theirs, mine))
-        return [f"task teacher: {there} there, {here} asked for"]
-    found = []
-    for group, values in mine.items():
-        for name in {**values, **theirs[group]}:
-            value, there = values.get(name), theirs[group].get(name)
-            if f"{group}.{name}" not in open_fields and _plain(value) != _plain(there):
-                called = name if group in ("corpus", "config") else f"{group.replace('_', ' ')} {name}"
-                found.append(f"{called}: {_short(there)} there, {_short(value)} asked for")
-    return found
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(_plain(value), ensure_ascii=False).strip('"')
-    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text if len(text) <= 60 else text[:57] + "…"
-
-
-def same_source(asked: Draft, plan: Plan) -> bool:
-    """Whether the corpus files still have the sizes and times that the plan recorded."""
-    return plan.source == {file.name: file.stat() for file in asked.corpus.files}
-
-
-def same_rows(asked: Draft, plan: Plan, progress: Callable[[int], None] = lambda rows: None) -> Plan:
-    """Read the corpus again: the plan, with its units where they stand in the files now. ConflictError if the rows are others."""
-    now = cut(asked, progress, skip_bad_rows=True)  # it was planned with the rows that it has
-    if [u.id for u in now.units] == [u.id for u in plan.units]:
-        return replace(plan, units=now.units)
-    changed = next((a.name for a, b in zip(now.units, plan.units, strict=False) if a.id != b.id), "the number of rows")
-    raise ConflictError(
-        f"the corpus {plan.corpus.name} changed since this folder was planned (first at {changed}; {plan.rows:,} rows then, "
-        f"{now.rows:,} now); give another --out, or start again with --overwrite"
     )

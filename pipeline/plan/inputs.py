@@ -14,10 +14,11 @@ from textsmooth.schemas.config import DEFAULT_TEACHER, GenerateOptions
 from textsmooth.schemas.errors import TeacherError, UsageError
 from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, QUARANTINE, RECEIPTS, RECEIPTS_FOLDER, RUN, TOKENIZER_FOLDER
 from textsmooth.schemas.tasks import TASKS
-from textsmooth.stages.corpus import folder as corpora
-from textsmooth.stages.corpus.folder import Corpus
+from textsmooth.stages.corpus import open as corpora
+from textsmooth.stages.corpus.corpus import Corpus
 from textsmooth.stages.corpus.source_file import SourceFile, source_file
-from textsmooth.stages.storage.folder import Folder, LocalFolder, is_uri
+from textsmooth.stages.storage.folder import Folder, is_uri
+from textsmooth.stages.storage.local import LocalFolder
 from textsmooth.stages.storage.object_store import last_part
 
 HUB_MODEL = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -118,7 +119,7 @@ def find_model(name: str, revision: str | None, *, option: str) -> Model:
     if folder.exists():
         raise UsageError(f"{option} {name!r} is a file: give the folder with config.json and *.safetensors")
     if HUB_MODEL.fullmatch(name):
-        from textsmooth.stages.hub import listing as hub
+        from textsmooth.stages.hub import model as hub
 
         found, commit = hub.model(name, revision=revision, option=option)
         return Model(folder=found, name=name, revision=commit)
@@ -179,3 +180,13 @@ def model_config(folder: Path) -> dict[str, Any]:
         if (number is not None or name == "vocab_size") and (not isinstance(number, int) or number < least):
             raise TeacherError(f"{folder}/config.json has {name} {number!r}: not a masked language model")
     return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where a plan's corpus and teacher lie on this machine. Never published."""
+
+    files: dict[str, SourceFile]  # CorpusIdentity's names -> files
+    teacher: Path
+    device: str
+    task_teacher: Path | None = None

@@ -23,7 +23,7 @@ def look(options: GenerateOptions, *, device: str | None = None, dtype: str | No
 
     UsageError for a device that is not here, MachineError for a number format that it has not.
     """
-    from textsmooth.pipeline.plan.cut import versions
+    from textsmooth.pipeline.plan.versions import versions
     from textsmooth.stages.models.device import default_threads, pick_device, pick_dtype
 
     found = device or pick_device(options.device)

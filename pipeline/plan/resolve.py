@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textsmooth.pipeline.plan import machine
-from textsmooth.pipeline.plan.inputs import find_model, hub_corpus_name, model_config, open_corpus, teacher_name
+from textsmooth.pipeline.plan.inputs import Sources, find_model, hub_corpus_name, model_config, open_corpus, teacher_name
 from textsmooth.pipeline.plan.machine import Machine, look
 from textsmooth.pipeline.plan.task_teacher import identify
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig, check_stride
@@ -15,10 +15,9 @@ from textsmooth.schemas.manifest import RECEIPTS_FOLDER, TOKENIZER_FOLDER
 from textsmooth.schemas.plan import CorpusIdentity, Plan, TaskTeacherIdentity, TeacherIdentity, check_split
 from textsmooth.schemas.shard import COLUMNS
 from textsmooth.schemas.tasks import TEXT_COLUMNS, Task, find_task
-from textsmooth.stages.corpus import folder as corpora
+from textsmooth.stages.corpus import columns as corpora
 from textsmooth.stages.corpus import reader as readers
-from textsmooth.stages.corpus.folder import Corpus
-from textsmooth.stages.corpus.source_file import SourceFile
+from textsmooth.stages.corpus.corpus import Corpus
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -27,16 +26,6 @@ if TYPE_CHECKING:
 
 NO_TASK_LENGTH = 512  # tokens, where neither a task nor the teacher says less
 RESERVED = (RECEIPTS_FOLDER, TOKENIZER_FOLDER)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """Where a plan's corpus and teacher lie on this machine. Never published."""
-
-    files: dict[str, SourceFile]  # CorpusIdentity's names -> files
-    teacher: Path
-    device: str
-    task_teacher: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, OWN, PLAN, SHARD, FileEntry, Manifest
 from textsmooth.schemas.printable import printable
 from textsmooth.stages.storage.atomic import parse_json
-from textsmooth.stages.storage.folder import Folder, LocalFolder, overlap
+from textsmooth.stages.storage.folder import Folder
+from textsmooth.stages.storage.local import LocalFolder, overlap
 from textsmooth.stages.storage.transfer import FolderTarget, Reader, Target
 
 NAMED = 3  # files that a message names
@@ -46,7 +47,7 @@ def files_of(manifest: Manifest) -> list[FileEntry]:
 
 def read_parcel(source: Folder) -> Parcel:
     """A whole dataset. UsageError or DatasetError if there is none."""
-    from textsmooth.stages.storage.folder import read_manifest
+    from textsmooth.stages.dataset.open import read_manifest
 
     manifest = read_manifest(source)
     return Parcel(reader=Reader(source=source), manifest=manifest, data=source.read(MANIFEST))

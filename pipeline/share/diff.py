@@ -14,7 +14,8 @@ from textsmooth.schemas.manifest import PLAN, Manifest
 from textsmooth.schemas.plan import Plan
 from textsmooth.schemas.printable import printable
 from textsmooth.stages.dataset.dataset import SmoothedDataset
-from textsmooth.stages.storage.folder import Folder, open_folder, read_json, read_manifest
+from textsmooth.stages.dataset.open import open_folder, read_manifest
+from textsmooth.stages.storage.folder import Folder, read_json
 
 ROWS = 256  # sampled, unless another number is asked for
 GROUPS = ("corpus", "teacher", "task_teacher", "config", "versions")

@@ -23,7 +23,9 @@ from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, TOKENIZER_FOLDER, FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Receipt
 from textsmooth.schemas.printable import printable
-from textsmooth.stages.storage.folder import Folder, LocalFolder, open_folder, overlap, read_json, read_manifest
+from textsmooth.stages.dataset.open import open_folder, read_manifest
+from textsmooth.stages.storage.folder import Folder, read_json
+from textsmooth.stages.storage.local import LocalFolder, overlap
 
 NAMES = 4  # of corpora in the name of the merged one
 SHOWN = 20  # files that are named

@@ -16,7 +16,9 @@ from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import CARD, MANIFEST
 from textsmooth.schemas.printable import printable
-from textsmooth.stages.storage.folder import LocalFolder, dataset_name, hub_uri, is_uri, open_folder
+from textsmooth.stages.dataset.open import dataset_name, hub_uri, open_folder
+from textsmooth.stages.storage.folder import is_uri
+from textsmooth.stages.storage.local import LocalFolder
 from textsmooth.stages.storage.transfer import FolderTarget
 
 DEFAULT_FOLDER = "smoothed"

@@ -13,8 +13,9 @@ from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import StorageError, UsageError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.schemas.printable import printable
+from textsmooth.stages.dataset.open import HUB_NAME, hub_uri, open_folder
 from textsmooth.stages.hub.errors import Unreachable
-from textsmooth.stages.storage.folder import HUB_NAME, hub_uri, is_uri, open_folder
+from textsmooth.stages.storage.folder import is_uri
 from textsmooth.stages.storage.transfer import FolderTarget, Target
 
 OTHERS_MAY = (  # what licences begin with under which text may be passed on, also changed

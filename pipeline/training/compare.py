@@ -17,9 +17,9 @@ from textsmooth.pipeline.training.stop import Stopped
 from textsmooth.schemas.compare import Arm, CompareOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError
 from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.models.load import teacher_digest
 from textsmooth.stages.storage.atomic import pretty_json, put, remove, remove_empty
-from textsmooth.stages.storage.folder import read_manifest
 
 RESULTS = "results.jsonl"  # a line for each finished run
 STUDENTS = "students"

@@ -5,8 +5,9 @@ from pathlib import Path
 from textsmooth.pipeline.plan.inputs import HUB_MODEL, find_model
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages.dataset.open import dataset_name
 from textsmooth.stages.models.student import model_folder
-from textsmooth.stages.storage.folder import dataset_name, is_uri
+from textsmooth.stages.storage.folder import is_uri
 
 
 def hub_student(name: str) -> bool:

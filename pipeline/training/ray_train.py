@@ -36,9 +36,10 @@ from textsmooth.pipeline.training.run import run_folder, train_here
 from textsmooth.pipeline.training.stop import Stop
 from textsmooth.schemas.errors import TextsmoothError, WorkerError
 from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages.dataset.open import hub_uri
 from textsmooth.stages.models.device import default_threads
 from textsmooth.stages.storage.atomic import TEMP_PREFIX, read_json
-from textsmooth.stages.storage.folder import hub_uri, is_uri
+from textsmooth.stages.storage.folder import is_uri
 from textsmooth.stages.training.distributed import OVER_GPUS, WAIT, LostError, World
 
 TRIES = 3  # times that a dead worker is replaced

@@ -1,50 +1,17 @@
 """Rows that cannot be smoothed, for what is in them: which they are, and what is written down of them."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textsmooth.schemas.plan import BadRow, CorpusIdentity, Unit
+from textsmooth.schemas.plan import BadRow, Unit
 from textsmooth.stages.corpus.reader import Rows
 
 PROBES = 8  # rows that are run alone, to see whether any gets through
-
-
-def bad_text(rows: Rows, identity: CorpusIdentity) -> Iterator[tuple[int, str]]:
-    """Rows whose text is not text, or, of a span task, whose answer is not in its context: position and what is wrong, in order."""
-    columns = [name for name in identity.text_columns if not set(map(type, rows[name])) <= {str}]
-    spans = identity.label_column if identity.label_kind == "span" else None
-    if not columns and spans is None:
-        return
-    context = rows[identity.text_columns[-1]]
-    for index in range(len(context)):
-        column = next((name for name in columns if not isinstance(rows[name][index], str)), None)
-        if column is not None:
-            value = rows[column][index]
-            yield index, f"column {column!r} is {'null' if value is None else type(value).__name__}, not text"
-        elif spans is not None and (wrong := _wrong_answers(rows[spans][index], context[index])):
-            needed = "{text: [strings], answer_start: [their first characters in the context]} is needed, empty lists for no answer"
-            yield index, f"column {spans!r} {wrong}; {needed}"
-
-
-def _wrong_answers(answers: Any, context: str) -> str | None:
-    """What is wrong with the answers of a row; None if nothing is."""
-    if not isinstance(answers, dict) or set(answers) != {"text", "answer_start"}:
-        found = "null" if answers is None else f"{{{', '.join(answers)}}}" if isinstance(answers, dict) else f"a {type(answers).__name__}"
-        return f"is {found}"
-    texts, starts = answers["text"], answers["answer_start"]
-    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        return "has not one start for each text"
-    for text, at in zip(texts, starts, strict=True):
-        if type(text) is not str or type(at) is not int:
-            return f"has the answer {text!r} at {at!r}"
-        if not 0 <= at <= len(context) or context[at : at + len(text)] != text:
-            return f"has the answer {text[:40]!r} at {at}, where its context has {context[max(at, 0) : max(at, 0) + len(text)][:40]!r}"
-    return None
 
 
 def taken(rows: Rows, where: NDArray[np.int64]) -> Rows:

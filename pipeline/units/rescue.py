@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from textsmooth.pipeline.plan.cut import row_columns
-from textsmooth.pipeline.units.bad_rows import bad_row, bad_text, spread, tell_apart
+from textsmooth.pipeline.plan.rows import bad_text, row_columns
+from textsmooth.pipeline.units.bad_rows import bad_row, spread, tell_apart
 from textsmooth.pipeline.units.blame import RowsError
 from textsmooth.schemas.plan import Receipt, Unit, UnitFailure
 from textsmooth.stages.corpus import reader as readers

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from textsmooth.pipeline.commit.receipts import find_receipt, publish, shard_path
 from textsmooth.pipeline.plan import machine
-from textsmooth.pipeline.plan.cut import row_columns, typed_rows
-from textsmooth.pipeline.plan.resolve import Sources
-from textsmooth.pipeline.units.bad_rows import bad_row, bad_text, taken
+from textsmooth.pipeline.plan.inputs import Sources
+from textsmooth.pipeline.plan.rows import bad_text, row_columns, typed_rows
+from textsmooth.pipeline.units.bad_rows import bad_row, taken
 from textsmooth.pipeline.units.blame import RowsError, blaming_rows
 from textsmooth.pipeline.units.rescue import rescue
 from textsmooth.pipeline.units.shard_columns import kept_columns, labels, logits_column, span_columns, unit_schema, window_columns

@@ -16,7 +16,7 @@ from textsmooth.pipeline.commit.commit import jsonl
 from textsmooth.pipeline.commit.receipts import RECEIPT, shard_path
 from textsmooth.pipeline.generation.run_record import RunRecord
 from textsmooth.pipeline.inspect.token_text import wrong_vocabulary
-from textsmooth.pipeline.plan.cut import code_digest
+from textsmooth.pipeline.plan.versions import code_digest
 from textsmooth.schemas.canonical import canonical_json, digest
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import DatasetError, first_line

@@ -10,15 +10,15 @@ from typing import Any
 from textsmooth.pipeline.commit.card import card
 from textsmooth.pipeline.commit.commit import jsonl, saved
 from textsmooth.pipeline.executors.base import Inline
-from textsmooth.pipeline.plan.cut import versions
-from textsmooth.pipeline.plan.inputs import Model, find_model, open_corpus
-from textsmooth.pipeline.plan.resolve import Sources
+from textsmooth.pipeline.plan.inputs import Model, Sources, find_model, open_corpus
+from textsmooth.pipeline.plan.versions import versions
 from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.verification.metadata import Records
 from textsmooth.schemas.errors import CorpusError, TeacherError, UsageError
 from textsmooth.schemas.manifest import CARD, QUARANTINE, SHARD, TOKENIZER_FOLDER, FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.plan import Plan, Receipt, Unit
-from textsmooth.stages.storage.folder import Folder, LocalFolder
+from textsmooth.stages.storage.folder import Folder
+from textsmooth.stages.storage.local import LocalFolder
 
 
 @dataclass(frozen=True, kw_only=True)

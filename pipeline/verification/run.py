@@ -19,7 +19,9 @@ from textsmooth.schemas.errors import DatasetError, UsageError, first_line
 from textsmooth.schemas.manifest import MANIFEST, SHARD, FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.printable import printable
 from textsmooth.stages.checks.shard import Finding, Looked, check_shard, missing
-from textsmooth.stages.storage.folder import Folder, LocalFolder, open_folder, read_manifest
+from textsmooth.stages.dataset.open import open_folder, read_manifest
+from textsmooth.stages.storage.folder import Folder
+from textsmooth.stages.storage.local import LocalFolder
 
 SHOWN = 20  # findings that are printed
 STORE_WORKERS = 8  # where waiting for a store takes longer than looking

@@ -4,108 +4,19 @@ A corpus is a folder laid out as a Hub dataset (`PATH` or `PATH:config`), or fil
 """
 
 import dataclasses
-import glob
 import json
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from textsmooth.schemas.errors import CorpusError, StorageError, UsageError
 from textsmooth.schemas.plan import check_split
-from textsmooth.schemas.tasks import LABEL_COLUMN, TASKS, TEXT_COLUMNS
 from textsmooth.stages.corpus import reader as readers
-from textsmooth.stages.corpus.source_file import COMPRESSIONS, FORMATS, SourceFile, source_file
-from textsmooth.stages.storage.folder import STORES
-
-
-@dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """Splits of input files, and what the corpus says of itself."""
-
-    name: str
-    splits: dict[str, tuple[SourceFile, ...]]
-    class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # column -> names of its integer classes
-    license: str | None = None
-    revision: str | None = None  # commit, of a corpus on the Hub
-    about: dict[str, Any] = field(default_factory=dict)  # as card_facts has it
-
-    def select(self, splits: tuple[str, ...]) -> "Corpus":
-        """The corpus with these splits only, in the corpus's order; all if none is named. UsageError for an unknown one."""
-        for split in splits:
-            if split not in self.splits:
-                raise UsageError(f"corpus {self.name} has no split {split!r}; it has {', '.join(self.splits)}")
-        chosen = {k: v for k, v in self.splits.items() if not splits or k in splits}
-        return replace(self, splits=chosen)
-
-    @property
-    def files(self) -> Iterator[SourceFile]:
-        for files in self.splits.values():
-            yield from files
-
-
-URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<config>[^/]+))?")
-
-
-def open_corpus(spec: str, *, revision: str | None = None, streaming: str = "auto") -> Corpus:
-    """The corpus that a name stands for. UsageError says what else would do.
-
-    spec: a folder, `FOLDER:config`, a file or a glob, if there is one of that name; the same at a URI of an object store; a task of
-    schemas/tasks.py; `owner/name[:config]` on the Hub. revision, streaming: of a corpus on the Hub, as stages/hub/listing.py has them;
-    streaming also of one in an object store.
-    """
-    if URI.match(spec) and not Path(spec).exists():
-        if spec.partition("://")[0] in STORES:
-            if revision is not None:
-                raise UsageError(f"corpus {spec!r} is in an object store, only one on the Hub has revisions: leave --corpus-revision away")
-            from textsmooth.stages.corpus import object_store as store_files
-
-            return store_files.corpus(spec, streaming=streaming)
-        raise UsageError(
-            f"corpus {spec!r} is a URI, which is not read: give a path on this machine, s3:// or gs://, or owner/name[:config] of the Hub"
-        )
-    here = _local_corpus(spec)
-    if here is not None:
-        if revision is not None:
-            raise UsageError(f"corpus {spec!r} is on this machine, only one on the Hub has revisions: leave --corpus-revision away")
-        return here
-    from textsmooth.stages.hub import listing as hub
-
-    task = TASKS.get(spec)
-    if task is not None:
-        return hub.corpus(task.repo, task.config, revision=revision, streaming=streaming)
-    named = HUB_NAME.fullmatch(spec)
-    if named:
-        return hub.corpus(named["repo"], named["config"], revision=revision, streaming=streaming)
-    if glob.has_magic(spec) or Path(spec).suffix.lower() in {**FORMATS, **COMPRESSIONS}:
-        raise UsageError(f"no corpus {spec!r}: there is no such file here; check the path, and quote a glob")
-    raise UsageError(
-        f"no corpus {spec!r}: give `demo`, a task (glue/qnli, squad …), owner/name[:config] of the Hub, a folder laid out as a Hub dataset "
-        f"(FOLDER or FOLDER:config), or files ({', '.join(FORMATS)})"
-    )
-
-
-def _local_corpus(spec: str) -> Corpus | None:
-    """The corpus of that name on this machine; None if there is none."""
-    if Path(spec).is_dir():
-        return folder_corpus(Path(spec), None)
-    folder, _, config = spec.rpartition(":")
-    if folder and Path(folder).is_dir():
-        return folder_corpus(Path(folder), config)
-    paths = [Path(spec)] if Path(spec).is_file() else _glob(spec)
-    if paths:
-        root = Path(os.path.commonpath([p.parent for p in paths]))
-        return Corpus(name=Path(spec).name, splits={"train": tuple(source_file(str(p.relative_to(root)), place=p) for p in paths)})
-    return None
-
-
-def _glob(pattern: str) -> list[Path]:
-    """The files a pattern finds, each once, in the order of their names."""
-    found = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207 (absolute ones too)
-    return sorted({path.resolve(): path for path in reversed(found)}.values())
+from textsmooth.stages.corpus.columns import card_facts, folder_license
+from textsmooth.stages.corpus.corpus import Corpus
+from textsmooth.stages.corpus.source_file import FORMATS, SourceFile, source_file
 
 
 def folder_corpus(folder: Path, config: str | None, source: Callable[..., SourceFile] = source_file) -> Corpus:
@@ -258,65 +169,3 @@ def csv_options(builder: Any) -> dict[str, Any]:
     if not isinstance(sep, str) or len(sep) != 1 or sep in '\r\n"':
         raise UsageError(f"the README.md of {builder.dataset_name} has the delimiter {sep!r}: one character is needed")
     return {} if sep == "," else {"delimiter": sep}
-
-
-CARD_HEAD = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
-FACTS = ("pretty_name", "license_name", "license_link", "language", "task_categories")  # of a card: the last two are lists
-
-
-def card_head(folder: Path) -> dict[str, Any]:
-    """The YAML head of a README.md; empty if there is none."""
-    import yaml
-
-    readme = folder / "README.md"
-    found = CARD_HEAD.match(readme.read_text(encoding="utf-8", errors="replace")) if readme.is_file() else None
-    try:
-        head = yaml.safe_load(found[1]) if found else None
-    except (yaml.YAMLError, ValueError):
-        return {}
-    return head if isinstance(head, dict) else {}
-
-
-def folder_license(folder: Path) -> str | None:
-    """The licence named in the YAML head of a README.md."""
-    found = card_head(folder).get("license")
-    return ", ".join(map(str, found)) if isinstance(found, list) else str(found) if found else None
-
-
-def card_facts(folder: Path) -> dict[str, Any]:
-    """What the YAML head of a README.md says of a corpus, as far as it is text: those of FACTS that are there."""
-    head = card_head(folder)
-    found: dict[str, Any] = {name: head[name] for name in FACTS[:3] if isinstance(head.get(name), str)}
-    for name in FACTS[3:]:
-        values = head.get(name)
-        listed = [value for value in (values if isinstance(values, list) else [values]) if isinstance(value, str)]
-        found |= {name: listed} if listed else {}
-    return found
-
-
-def choose_columns(
-    found: dict[str, bool], *, text: tuple[str, ...], label: str | None, keep: tuple[str, ...], where: str
-) -> tuple[tuple[str, ...], str | None]:
-    """The text columns (one, or a pair) and the label column of a corpus. UsageError names the columns there are."""
-    listing = ", ".join(found) or "none"
-    for column in (*text, *keep, *([label] if label else [])):
-        if column not in found:
-            raise UsageError(f"{where} has no column {column!r}; it has {listing}")
-    if not text:
-        text = next((known for known in TEXT_COLUMNS if all(found.get(c) for c in known)), ())
-    if not text:
-        strings = [c for c, is_text in found.items() if is_text]
-        if len(strings) != 1:
-            raise UsageError(f"which column of {where} is the text? It has {listing}; name one or two with --text-column")
-        text = (strings[0],)
-    if label is None and LABEL_COLUMN in found and LABEL_COLUMN not in text:
-        label = LABEL_COLUMN
-    return text, label
-
-
-def late_columns(found: Iterable[str], text: tuple[str, ...], label: str | None, *, named: bool) -> tuple[tuple[str, ...], ...]:
-    """Groups of columns that were not found, and would have changed what choose_columns gave: text and label. named: the text was."""
-    before = TEXT_COLUMNS[: TEXT_COLUMNS.index(text)] if text in TEXT_COLUMNS else TEXT_COLUMNS
-    known = [*(() if named else before), *(() if label else [(LABEL_COLUMN,)])]
-    groups = (tuple(column for column in columns if column not in found) for columns in known)
-    return tuple(group for group in groups if group)

@@ -10,12 +10,13 @@ from typing import Any, BinaryIO
 
 from textsmooth.schemas.errors import CorpusError, UsageError
 from textsmooth.stages.corpus import folder as corpora
-from textsmooth.stages.corpus.folder import Corpus
+from textsmooth.stages.corpus.corpus import Corpus
 from textsmooth.stages.corpus.source_file import FORMATS, SourceFile, source_file
 from textsmooth.stages.hub.file import RANGE_BYTES, Ranges
 from textsmooth.stages.storage import cache
 from textsmooth.stages.storage import object_store as store
-from textsmooth.stages.storage.object_store import Changed, Found, Part, open_store
+from textsmooth.stages.storage.object_store import Changed, Found, Part
+from textsmooth.stages.storage.registry import open_store
 
 STREAM_BYTES = 2_000_000_000  # `auto` reads files in place where those to be fetched are together larger
 MOST_FILES = 100_000  # of a folder

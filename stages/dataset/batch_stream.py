@@ -19,8 +19,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages.dataset.collate import Batch
-from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.order import ORDER_VERSION, GlobalBatch, GlobalBatches
+from textsmooth.stages.dataset.row_source import RowSource
 from textsmooth.stages.soft_ids.codec import TokenBlock
 
 Collate = Callable[[TokenBlock], Batch]
@@ -93,7 +93,7 @@ class SmoothedStream(IterableDataset[Batch]):
 
     def __init__(
         self,
-        dataset: SmoothedDataset,
+        dataset: RowSource,
         collate: Collate,
         *,
         batching: Batching,

@@ -9,7 +9,7 @@ Legend: B rows, L length, N tokens, E entries, M entries of the bag, C classes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.smoothing import Smoothing
+from textsmooth.stages.dataset.row_gather import concatenate
+from textsmooth.stages.dataset.row_source import SoftIdSource
 from textsmooth.stages.soft_ids.codec import TokenBlock
-from textsmooth.stages.soft_ids.target_distribution import beta, cut, draw, only, uniform
+from textsmooth.stages.soft_ids.counter_rng import beta, uniform
+from textsmooth.stages.soft_ids.target_distribution import cut, draw, only
 from textsmooth.stages.soft_ids.temperature import temperature_note
-
-if TYPE_CHECKING:
-    from textsmooth.stages.dataset.dataset import SmoothedDataset
 
 _Moved = TypeVar("_Moved", "SoftBag", "MaskedTargets", "Batch")
 
@@ -171,7 +171,7 @@ class SmoothedCollator:
             smoothing.partition_column(temperatures)
 
     @classmethod
-    def for_dataset(cls, dataset: "SmoothedDataset", *, smoothing: Smoothing | None = None, seed: int = 0) -> "SmoothedCollator":
+    def for_dataset(cls, dataset: SoftIdSource, *, smoothing: Smoothing | None = None, seed: int = 0) -> "SmoothedCollator":
         """With the pad token, temperatures and vocabulary of a dataset.
 
         `note` then says how far a temperature that is not stored may be off. UsageError if that is too much.
@@ -181,11 +181,11 @@ class SmoothedCollator:
             pad_id=manifest.special_ids["pad"] or 0,
             smoothing=smoothing,
             temperatures=dataset.temperatures,
-            vocab_size=int(manifest.teacher["vocab_size"]),
+            vocab_size=dataset.vocab_size,
             seed=seed,
         )
         if smoothing is not None:
-            found.note = temperature_note(dataset, smoothing)
+            found.note = temperature_note(smoothing, dataset.temperatures, dataset.vocab_size, dataset.sample_soft_ids)
         return found
 
     def set_epoch(self, epoch: int) -> None:
@@ -197,12 +197,7 @@ class SmoothedCollator:
         return self(rows).to_dict()
 
     def __call__(self, rows: TokenBlock | Sequence[TokenBlock]) -> Batch:
-        if isinstance(rows, TokenBlock):
-            block = rows
-        else:
-            from textsmooth.stages.dataset.dataset import concatenate
-
-            block = concatenate(list(rows))
+        block = rows if isinstance(rows, TokenBlock) else concatenate(list(rows))
         mask = token_mask(block.row_offsets)
         batch = plain_batch(block, mask, self.pad_id)
         return batch if self.smoothing is None else replace(batch, soft=self._bag(block, self.smoothing, batch, mask))

@@ -19,20 +19,22 @@ from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import DatasetError, first_line
 from textsmooth.schemas.manifest import Manifest, ShardEntry
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
+from textsmooth.schemas.soft_ids import SoftIds
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.dataset.order import WINDOW_ROWS, SampleOrder
 from textsmooth.stages.dataset.prefetch import Ahead
-from textsmooth.stages.dataset.row_gather import concatenate, gather
+from textsmooth.stages.dataset.row_gather import gather
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode
 from textsmooth.stages.soft_ids.shard import ShardReader
 from textsmooth.stages.storage import cache
-from textsmooth.stages.storage.folder import LocalFolder, open_folder, read_manifest
+from textsmooth.stages.storage.local import LocalFolder
 
 if TYPE_CHECKING:
     from textsmooth.stages.dataset.batch_stream import Collate, SmoothedStream
 
-__all__ = ["SampleOrder", "SmoothedDataset", "concatenate", "gather"]
 
 FETCHED_AT_ONCE = 4  # shards of a dataset elsewhere; those that lie here are hashed one after the other
+SAMPLE_ROWS = 512  # that the error of an interpolated temperature is measured on
 OPEN_SHARDS = 256  # at once: each holds a file descriptor
 OPEN_BLOCKS = 4096  # record batches whose columns are kept at hand: views of the file, a few KB each
 _PLACES = 1 << 32  # more than a shard has record batches
@@ -171,6 +173,15 @@ class SmoothedDataset:
     def temperatures(self) -> tuple[float, ...]:
         """The temperatures other than 1 whose log-partition is stored, in the order of its columns."""
         return self._reader(0).meta.temperatures
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the teacher's vocabulary."""
+        return int(self.manifest.teacher["vocab_size"])
+
+    def sample_soft_ids(self) -> SoftIds | None:
+        """The soft ids of the first SAMPLE_ROWS rows; None if the split has no rows."""
+        return self.batch(np.arange(min(SAMPLE_ROWS, len(self)))).soft if len(self) else None
 
     @cached_property
     def _begins(self) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ Legend: R rows, N tokens, L length, M masked tokens, E their entries.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,11 +19,10 @@ from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.dataset.collate import Batch, MaskedTargets, plain_batch, token_mask
 from textsmooth.stages.dataset.row_gather import concatenate
+from textsmooth.stages.dataset.row_source import SoftIdSource
 from textsmooth.stages.soft_ids.codec import TokenBlock
-from textsmooth.stages.soft_ids.target_distribution import cut, uniform
-
-if TYPE_CHECKING:
-    from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.soft_ids.counter_rng import uniform
+from textsmooth.stages.soft_ids.target_distribution import cut
 
 MASKED = "masked:"
 
@@ -62,7 +61,7 @@ class MaskedCollator:
         self.temperatures = temperatures
 
     @classmethod
-    def for_dataset(cls, dataset: "SmoothedDataset", *, smoothing: Smoothing | None = None, seed: int = 0) -> Self:
+    def for_dataset(cls, dataset: SoftIdSource, *, smoothing: Smoothing | None = None, seed: int = 0) -> Self:
         """With the tokens, passes and temperatures of a dataset. UsageError unless it was generated with masked context."""
         manifest = dataset.manifest
         mask = manifest.special_ids.get("mask")

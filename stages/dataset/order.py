@@ -13,7 +13,6 @@ order; or, with a budget of tokens, batches of rows of like length, made inside 
 Legend: R rows of the split that are used, B rows of a global batch.
 """
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,25 +23,12 @@ from numpy.typing import NDArray
 
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.errors import UsageError
+from textsmooth.stages.soft_ids.counter_rng import shuffled
 
 ORDER_VERSION = 1  # raised when the same inputs would give another order
 WINDOW_ROWS = 65_536
 BUCKET_ROWS = 2_048
 LEAST_BUCKETS = 4  # of a window: in one alone, rows of like length would meet again in every epoch
-
-
-def shuffled(count: int, key: str) -> NDArray[np.int64]:
-    """A permutation of range(count) that depends on `key` alone: not on the numpy version, not on the machine.
-
-    Rows are sorted by the splitmix64 hash of their number, started from the key's sha256; ties keep their order.
-    """
-    start = np.uint64(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little"))
-    with np.errstate(over="ignore"):
-        z = (np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) + start
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    return np.argsort(z, kind="stable").astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)

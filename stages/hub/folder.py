@@ -36,6 +36,7 @@ class HubFolder(Folder):
     """
 
     read_only = True
+    resumes_downloads = True
 
     def __init__(self, uri: str) -> None:
         found = URI.fullmatch(uri.rstrip("/"))

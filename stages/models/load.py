@@ -151,3 +151,11 @@ def load_checked(auto_class: Any, folder: Path, *, allow_new: tuple[str, ...] = 
             "they would be random; use a checkpoint that has them"
         )
     return model
+
+
+def meta_model(auto_class: Any, config: Any) -> Any:
+    """The model of a configuration, without memory for its weights."""
+    import torch
+
+    with quiet(), torch.device("meta"):
+        return auto_class.from_config(config)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from textsmooth.schemas.errors import TeacherError, UsageError, first_line
-from textsmooth.stages.models.load import check_masked_lm, quiet, taken_inputs
+from textsmooth.stages.models.load import check_masked_lm, load_checked, meta_model, quiet, taken_inputs
 from textsmooth.stages.models.student import check_out, new_model_folder, save_model, weight_bytes
 from textsmooth.stages.tokens.padding import probe
 from textsmooth.stages.tokens.tokenize import load_tokenizer
@@ -81,3 +81,65 @@ def _config(teacher: Path, num_layers: int, hidden_size: int, num_heads: int, in
         if getattr(new, name, None) != value:
             raise ValueError(f"{old.model_type} does not take {name} {value}")
     return new
+
+
+def _stack(model: Any) -> tuple[str, Any]:
+    """Name and modules of the list of layers of a BERT-like encoder. TeacherError if there is none."""
+    from torch.nn import ModuleList
+
+    family, count = model.config.model_type, getattr(model.config, "num_hidden_layers", None)
+    if hasattr(model.config, "num_hidden_groups"):  # ALBERT
+        raise TeacherError(f"the layers of {family} share their weights, none of them can be taken: make a student of it with --fresh")
+    for name, module in model.base_model.named_modules():
+        if isinstance(module, ModuleList) and len(module) == count:
+            return name, module
+    raise TeacherError(
+        f"{family} has no plain stack of layers to choose from: make a student of it with --fresh, or take a BERT-like teacher"
+    )
+
+
+def make_student(teacher: Path, layers: tuple[int, ...], out: Path, *, overwrite: bool = False) -> Path:
+    """Make a student from a masked LM's embeddings, head and some encoder layers; save it with its tokenizer as safetensors.
+
+    layers: indices from 0, in the student's order. The new folder needs nothing of the teacher. Returns it.
+    UsageError if a layer is not there or comes twice; TeacherError if the teacher is no masked LM with a stack of layers.
+    """
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    if Path(out).resolve() == Path(teacher).resolve():
+        raise UsageError(f"--out {out} is the teacher itself; choose another folder")
+    check_out(Path(out), overwrite=overwrite)
+    tokenizer = load_tokenizer(teacher)
+    model = load_checked(AutoModelForMaskedLM, teacher, dtype=torch.float32)
+    name, stack = _stack(model)
+    if not layers:
+        raise UsageError("a student needs at least one layer: give for example --layers 0")
+    for layer in layers:
+        if not 0 <= layer < len(stack):
+            raise UsageError(f"layer {layer} is not in the teacher: it has layers 0 to {len(stack) - 1}")
+    if len(set(layers)) < len(layers):
+        raise UsageError(f"layers {','.join(map(str, layers))}: a layer comes twice")
+    model.base_model.set_submodule(name, torch.nn.ModuleList(stack[layer] for layer in layers))
+    for setting in ("layer_types", "attention_window"):  # one for each layer
+        if isinstance(values := getattr(model.config, setting, None), list) and len(values) == len(stack):
+            setattr(model.config, setting, [values[layer] for layer in layers])
+    model.config.num_hidden_layers = len(layers)
+    _check_places(model, layers)
+    with new_model_folder(Path(out), overwrite=overwrite, room=weight_bytes(model)) as folder:
+        save_model(model, folder)
+        tokenizer.save_pretrained(str(folder))
+    return Path(out)
+
+
+def _check_places(model: Any, layers: tuple[int, ...]) -> None:
+    """UsageError if a layer lacks weights that its new place needs: ModernBERT's first layer has no norm in front."""
+    from transformers import AutoModelForMaskedLM
+
+    there = model.state_dict()
+    missing = sorted(name for name in meta_model(AutoModelForMaskedLM, model.config).state_dict() if name not in there)
+    if missing:
+        raise UsageError(
+            f"layers {','.join(map(str, layers))}: the student would lack {missing[0]}, the first layer of {model.config.model_type} "
+            "is made otherwise; put layer 0 first, or leave it out"
+        )

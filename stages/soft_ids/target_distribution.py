@@ -5,7 +5,6 @@ generator with a state, so it is the same in whatever batch, on whatever rank, a
 Legend: N tokens, S tokens that have entries, K most entries of a token, E entries in all, M draws.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,33 +15,6 @@ from numpy.typing import NDArray
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.soft_ids.temperature import log_partition
-
-_GOLDEN, _MIX_1, _MIX_2 = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-
-
-def uniform(what: str, *counters: NDArray[Any] | int) -> NDArray[np.float64]:
-    """A number in [0, 1) for each tuple of counters (they are broadcast), a pure function of `what` and of them.
-
-    splitmix64 (Steele, Lea and Flood, 2014), one round per counter, started from the sha256 of `what`.
-    """
-    z = np.array(int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "little"), np.uint64)
-    with np.errstate(over="ignore"):
-        for counter in counters:
-            z = z ^ np.asarray(counter).astype(np.uint64)
-            z += _GOLDEN
-            z ^= z >> np.uint64(30)
-            z *= _MIX_1
-            z ^= z >> np.uint64(27)
-            z *= _MIX_2
-            z ^= z >> np.uint64(31)
-    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def beta(shape: float, uniforms: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Numbers distributed as Beta(shape, shape), one for each number in [0, 1)."""
-    from scipy.special import betaincinv
-
-    return np.asarray(betaincinv(shape, shape, uniforms), np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,8 @@ points F lies below their chord, beyond them above its extension; the tail's sha
 Legend: N tokens, S tokens that have entries, K most entries of a token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,9 @@ from numpy.typing import NDArray
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
 
-if TYPE_CHECKING:
-    from textsmooth.stages.dataset.dataset import SmoothedDataset
-
 # Of the tail's share, mean over tokens. benchmarks/tails.py: between stored temperatures the bound is below 0.03 (real error 0.005),
 # from 1 alone to hotter ones it is 0.12 and more (real error 0.05 and more).
 MOST_ERROR = 0.05
-ROWS_LOOKED_AT = 512
 _LEAST_TAIL = -87.0  # log of the mass below which a stored log_tail is -inf
 _SLACK = 1e-5  # of logs that were computed in float32 over a whole vocabulary
 
@@ -65,25 +60,31 @@ def interpolate(
     return partition, error
 
 
-def interpolation_error(dataset: "SmoothedDataset", temperature: float, rows: int = ROWS_LOOKED_AT) -> tuple[float, float]:
-    """Mean and largest of the bounds of `interpolate` over the smoothed tokens of the split's first rows; 0, 0 if there are none."""
-    soft = dataset.batch(np.arange(min(rows, len(dataset)))).soft
-    error = interpolate(soft, temperature, dataset.temperatures, int(dataset.manifest.teacher["vocab_size"]))[1]
+def interpolation_error(soft: SoftIds, temperature: float, stored: tuple[float, ...], vocab_size: int) -> tuple[float, float]:
+    """Mean and largest bound of `interpolate` over the tokens that have entries; 0, 0 if none has."""
+    error = interpolate(soft, temperature, stored, vocab_size)[1]
     error = error[np.diff(soft.offsets) > 0]
     return (float(error.mean()), float(error.max())) if len(error) else (0.0, 0.0)
 
 
 def temperature_note(
-    dataset: "SmoothedDataset", how: Smoothing, rows: int = ROWS_LOOKED_AT, *, instead: str = ", or --tail renormalize, which needs none"
+    how: Smoothing,
+    stored: tuple[float, ...],
+    vocab_size: int,
+    sample: Callable[[], SoftIds | None],
+    *,
+    instead: str = ", or --tail renormalize, which needs none",
 ) -> str | None:
     """What to tell about a temperature that is not stored, in one line; None where p is exact: stored, or tail `renormalize`.
 
-    UsageError if the mean bound on the error is above MOST_ERROR; instead: what it says may be chosen.
+    sample: soft ids of some rows, read only where the bound on the error is needed. instead: what the UsageError suggests, which is raised
+    where the mean bound is above MOST_ERROR.
     """
-    stored = dataset.temperatures
-    if how.temperature == 1.0 or how.tail == "renormalize" or how.stored_column(stored) is not None or not len(dataset):
+    if how.temperature == 1.0 or how.tail == "renormalize" or how.stored_column(stored) is not None:
         return None
-    mean, most = interpolation_error(dataset, how.temperature, rows)
+    if (soft := sample()) is None:
+        return None
+    mean, most = interpolation_error(soft, how.temperature, stored, vocab_size)
     if mean > MOST_ERROR:
         raise how.not_stored(
             stored,

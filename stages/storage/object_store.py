@@ -4,16 +4,13 @@ A path is `bucket/key`. What is tried again is tried TRIES times, with waits tha
 they can be turned off, so that these are all there are.
 """
 
-import atexit
 import contextlib
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
-from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 from textsmooth.schemas.config import check_place
@@ -272,47 +269,6 @@ def remove(store: Store, uri: str, paths: Iterable[str]) -> None:
     for first in range(0, len(some), DELETED_AT_ONCE):
         few = some[first : first + DELETED_AT_ONCE]
         ask(store, "remove files below", uri, partial(store.delete, few))
-
-
-_stores: dict[tuple[Any, ...], Store] = {}
-_lock = Lock()
-
-
-def open_store(uri: str) -> tuple[Store, str]:
-    """The store of a URI, and its path there; one connection for a process. UsageError for a URI or a set-up that cannot work."""
-    from textsmooth.stages.storage.s3 import KINDS
-
-    scheme, path = split_uri(uri)
-    kind = KINDS[scheme]
-    variables = sorted((name, value) for name, value in os.environ.items() if name.startswith(kind.environment or ("\0",)))
-    key = (os.getpid(), scheme, *variables)  # connections do not outlive a fork
-    with _lock:
-        if key not in _stores:
-            try:
-                _stores[key] = kind()
-            except ImportError as error:
-                extra = {"gs": "gcs"}.get(scheme, scheme)
-                raise UsageError(f'{scheme}:// needs the package {error.name}: pip install "textsmooth[{extra}]"') from None
-        store = _stores[key]
-    return store, store.path(path)
-
-
-@atexit.register
-def close_stores() -> None:
-    """Let go of all connections."""
-    with _lock:
-        mine = [store for key, store in _stores.items() if key[0] == os.getpid()]
-        _stores.clear()
-    for store in mine:
-        store.close()
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def last_part(uri: str) -> str:

@@ -1,70 +1,26 @@
 """The object stores by the scheme of their URIs: how each is reached through its fsspec library, and what its errors mean."""
 
-import contextlib
-import logging
-import os
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 from textsmooth.schemas.errors import UsageError, first_line
+from textsmooth.stages.storage.async_store import PASSING, AsyncStore, _flat, _no_bucket, _seconds
 from textsmooth.stages.storage.object_store import (
-    CALL_S,
     CONCURRENT,
     CONNECT_S,
-    LEAST_RATE,
     ONE_PUT,
     SILENCE_S,
     Changed,
     Found,
     Part,
-    Store,
     Trouble,
 )
 
-PASSING = (408, 409, 425, 429)  # and whatever is above 500, but 501
 PASSING_CODES = ("BadDigest", "IncompleteBody", "RequestTimeout", "SlowDown", "XAmzContentSHA256Mismatch")
 REGION_CODES = ("301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect")
 KEY_CODES = ("InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "UnrecognizedClientException")
 NO_S3_CREDENTIALS = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role gives them"
 AGAIN_TOO = "then run the same command again: what is finished is kept"
-NO_GCS_CREDENTIALS = "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS"
-
-
-def _seconds(size: int = 0) -> float:
-    """After which a request that moves so many bytes is given up."""
-    return CALL_S + size / LEAST_RATE
-
-
-def _no_bucket(uri: str) -> Trouble:
-    scheme, _, path = uri.partition("://")
-    return Trouble(said=f"there is no bucket {path.partition('/')[0]!r}", advice=f"make it, or name another {scheme}://", kind=UsageError)
-
-
-class AsyncStore(Store, ABC):
-    """A store whose library has coroutines: several requests at a time, and a limit to the time of each."""
-
-    def _sync(self, call: Any, *args: Any, seconds: float, **named: Any) -> Any:
-        from fsspec.asyn import sync
-
-        return sync(self.fs.loop, call, *args, timeout=seconds, **named)
-
-    def get(self, parts: Sequence[Part]) -> list[bytes | Exception]:
-        found: list[bytes | Exception] = self._sync(self._get_all, parts, seconds=_seconds(sum(p.stop or 0 for p in parts)))
-        return found
-
-    async def _get_all(self, parts: Sequence[Part]) -> list[bytes | Exception]:
-        from fsspec.asyn import _run_coros_in_chunks
-
-        calls = [self._get_one(part) for part in parts]
-        found: list[bytes | Exception] = await _run_coros_in_chunks(calls, batch_size=CONCURRENT, return_exceptions=True)
-        return found
-
-    @abstractmethod
-    async def _get_one(self, part: Part) -> bytes: ...
-
-    def put_options(self, size: int) -> dict[str, Any]:
-        return {"timeout": _seconds(size)}
 
 
 class S3Store(AsyncStore):
@@ -177,10 +133,6 @@ class S3Store(AsyncStore):
         return super().trouble(error, uri)
 
 
-def _flat(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
 def _answer(error: BaseException) -> tuple[int, str, str]:
     """HTTP status, code and message of an S3 error, as s3fs passes it on; 0 if the store did not answer."""
     for one in (error, error.__cause__):
@@ -215,82 +167,3 @@ def _s3_trouble(error: Exception, uri: str, status: int, code: str, message: str
         needs = "s3:ListBucket, s3:GetObject, and to write s3:PutObject and s3:DeleteObject"
         return Trouble(said=f"access denied ({code}{f': {message}' if message else ''})", advice=f"who is asking needs {needs} there")
     return Trouble(said=said, advice="see to it, or use another place")
-
-
-class GcsStore(AsyncStore):
-    """Google Cloud Storage, through gcsfs, which tries again by itself."""
-
-    scheme = "gs"
-    environment = ("GOOGLE_", "STORAGE_EMULATOR_HOST", "CLOUDSDK_", "GCSFS_")
-    tries = 2
-
-    def connect(self) -> Any:
-        import aiohttp
-        from gcsfs.core import GCSFileSystem  # not the one for zonal buckets, which asks another service about each bucket
-
-        logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # errors are told once, in one line
-        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S, sock_read=SILENCE_S)
-        token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else None  # an emulator asks for none; else the usual ways
-        return GCSFileSystem(token=token, skip_instance_cache=True, use_listings_cache=False, requests_timeout=timeout)
-
-    def close(self) -> None:
-        session = self.fs._session
-        if session is not None and not session.closed:
-            self._sync(session.close, seconds=5.0)
-
-    def tag(self, info: dict[str, Any]) -> str:
-        return str(info.get("generation", ""))
-
-    def head(self, path: str) -> Found | None:
-        if "/" not in path:
-            return None
-        try:
-            return self._found(self._sync(self.fs._get_object, path, seconds=_seconds()))
-        except FileNotFoundError:
-            return None
-
-    def any_below(self, path: str) -> bool:
-        try:
-            return bool(self._sync(self.fs._list_objects, path, max_results=1, seconds=_seconds()))
-        except FileNotFoundError:
-            return False
-
-    async def _get_one(self, part: Part) -> bytes:
-        generation = {} if part.tag is None else {"generation": part.tag}
-        try:
-            data: bytes = await self.fs._cat_file(part.path, start=part.start, end=part.stop, **generation)
-        except FileNotFoundError:
-            if part.tag is not None:
-                raise Changed(part.path) from None
-            raise
-        return data
-
-    def put_options(self, size: int) -> dict[str, Any]:
-        return {**super().put_options(size), "chunksize": ONE_PUT}
-
-    def delete(self, paths: Sequence[str]) -> None:
-        with contextlib.suppress(FileNotFoundError):  # none of them is there
-            self.fs.rm(list(paths), timeout=_seconds())
-
-    def trouble(self, error: Exception, uri: str) -> Trouble | None:
-        import aiohttp
-        import requests
-        from gcsfs.retry import ChecksumError, HttpError
-        from google.auth.exceptions import GoogleAuthError
-
-        said = _flat(error)
-        if isinstance(error, HttpError):
-            status = int(error.code or 0)
-            if status in (401, 403):
-                return Trouble(said=f"access denied ({said})", advice=NO_GCS_CREDENTIALS)
-            return Trouble(said=said, again=status in PASSING or status >= 500)
-        if isinstance(error, GoogleAuthError):
-            return Trouble(said=f"no credentials ({said})", advice=NO_GCS_CREDENTIALS)
-        if isinstance(error, OSError) and said.startswith("Forbidden"):
-            return Trouble(said=f"access denied ({said})", advice="who is asking needs to list, read, create and delete objects there")
-        if isinstance(error, (aiohttp.ClientError, requests.RequestException, ChecksumError)):
-            return Trouble(said=said, again=True)
-        return super().trouble(error, uri)
-
-
-KINDS: dict[str, type[Store]] = {kind.scheme: kind for kind in (Store, S3Store, GcsStore)}

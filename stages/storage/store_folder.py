@@ -9,7 +9,8 @@ from textsmooth.schemas.manifest import AGAIN
 from textsmooth.stages.storage import cache
 from textsmooth.stages.storage import object_store as store
 from textsmooth.stages.storage.folder import Folder, is_temp
-from textsmooth.stages.storage.object_store import Changed, Found, Part, Store, open_store
+from textsmooth.stages.storage.object_store import Changed, Found, Part, Store
+from textsmooth.stages.storage.registry import open_store
 
 READ_AT_ONCE = 1000  # small files
 LISTED_ALONE = 8  # names that are looked for one by one when they are removed; more, and the whole folder is listed

@@ -16,9 +16,9 @@ from typing import Protocol
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError, UsageError
 from textsmooth.schemas.manifest import AGAIN, MANIFEST, SHARD, FileEntry
-from textsmooth.stages.hub.folder import HubFolder
 from textsmooth.stages.storage import atomic as storage
-from textsmooth.stages.storage.folder import Folder, LocalFolder
+from textsmooth.stages.storage.folder import Folder
+from textsmooth.stages.storage.local import LocalFolder
 
 AT_ONCE = 8  # files on their way
 MEMORY_BYTES = 1 << 30  # that files on their way to a store may take together
@@ -202,7 +202,7 @@ class FolderTarget:
             return
         if not os.access(self.where, os.W_OK | os.X_OK):
             raise StorageError(f"nothing can be written into the folder {self.where}: see who may, or name another place")
-        scratch = self._scratch() if entries and isinstance(reader.source, HubFolder) else None
+        scratch = self._scratch() if entries and reader.source.resumes_downloads else None
         many(lambda entry: self._place(entry, reader, scratch, staged=staged), entries, done)
         if scratch is not None:
             storage.remove(scratch)
@@ -213,7 +213,7 @@ class FolderTarget:
     def _place(self, entry: FileEntry, reader: Reader, scratch: Path | None, *, staged: bool) -> None:
         assert isinstance(self.folder, LocalFolder)
         path = self._staged(entry) if staged else self.folder.path / entry.path
-        if scratch is None or not isinstance(reader.source, HubFolder) or entry.path in reader.made:
+        if scratch is None or entry.path in reader.made:
             storage.put_stream(path, lambda file: reader.write_to(entry, file.write))
             return
         for again in (False, True):  # what arrived damaged is fetched once more

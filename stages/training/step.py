@@ -17,6 +17,7 @@ from textsmooth.schemas.errors import MachineError, TextsmoothError
 from textsmooth.stages.dataset.collate import Batch
 from textsmooth.stages.training.distributed import LostError, World
 from textsmooth.stages.training.losses import Objective
+from textsmooth.stages.training.lr_schedule import rate
 from textsmooth.stages.training.soft_embedding import SoftEmbedding
 from textsmooth.stages.training.student_forward import autocast
 
@@ -34,18 +35,6 @@ _ROWS_NAMED = 8
 
 class TrainingError(TextsmoothError):
     """Training cannot go on: the loss or its gradient is not a number."""
-
-
-def rate(update: int, steps: int, *, lr: float, warmup: float, schedule: str) -> float:
-    """The learning rate of update 0 .. steps - 1.
-
-    It rises to `lr` in the first share `warmup` of them, then falls to 0 (linear, cosine), or stays.
-    """
-    rising = int(warmup * steps)
-    if update < rising:
-        return lr * update / rising
-    left = (steps - update) / max(steps - rising, 1)
-    return lr * {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[schedule]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,9 @@ from textsmooth.pipeline.share.push import push
 from textsmooth.pipeline.training.places import out_folder
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.train import TrainOptions
+from textsmooth.stages.dataset.open import dataset_name, hub_uri, open_folder, read_manifest
 from textsmooth.stages.hub.folder import HubFolder
-from textsmooth.stages.storage.folder import LocalFolder, dataset_name, hub_uri, open_folder, read_manifest
+from textsmooth.stages.storage.local import LocalFolder
 from textsmooth.stages.storage.transfer import Reader
 
 DOC = Path(__file__).resolve().parents[2] / "docs/sharing.md"

@@ -18,7 +18,7 @@ from textsmooth.pipeline.executors.ray_driver import Pool, pool_for
 from textsmooth.pipeline.executors.ray_worker import check_versions
 from textsmooth.schemas.config import GenerateOptions, workers
 from textsmooth.schemas.errors import UsageError, WorkerError
-from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.dataset.open import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = ("--topk", 3, "--rows-per-shard", 4, "--threads", 1)

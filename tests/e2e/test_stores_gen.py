@@ -16,7 +16,7 @@ from s3_server import S3, Fault
 from textsmooth.pipeline.cli.app import run, textsmooth
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.stages.dataset.dataset import SmoothedDataset
-from textsmooth.stages.storage.folder import open_folder, read_manifest
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 
 SHARED = ("--rows-per-shard", "5")
 UNITS = 8

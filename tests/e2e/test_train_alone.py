@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers_gen import Ran, rows, write_jsonl
 
-from textsmooth.stages.models.student import make_student
+from textsmooth.stages.models.student_init import make_student
 
 ROOT = Path(__file__).resolve().parents[2]
 # Opens are noted from the first line of the program on; names that are file descriptors are those of files opened before.

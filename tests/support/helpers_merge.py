@@ -11,7 +11,7 @@ from helpers_gen import files_of, rows, shards_of, write_jsonl
 from textsmooth.pipeline.generation.run import generate
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.stages.dataset.dataset import SmoothedDataset
-from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.dataset.open import read_manifest
 
 LABELLED = [{**row, "label": row["idx"] % 2} for row in rows(90, 31)]
 

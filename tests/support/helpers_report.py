@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from textsmooth.schemas.manifest import MANIFEST
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage.atomic import pretty_json
-from textsmooth.stages.storage.folder import read_manifest
 
 HOSTILE = [
     "<script>document.title='taken'</script>",

@@ -11,8 +11,8 @@ from helpers_gen import POSITIONS, VOCAB, make_tokenizer, rows, sentence, write_
 
 from textsmooth.pipeline.verification.run import Verified
 from textsmooth.schemas.manifest import Manifest
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage.atomic import pretty_json
-from textsmooth.stages.storage.folder import read_manifest
 
 Kinds = dict[str, tuple[Path, list[str]]]  # folder of a dataset, and what tells verify where corpus and teachers lie
 BAD_ROW = 7

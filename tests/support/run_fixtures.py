@@ -15,7 +15,7 @@ from helpers_verify import Kinds, make_kinds
 from hub_server import Hub
 
 from textsmooth.pipeline.cli import app as cli
-from textsmooth.stages.models.student import make_student
+from textsmooth.stages.models.student_init import make_student
 
 HUB_ENV = """
 from huggingface_hub import constants

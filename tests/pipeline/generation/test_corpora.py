@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers_gen import Ran, rows, write_jsonl, wrong
 
-from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.dataset.open import read_manifest
 
 CSV_ROWS = [
     {"text": "the cat sat", "label": "1", "stars": "4", "score": "0.5", "zip": "007", "note": ""},

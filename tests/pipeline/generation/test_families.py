@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from textsmooth.pipeline.cli.app import run, textsmooth
 from textsmooth.pipeline.inspect.rows import readable
 from textsmooth.pipeline.units.worker import UnitWorker
-from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.tokens.tokenize import load_tokenizer
 
 TEXTS = ["the cat sat on the mat", "naïve café 日本語 😀", "Привет, мир!", "עברית and العربية", "a\tb\n c  d", "the mat", ""]

@@ -13,7 +13,7 @@ from textsmooth.pipeline.plan.inputs import default_out
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.stages.corpus import reader as readers
-from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.dataset.open import read_manifest
 
 HALF = 2.0**-11  # relative rounding error of float16
 
@@ -225,7 +225,7 @@ def test_another_teacher_is_a_conflict(reviews: Path, teacher: Path, gen: Callab
 def test_another_version_is_a_conflict_only_before_the_end(
     reviews: Path, gen: Callable[..., Ran], unfinished: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textsmooth.pipeline.plan import cut as plan
+    from textsmooth.pipeline.plan import versions as plan
 
     out = unfinished(reviews, tmp_path / "out")
     real = plan.versions("cpu")

@@ -13,7 +13,7 @@ from helpers_gen import POSITIONS, Ran, files_of, rows, write_jsonl, write_parqu
 
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
-from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.dataset.open import read_manifest
 
 HALF = 2.0**-11  # relative rounding error of float16
 

@@ -25,8 +25,9 @@ from textsmooth.pipeline.generation.run import Generated, generate
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.plan import CorpusIdentity, Plan, TeacherIdentity, Unit
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.storage import atomic as storage
-from textsmooth.stages.storage.folder import Folder, open_folder, read_manifest
+from textsmooth.stages.storage.folder import Folder
 
 SIZES = ("--rows-per-shard", 8, "--topk", 3)
 ROWS = rows(60, 21)
@@ -397,7 +398,7 @@ def test_other_settings_are_refused_by_name(
 def test_other_versions_are_refused_by_name(
     name: str, place: Path, gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textsmooth.pipeline.plan import cut as plan
+    from textsmooth.pipeline.plan import versions as plan
 
     real = plan.versions("cpu")
     monkeypatch.setattr(plan, "versions", lambda device: {**real, name: "9.9"})

@@ -19,7 +19,8 @@ from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import StorageError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, RUN
 from textsmooth.schemas.plan import Unit, UnitFailure
-from textsmooth.stages.storage.folder import LocalFolder, read_manifest
+from textsmooth.stages.dataset.open import read_manifest
+from textsmooth.stages.storage.local import LocalFolder
 
 DOC = (REPOSITORY / "docs/jobs.md").read_text(encoding="utf-8")
 ARGS = ("--corpus", "good.jsonl", "--out", "out", "--topk", 3, "--rows-per-shard", 2)

@@ -19,7 +19,8 @@ from textsmooth.pipeline.generation.run import Generated, generate
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.plan import Plan
 from textsmooth.stages.dataset.dataset import SmoothedDataset
-from textsmooth.stages.storage.folder import open_folder, read_json
+from textsmooth.stages.dataset.open import open_folder
+from textsmooth.stages.storage.folder import read_json
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 

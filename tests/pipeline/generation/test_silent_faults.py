@@ -12,14 +12,16 @@ import pytest
 from helpers_gen import VOCAB, Ran, make_model, wrong
 
 from textsmooth.pipeline.generation.run import generate
-from textsmooth.pipeline.plan.cut import DECIDES_BYTES, cut, differences
+from textsmooth.pipeline.plan.cut import cut
+from textsmooth.pipeline.plan.differences import differences
 from textsmooth.pipeline.plan.resolve import draft
+from textsmooth.pipeline.plan.versions import DECIDES_BYTES
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import TeacherError
 from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, TeacherIdentity, unit_id
 from textsmooth.schemas.tasks import MOST_CLASSES
-from textsmooth.stages.storage.folder import open_folder, read_manifest
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -17,9 +17,9 @@ from textsmooth.schemas.plan import Plan
 from textsmooth.schemas.tasks import TASKS
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.dataset import SmoothedDataset
-from textsmooth.stages.models.student import make_student
+from textsmooth.stages.dataset.open import read_manifest
+from textsmooth.stages.models.student_init import make_student
 from textsmooth.stages.storage.atomic import read_json
-from textsmooth.stages.storage.folder import read_manifest
 
 
 def table(folder: Path, split: str = "train") -> pa.Table:

@@ -18,8 +18,8 @@ from textsmooth.pipeline.verification.teacher_sample import second_opinion
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.stages import SmoothedCollator, SmoothedDataset
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.storage.atomic import pretty_json
-from textsmooth.stages.storage.folder import open_folder, read_manifest
 
 ROOM = 4 << 30  # bytes of address space more than are taken now
 MOST = (1 << 31) - 1

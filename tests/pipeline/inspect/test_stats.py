@@ -26,7 +26,7 @@ from textsmooth.pipeline.inspect import token_counts as tally
 from textsmooth.pipeline.inspect.report import report
 from textsmooth.pipeline.inspect.rows import read_row
 from textsmooth.pipeline.share.diff import diff
-from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.dataset.open import read_manifest
 
 
 def stats(capsys: pytest.CaptureFixture[str], *args: object) -> Ran:

@@ -14,7 +14,7 @@ from textsmooth.pipeline.share.pull import pull
 from textsmooth.pipeline.share.push import push
 from textsmooth.schemas.errors import ConflictError, UsageError
 from textsmooth.schemas.manifest import MANIFEST
-from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage.transfer import FolderTarget
 
 

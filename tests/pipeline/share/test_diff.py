@@ -20,10 +20,10 @@ from textsmooth.pipeline.share.pull import pull
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.soft_ids.codec import decode
 from textsmooth.stages.soft_ids.divergence import divergence
 from textsmooth.stages.storage.atomic import pretty_json
-from textsmooth.stages.storage.folder import read_manifest
 
 ROWS = rows(40, 41)
 

@@ -21,8 +21,8 @@ from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import Manifest
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage import atomic as storage
-from textsmooth.stages.storage.folder import read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_datasets_loads_it(merged: Path, tmp_path: Path) -> None:
 def test_a_student_trains_on_it(a: Path, b: Path, merged: Path, tmp_path: Path) -> None:
     from textsmooth.pipeline.training.run import train
     from textsmooth.schemas.train import TrainOptions
-    from textsmooth.stages.models.student import make_student
+    from textsmooth.stages.models.student_init import make_student
 
     teacher = tmp_path / "teacher"
     from helpers_gen import make_model, make_tokenizer

@@ -13,8 +13,8 @@ from textsmooth.pipeline.share.merge import merge
 from textsmooth.pipeline.share.pull import pull
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import Manifest
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage import atomic as storage
-from textsmooth.stages.storage.folder import read_manifest
 
 
 def test_the_same_dataset_or_the_same_rows_twice_are_refused(

@@ -16,8 +16,8 @@ from textsmooth.pipeline.share.merge import merge
 from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage import atomic as storage
-from textsmooth.stages.storage.folder import read_manifest
 
 
 def test_done_it_is_not_done_again_and_overwrite_starts_anew(a: Path, b: Path, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_copies_where_there_are_no_links(a: Path, b: Path, merged: Path, tmp_pat
 
 
 def test_from_an_object_store_and_into_one(a: Path, b: Path, merged: Path, bucket: str, tmp_path: Path) -> None:
-    from textsmooth.stages.storage.folder import open_folder
+    from textsmooth.stages.dataset.open import open_folder
 
     there = open_folder(f"{bucket}/b")
     for name, data in files_of(b).items():

@@ -18,7 +18,7 @@ from textsmooth.pipeline.share.pull import pull
 from textsmooth.pipeline.share.push import push
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import MANIFEST
-from textsmooth.stages.storage.folder import open_folder, read_manifest
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 
 # From the Hub
 

@@ -17,8 +17,8 @@ from textsmooth.pipeline.share.pull import pull
 from textsmooth.pipeline.share.push import push
 from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError
 from textsmooth.schemas.manifest import MANIFEST
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.hub import upload as hub_upload
-from textsmooth.stages.storage.folder import read_manifest
 
 
 def test_pushed_and_pulled_it_is_the_same_and_the_manifest_came_last(hub: Hub, made: Path, tmp_path: Path, monkeypatch) -> None:

@@ -27,8 +27,9 @@ from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.errors import ConflictError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, Manifest
 from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage import atomic as storage
-from textsmooth.stages.storage.folder import LocalFolder, read_manifest
+from textsmooth.stages.storage.local import LocalFolder
 from textsmooth.stages.storage.transfer import FolderTarget, Reader
 
 

@@ -18,7 +18,7 @@ from textsmooth.pipeline.training.run import train
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.dataset import SmoothedDataset
-from textsmooth.stages.models.student import make_student
+from textsmooth.stages.models.student_init import make_student
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from textsmooth.schemas.errors import ConflictError, DatasetError, MachineError,
 from textsmooth.schemas.manifest import FileEntry
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage.atomic import pretty_json
-from textsmooth.stages.storage.folder import read_manifest
 from textsmooth.stages.training.evaluate import metrics, predict
 from textsmooth.stages.training.step import TrainingError
 

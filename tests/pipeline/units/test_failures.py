@@ -25,9 +25,9 @@ from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import CorpusError, MachineError, StorageError, TeacherError, UsageError
 from textsmooth.schemas.plan import Receipt
+from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.models.teacher import Teacher
 from textsmooth.stages.storage import atomic as storage
-from textsmooth.stages.storage.folder import open_folder
 
 SIZES = ("--rows-per-shard", 5, "--topk", 3)
 

@@ -24,7 +24,7 @@ from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import UsageError
 from textsmooth.stages.dataset.dataset import SmoothedDataset
-from textsmooth.stages.storage.folder import read_manifest
+from textsmooth.stages.dataset.open import read_manifest
 
 POISON = "q"  # a word that no row of `rows` has
 BAD = (7, 23, 24)

@@ -18,8 +18,8 @@ from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import Manifest
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage.atomic import pretty_json
-from textsmooth.stages.storage.folder import read_manifest
 
 BAD = {"split": "train", "row": "x", "file": "f", "file_row": 0, "error": "e"}
 

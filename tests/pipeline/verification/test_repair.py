@@ -11,8 +11,8 @@ from helpers_verify import KINDS, Kinds, flip, said
 from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import Manifest
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage.atomic import pretty_json
-from textsmooth.stages.storage.folder import read_manifest
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -18,9 +18,9 @@ from textsmooth.pipeline.share.pull import pull
 from textsmooth.pipeline.share.push import push
 from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.errors import DatasetError, UsageError
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.soft_ids.shard import ShardReader
 from textsmooth.stages.storage.atomic import pretty_json
-from textsmooth.stages.storage.folder import open_folder, read_manifest
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -19,10 +19,10 @@ from textsmooth.schemas.manifest import Manifest, ShardEntry
 from textsmooth.schemas.shard import METADATA_KEY, ShardMeta, shard_schema
 from textsmooth.stages.checks.shard import Finding, Promised, check_shard
 from textsmooth.stages.checks.soft_ids import Sums, partition_bounds
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.soft_ids.codec import TokenBlock, encode
 from textsmooth.stages.soft_ids.shard import shard_bytes
 from textsmooth.stages.soft_ids.statistics import UnitStats
-from textsmooth.stages.storage.folder import read_manifest
 
 ROWS = 300  # two record batches
 PROMISED = Promised(unit="0", rows=np.arange(ROWS), template=(2, 3))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from textsmooth.schemas.errors import CorpusError, StorageError, UsageError
-from textsmooth.stages.corpus.folder import open_corpus
+from textsmooth.stages.corpus.open import open_corpus
 from textsmooth.stages.corpus.reader import read, scan
 
 

@@ -11,7 +11,8 @@ from s3_server import S3, Fault
 
 from textsmooth.schemas.errors import CorpusError, UsageError
 from textsmooth.stages.corpus import reader as readers
-from textsmooth.stages.corpus.folder import Corpus, open_corpus
+from textsmooth.stages.corpus.corpus import Corpus
+from textsmooth.stages.corpus.open import open_corpus
 from textsmooth.stages.corpus.source_file import SourceFile
 
 

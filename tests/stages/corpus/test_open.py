@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from textsmooth.schemas.errors import CorpusError, UsageError
-from textsmooth.stages.corpus import folder as corpora
-from textsmooth.stages.corpus.folder import choose_columns, open_corpus
+from textsmooth.stages.corpus import columns as corpora
+from textsmooth.stages.corpus.columns import choose_columns
+from textsmooth.stages.corpus.open import open_corpus
 from textsmooth.stages.corpus.reader import SCAN_ROWS, columns, read, rows_sha256, scan
 from textsmooth.stages.corpus.source_file import SourceFile, source_file
 

@@ -315,7 +315,7 @@ def test_a_damaged_shard_is_told_when_its_rows_are_needed(uneven, tmp_path, monk
 
 
 def test_the_next_shards_are_fetched_meanwhile_and_given_up_with_the_iterator(uneven, bucket, s3):
-    from textsmooth.stages.storage.folder import open_folder
+    from textsmooth.stages.dataset.open import open_folder
 
     folder = open_folder(f"{bucket}/dataset")
     for path in uneven.rglob("*"):

@@ -11,8 +11,9 @@ from helpers_train import random_rows as smoothed_rows
 
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.stages.dataset.dataset import SmoothedDataset, concatenate
+from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.mlm_collate import MaskedCollator
+from textsmooth.stages.dataset.row_gather import concatenate
 from textsmooth.stages.models.teacher import Teacher
 from textsmooth.stages.soft_ids.codec import TokenBlock
 from textsmooth.stages.tokens.masked_context import passes

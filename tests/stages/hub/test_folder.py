@@ -15,8 +15,8 @@ from hub_server import Fault, Hub
 from textsmooth.pipeline.inspect.rows import read_row
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.hub.folder import HubFolder
-from textsmooth.stages.storage.folder import open_folder, read_manifest
 
 URI = "hf://datasets/tiny/smoothed"
 

@@ -17,10 +17,11 @@ from hub_server import Fault, Hub
 from huggingface_hub import close_session
 
 from textsmooth.schemas.errors import CorpusError, TeacherError, UsageError
+from textsmooth.stages.corpus import hub
 from textsmooth.stages.corpus.source_file import SourceFile
 from textsmooth.stages.hub import errors as hub_errors
 from textsmooth.stages.hub import file as hub_files
-from textsmooth.stages.hub import listing as hub
+from textsmooth.stages.hub import model as hub_models
 from textsmooth.stages.hub.file import HubFile
 
 BERT = ("README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -235,7 +236,7 @@ def test_the_token_stays_with_the_hub(server: Hub, monkeypatch: pytest.MonkeyPat
 def test_without_a_connection_what_was_read_is_there_again(server: Hub, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     before = hub.corpus("tiny/reviews", None, revision="main")
     before.splits["train"][0].path.read_bytes()
-    folder, commit = hub.model("tiny/bert")
+    folder, commit = hub_models.model("tiny/bert")
     if how == "offline":
         go_offline(monkeypatch)
     else:
@@ -244,7 +245,7 @@ def test_without_a_connection_what_was_read_is_there_again(server: Hub, monkeypa
         close_session()  # and with it the connections that are open
     assert hub.corpus("tiny/reviews", None, revision="main") == before
     assert hub.corpus("tiny/reviews", None, revision=before.revision) == before
-    assert hub.model("tiny/bert") == hub.model("tiny/bert", revision=commit) == (folder, commit)
+    assert hub_models.model("tiny/bert") == hub_models.model("tiny/bert", revision=commit) == (folder, commit)
     assert pq.read_table(before.splits["train"][0].path).num_rows == 31
     # The snapshot folder has one of two files now: the listing knows better.
     assert [f.name for f in before.splits["train"]] == ["single/train-00000.parquet", "single/train-00001.parquet"]
@@ -253,7 +254,7 @@ def test_without_a_connection_what_was_read_is_there_again(server: Hub, monkeypa
     with pytest.raises(CorpusError, match=r"dataset tiny/bare is neither on this machine nor in the cache: .*--corpus demo or local files"):
         hub.corpus("tiny/bare", None)
     with pytest.raises(TeacherError, match=r"model tiny/other is neither .*--teacher demo or a local folder"):
-        hub.model("tiny/other")
+        hub_models.model("tiny/other")
 
 
 def test_a_listing_that_cannot_be_read_is_made_again(server: Hub, tmp_path: Path) -> None:
@@ -321,26 +322,26 @@ def test_the_libraries_say_nothing(server: Hub) -> None:
 
 
 def test_a_model_is_fetched_without_what_no_teacher_needs(server: Hub, teacher: Path) -> None:
-    folder, commit = hub.model("tiny/bert")
+    folder, commit = hub_models.model("tiny/bert")
     assert commit == server.commit("models/tiny/bert")
     assert set(files_of(folder)) == set(BERT)
     assert {name: data for name, data in files_of(folder).items() if name != "README.md"} == files_of(teacher)
     server.log.clear()
-    assert hub.model("tiny/bert", revision=commit) == (folder, commit)
+    assert hub_models.model("tiny/bert", revision=commit) == (folder, commit)
     assert server.log == []
 
 
 def test_a_model_in_parts(server: Hub, repositories: Path) -> None:
-    folder, _ = hub.model("tiny/sharded")
+    folder, _ = hub_models.model("tiny/sharded")
     parts = {p.name for p in (repositories / "models/tiny/sharded").glob("*.safetensors")}
     assert len(parts) > 1 and {p.name for p in folder.glob("*.safetensors")} == parts
 
 
 def test_a_model_without_an_owner(server: Hub) -> None:
     server.redirects["models/old-bert"] = "models/tiny/bert"
-    assert hub.model("old-bert") == hub.model("tiny/bert")
+    assert hub_models.model("old-bert") == hub_models.model("tiny/bert")
     with pytest.raises(UsageError, match=r"write it as owner/name"):
-        hub.model("older-bert")
+        hub_models.model("older-bert")
 
 
 @pytest.mark.parametrize(
@@ -355,18 +356,18 @@ def test_a_model_without_an_owner(server: Hub) -> None:
 )
 def test_what_is_no_model(server: Hub, name: str, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
-        hub.model(name)
+        hub_models.model(name)
 
 
 def test_a_model_in_a_cache_with_holes(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, commit = hub.model("tiny/bert")
+    folder, commit = hub_models.model("tiny/bert")
     (folder / "tokenizer_config.json").unlink()
-    assert hub.model("tiny/bert", revision=commit) == (folder, commit)
+    assert hub_models.model("tiny/bert", revision=commit) == (folder, commit)
     assert (folder / "tokenizer_config.json").is_file()
     (folder / "tokenizer_config.json").unlink()
     go_offline(monkeypatch)
     with pytest.raises(TeacherError, match=r"tokenizer_config.json is not in the cache"):
-        hub.model("tiny/bert")
+        hub_models.model("tiny/bert")
 
 
 def test_a_model_that_another_program_fetched(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,10 +375,10 @@ def test_a_model_that_another_program_fetched(server: Hub, tmp_path: Path, monke
 
     folder = Path(snapshot_download("tiny/bert"))
     go_offline(monkeypatch)
-    assert hub.model("tiny/bert") == (folder, folder.name)
+    assert hub_models.model("tiny/bert") == (folder, folder.name)
     (folder / "model.safetensors").unlink()
     with pytest.raises(TeacherError, match=r"neither on this machine nor in the cache"):
-        hub.model("tiny/bert")
+        hub_models.model("tiny/bert")
 
 
 def test_other_errors_are_not_taken_for_the_hubs() -> None:

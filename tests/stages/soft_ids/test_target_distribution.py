@@ -10,7 +10,8 @@ from scipy.stats import kstest
 
 from textsmooth.schemas.smoothing import TAILS, Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.stages.soft_ids.target_distribution import cut, draw, only, uniform
+from textsmooth.stages.soft_ids.counter_rng import uniform
+from textsmooth.stages.soft_ids.target_distribution import cut, draw, only
 
 GOLDEN = [0.07930913679348084, 0.4705365602888165, 0.39853469713645795]
 

@@ -120,14 +120,15 @@ def test_a_cut_at_an_interpolated_temperature_sums_to_1_with_its_tail():
 
 def test_a_trainer_can_tell_how_far_off_it_may_be(smoothed):
     dataset = SmoothedDataset(smoothed, "train")
-    mean, most = interpolation_error(dataset, 1.5)
+    mean, most = interpolation_error(dataset.sample_soft_ids(), 1.5, dataset.temperatures, dataset.vocab_size)
     assert 0 < mean < most < MOST_ERROR
-    note = temperature_note(dataset, Smoothing(temperature=1.5, tail="mean"))
+    facts = (dataset.temperatures, dataset.vocab_size, dataset.sample_soft_ids)
+    note = temperature_note(Smoothing(temperature=1.5, tail="mean"), *facts)
     off = f"probabilities off by at most {mean:.2g} on average (worst {most:.2g})"
     collate = SmoothedCollator.for_dataset(dataset, smoothing=Smoothing(temperature=1.5, tail="mean"))
     assert collate.note == note == f"temperature 1.5 is not stored (it has 0.5, 1, 2): interpolated, {off}"
     for exact in ({"temperature": 2.0}, {"temperature": 1.0}, {"temperature": 1.5, "tail": "renormalize"}):
-        assert temperature_note(dataset, Smoothing(**{"tail": "mean", **exact})) is None
+        assert temperature_note(Smoothing(**{"tail": "mean", **exact}), *facts) is None
 
 
 def test_a_bound_that_is_too_loose_is_refused(smoothed, monkeypatch):

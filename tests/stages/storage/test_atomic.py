@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from textsmooth.schemas.errors import DatasetError, StorageError, UsageError
+from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage import atomic as storage
 from textsmooth.stages.storage.atomic import put, put_exclusive, read_json, remove
-from textsmooth.stages.storage.folder import read_manifest
 
 PUTS: list[Callable[[Path, bytes], Any]] = [put, put_exclusive]
 

@@ -12,9 +12,11 @@ from gcs_server import GCS
 from s3_server import S3, Fault
 
 from textsmooth.schemas.errors import StorageError, UsageError
+from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.storage import object_store as store
+from textsmooth.stages.storage import registry
 from textsmooth.stages.storage import s3 as store_kinds
-from textsmooth.stages.storage.folder import Folder, open_folder
+from textsmooth.stages.storage.folder import Folder
 from textsmooth.stages.storage.store_folder import StoreFolder
 
 NAMES = ["plan.json", "train/00000-0.arrow", "receipts/train-00000.json", "odd/ü é+%20&=.txt", "tokenizer/deep/er/x"]
@@ -30,7 +32,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
             monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
             server.failures = 1
             yield open_folder("gs://data/some/where")
-            store.close_stores()
+            registry.close_stores()
     elif request.param == "memory":
         yield open_folder(f"memory://{tmp_path.name}/some/where")
     else:
@@ -138,8 +140,8 @@ def test_what_passes_is_tried_again(
 ) -> None:
     if "timeout" in fault:
         monkeypatch.setattr(store_kinds, "SILENCE_S", 0.1)
-        store.close_stores()  # it holds for new connections
-        request.addfinalizer(store.close_stores)
+        registry.close_stores()  # it holds for new connections
+        request.addfinalizer(registry.close_stores)
     method, ask, expected = CALLS[call]
     folder = open_folder(f"{bucket}/x")
     folder.put("old", b"o" * 40_000)
@@ -256,7 +258,7 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
 
 @pytest.mark.parametrize(("uri", "package", "extra"), [("s3://bucket/x", "s3fs", "s3"), ("gs://bucket/x", "gcsfs", "gcs")])
 def test_a_package_that_is_missing_is_told_with_its_extra(uri: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.close_stores()
+    registry.close_stores()
     for name in [name for name in sys.modules if name.partition(".")[0] == package] + [package, f"{package}.core"]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UsageError, match=rf'needs the package {package}\S*: pip install "textsmooth\[{extra}\]"'):

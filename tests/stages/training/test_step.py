@@ -10,8 +10,9 @@ from textsmooth.schemas.errors import MachineError
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.stages.dataset.collate import SmoothedCollator
 from textsmooth.stages.training.losses import objective_for
+from textsmooth.stages.training.lr_schedule import rate
 from textsmooth.stages.training.soft_embedding import SoftEmbedding
-from textsmooth.stages.training.step import PASSES, Distiller, TrainingError, counted, rate
+from textsmooth.stages.training.step import PASSES, Distiller, TrainingError, counted
 
 
 @pytest.fixture

@@ -1,0 +1,106 @@
+"""A dataset folder on a local or mounted file system."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+from textsmooth.schemas.errors import DatasetError, StorageError
+from textsmooth.schemas.manifest import AGAIN, MANIFEST, PLAN
+from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.storage.folder import BLOCK_BYTES, Folder, is_temp
+
+
+class LocalFolder(Folder):
+    """A folder on this machine, or on storage that is mounted here."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.where = path, str(path)
+
+    def at(self, name: str) -> str:
+        return str(self.path / name)
+
+    def exists(self) -> bool:
+        try:
+            if not self.path.exists():
+                return False
+        except OSError as error:
+            raise StorageError(f"cannot use {self.path}: {error.strerror}; choose another --out") from None
+        if not self.path.is_dir():
+            raise StorageError(f"{self.path} is a file, --out must be a folder")
+        return True
+
+    def size(self, name: str) -> int | None:
+        path = self.path / name
+        return path.stat().st_size if path.is_file() else None
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def stream(self, name: str, size: int, write: Callable[[bytes], object]) -> None:
+        with (self.path / name).open("rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                write(block)
+
+    def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
+        return {name: data for name in names if (data := self._read(name)) is not None}
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return None
+
+    def files(self, below: str = "") -> dict[str, int]:
+        found: dict[str, int] = {}
+        waiting = [below]
+        while waiting:  # scandir, not pathlib: there may be a hundred thousand
+            room = waiting.pop()
+            try:
+                entries = list(os.scandir(self.path / room))
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                continue
+            for entry in entries:
+                name = f"{room}/{entry.name}" if room else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(name)
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # another driver tidied up
+                    linked = entry.is_symlink() and (self.path / name).exists()  # as in a cache of the Hub
+                    found[name] = entry.stat(follow_symlinks=linked).st_size
+        return found
+
+    def near(self) -> list[str]:
+        rooms = [self.path.parent, *sorted(manifest.parent for manifest in self.path.glob(f"*/{MANIFEST}"))]
+        return [str(room) for room in rooms if (room / MANIFEST).is_file() and (room / PLAN).is_file()]
+
+    def empty(self, *, but_temp: bool = False) -> bool:
+        return not self.path.is_dir() or all(but_temp and is_temp(path.name) for path in self.path.iterdir())
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        storage.put(self.path / name, data)
+
+    def put_exclusive(self, name: str, data: bytes | memoryview) -> bool:
+        return storage.put_exclusive(self.path / name, data)
+
+    def remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            storage.remove(self.path / name)
+
+    def prune(self, names: Iterable[str]) -> None:
+        for name in names:
+            storage.remove_empty(self.path / name)
+
+    def local(self, name: str, *, size: int, sha256: str) -> Path:
+        path, found = self.path / name, self.size(name)
+        if found is None:
+            raise DatasetError(f"{name} is missing in {self.path}; {AGAIN}")
+        if found != size:
+            raise DatasetError(f"{name} in {self.path} has {found:,} bytes, the manifest says {size:,}; {AGAIN}")
+        return path
+
+
+def overlap(one: Folder, other: Folder) -> bool:
+    """Whether two folders are the same, or one lies in the other."""
+    a, b = (folder.path.resolve() if isinstance(folder, LocalFolder) else PurePosixPath(str(folder)) for folder in (one, other))
+    return a == b or a in b.parents or b in a.parents
