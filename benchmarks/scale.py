@@ -111,7 +111,7 @@ def executor(name: str, options: Any) -> Any:
         from textsmooth.pipeline.executors.ray_driver import RayExecutor
 
         return RayExecutor(options, NullWorker)
-    from textsmooth.pipeline.executors.base import Inline
+    from textsmooth.pipeline.executors.inline import Inline
 
     return Inline(NullWorker)
 

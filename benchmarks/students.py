@@ -12,7 +12,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from textsmooth.pipeline.training.run import train
+from textsmooth.pipeline.training.dispatch import train
 from textsmooth.schemas.train import INPUTS, TrainOptions
 
 

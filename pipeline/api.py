@@ -126,7 +126,7 @@ def train(
     Raises UsageError, DatasetError, TeacherError (the student does not fit), ConflictError, StorageError, MachineError (memory),
     TrainingError (the loss is not a number) or Stopped (a signal; resumable). Seeds torch's generator and sets its threads.
     """
-    from textsmooth.pipeline.training.run import train as run
+    from textsmooth.pipeline.training.dispatch import train as run
 
     asked = {name: value for name, value in locals().items() if name in TrainOptions.__dataclass_fields__}
     return run(TrainOptions(**_places(asked)))

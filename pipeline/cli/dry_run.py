@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from textsmooth.pipeline.cli.gen import predecessor_text
 from textsmooth.pipeline.formatting import counted, size
 from textsmooth.pipeline.generation.dry_run import Preview, Sample
+from textsmooth.pipeline.generation.summary import predecessor_text
 from textsmooth.pipeline.plan.cut import label_note
 from textsmooth.stages.soft_ids.truncation import Loss
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from textsmooth.pipeline.cli.app import Command
+from textsmooth.pipeline.cli.command import Command
 from textsmooth.schemas.printable import printable
 
 if TYPE_CHECKING:

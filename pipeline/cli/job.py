@@ -1,19 +1,25 @@
 """`textsmooth gen --config job.yaml`: one corpus after the other."""
 
 import traceback
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from textsmooth.pipeline.cli.app import told
-from textsmooth.pipeline.cli.gen import generate_one, options_of
+from textsmooth.pipeline.cli.errors import exit_code_of
 from textsmooth.pipeline.executors import shutdown as drain
 from textsmooth.pipeline.generation.job_file import check, read_job
+from textsmooth.pipeline.generation.summary import summary_text
 from textsmooth.pipeline.plan.inputs import default_out
-from textsmooth.schemas.config import GenerateOptions
+from textsmooth.schemas.config import (
+    GenerateOptions,
+)
 from textsmooth.schemas.errors import TextsmoothError
 from textsmooth.stages.storage.folder import is_uri
+
+if TYPE_CHECKING:
+    pass
 
 INTERRUPTED = (130, 143)
 WORST = (1, 2, 3, 0)  # exit codes: a failure may go away when the job is run again, wrong usage and bad rows do not
@@ -53,7 +59,7 @@ def _one(options: GenerateOptions, params: dict[str, Any], path: str) -> tuple[i
         what = generate_one(options, params)
 
     try:
-        code = told(call, path, after="the same command goes on from here", debug=params["debug"])
+        code = exit_code_of(call, path, after="the same command goes on from here", debug=params["debug"])
     except Exception as error:  # shown whole, as for a single run; the other corpora have nothing to do with it
         traceback.print_exc()
         code = error.exit_code if isinstance(error, TextsmoothError) else 1
@@ -63,3 +69,27 @@ def _one(options: GenerateOptions, params: dict[str, Any], path: str) -> tuple[i
 def _place(options: GenerateOptions) -> str:
     out = options.out or str(default_out(options))
     return out.rstrip("/") if is_uri(out) else str(Path(out).expanduser().resolve())
+
+
+def options_of(params: dict[str, Any]) -> GenerateOptions:
+    """What the parameters of the command ask for. UsageError for what cannot work."""
+    lists = {name: tuple(part.strip() for value in params[name] for part in value.split(",")) for name in ("keep_columns", "splits")}
+    return GenerateOptions(**{f.name: params[f.name] for f in fields(GenerateOptions)} | lists)
+
+
+def generate_one(asked: GenerateOptions, params: dict[str, Any]) -> str:
+    """Generate, or preview, and print what came out; what was done in a few words."""
+    from textsmooth.pipeline.progress import Progress
+
+    shown = Progress(params["progress"])
+    if params["dry_run"]:
+        from textsmooth.pipeline.cli.dry_run import preview_text
+        from textsmooth.pipeline.generation.dry_run import preview
+
+        click.echo(preview_text(preview(asked, shown), asked.price_per_hour))
+        return "previewed"
+    from textsmooth.pipeline.generation.run import generate
+
+    made = generate(asked, shown)
+    click.echo(summary_text(made))
+    return "written" if made.units or made.taken else "finished before"

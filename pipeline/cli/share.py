@@ -4,7 +4,8 @@ import json
 
 import click
 
-from textsmooth.pipeline.cli.app import Command
+from textsmooth.pipeline.cli.command import Command
+from textsmooth.pipeline.progress import MODES
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -24,3 +25,77 @@ def diff(a: str, b: str, rows: int, as_json: bool, exit_code: bool, debug: bool)
     found = run(a, b, rows=rows)
     click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=1) if as_json else found.summary())
     return int(exit_code and not found.same)
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("datasets", nargs=-1, required=True, metavar="DATASET DATASET…")
+@click.option("--out", required=True, metavar="FOLDER", help="Where the merged dataset goes: a folder, s3://… or gs://….")
+@click.option("--overwrite", is_flag=True, help="Remove a dataset that is there first.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def merge(datasets: tuple[str, ...], out: str, overwrite: bool, as_json: bool, debug: bool) -> None:
+    """Make one smoothed dataset of several that have the same teacher and settings.
+
+    In each split the rows of the first DATASET come first, then those of the second. Shards are linked, or copied where that cannot be;
+    the sources are left as they are. Interrupted, the same command goes on.
+    """
+    from textsmooth.pipeline.cli.stats import counting
+    from textsmooth.pipeline.share.merge import merge as run
+
+    with counting("shards") as progress:
+        made = run(datasets, out, overwrite=overwrite, progress=progress)
+    click.echo(json.dumps(made.to_json(), ensure_ascii=False, indent=1) if as_json else made.summary())
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("source")
+@click.argument("out", required=False)
+@click.option("--split", "splits", multiple=True, help="Only this split; repeatable, or a,b.  [default: all]")
+@click.option("--shards", metavar="RANGE", help="Only the shards at these places of each split, from 0: 0-9, or 0-3,7.  [default: all]")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--overwrite", is_flag=True, help="Replace another dataset in OUT.")
+@click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="On stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def pull(
+    source: str,
+    out: str | None,
+    splits: tuple[str, ...],
+    shards: str | None,
+    revision: str | None,
+    overwrite: bool,
+    progress: str,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Fetch the smoothed dataset at SOURCE (OWNER/NAME on the Hub, s3://…, gs://…, a folder) to OUT.  [default: smoothed/NAME]
+
+    Every file is compared with the manifest when it arrives. The same command again fetches what is missing. Some splits or shards make a
+    dataset of their own; pulled into a folder that has a part of the same dataset, they are added to it.
+    """
+    from textsmooth.pipeline.share.pull import pull as run
+
+    names = tuple(part.strip() for value in splits for part in value.split(","))
+    pulled = run(source, out, splits=names, shards=shards, revision=revision, overwrite=overwrite, progress=progress)
+    click.echo(json.dumps(pulled.to_json(), ensure_ascii=False, indent=1) if as_json else pulled.summary())
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("dataset")
+@click.argument("to")
+@click.option("--public", is_flag=True, help="Let all read it on the Hub.  [default: a private repository]")
+@click.option("--overwrite", is_flag=True, help="Replace another dataset that is there.")
+@click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="On stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def push(dataset: str, to: str, public: bool, overwrite: bool, progress: str, as_json: bool, debug: bool) -> None:
+    """Send the smoothed DATASET to a place: OWNER/NAME on the Hugging Face Hub, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, a folder.
+
+    The same command again sends only what is missing. Readers refuse a dataset that is not there whole. To the Hub: set HF_TOKEN, or run
+    `hf auth login`.
+    """
+    from textsmooth.pipeline.share.push import push as run
+
+    say = (lambda note: click.echo(f"note     {note}", err=True)) if public else (lambda note: None)
+    pushed = run(dataset, to, public=public, overwrite=overwrite, progress=progress, say=say)
+    click.echo(json.dumps(pushed.to_json(), ensure_ascii=False, indent=1) if as_json else pushed.summary(notes=not public))

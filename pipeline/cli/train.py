@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from textsmooth.pipeline.cli.app import Command
+from textsmooth.pipeline.cli.command import Command
+from textsmooth.schemas.compare import Arm, CompareOptions
+from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.smoothing import TAILS
 from textsmooth.schemas.train import INPUTS, OBJECTIVES, PROGRESS_MODES, SCHEDULES, TRAIN_DTYPES, TrainOptions
 
@@ -145,8 +148,114 @@ def train(debug: bool, **options: Any) -> None:
     Killed or interrupted, the same command with --resume goes on from the last checkpoint.
     """
     checked = TrainOptions(**options)
-    from textsmooth.pipeline.training.run import train as run
+    from textsmooth.pipeline.training.dispatch import train as run
 
     made = run(checked)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, one tells
         click.echo(made.summary())
+
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"layers {text!r} is no list of layer numbers; give for example --layers 0,5") from None
+
+
+@click.command(cls=Command, context_settings=_SETTINGS)
+@click.option(
+    "--from", "teacher", required=True, metavar="TEACHER", help="Masked language model: OWNER/NAME of the Hub, a folder, or demo."
+)
+@click.option("--from-revision", "revision", help="Branch, tag or commit of a model on the Hub.  [default: main]")
+@click.option("--layers", metavar="0,5", help="Encoder layers to take, counted from 0.")
+@click.option("--fresh", is_flag=True, help="Random weights instead, in the sizes that follow; family and vocabulary of the teacher.")
+@click.option("--num-layers", type=int, help="Encoder layers, with --fresh.")
+@click.option("--hidden-size", type=int, help="Width of the hidden states, with --fresh.")
+@click.option("--num-heads", type=int, help="Attention heads, with --fresh.")
+@click.option("--intermediate-size", type=int, help="Width of the feed-forward layers, with --fresh.  [default: the teacher's proportion]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random weights, with --fresh.")
+@click.option("--out", required=True, metavar="FOLDER", help="Where to save the student.")
+@click.option("--overwrite", is_flag=True, help="Replace the model in --out.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def student(
+    teacher: str,
+    revision: str | None,
+    layers: str | None,
+    fresh: bool,
+    num_layers: int | None,
+    hidden_size: int | None,
+    num_heads: int | None,
+    intermediate_size: int | None,
+    seed: int,
+    out: str,
+    overwrite: bool,
+    debug: bool,
+) -> None:
+    """Make a student from a teacher's embeddings, head and some of its layers, or a fresh one of its family."""
+    sizes = {"num-layers": num_layers, "hidden-size": hidden_size, "num-heads": num_heads, "intermediate-size": intermediate_size}
+    given = [f"--{name}" for name, value in sizes.items() if value is not None]
+    if fresh == (layers is not None):
+        raise UsageError("give either --layers, to take some of the teacher's, or --fresh with --num-layers, --hidden-size and --num-heads")
+    if given and not fresh:
+        raise UsageError(f"{given[0]} is a size of a fresh student: add --fresh and leave --layers away, or leave {given[0]} away")
+    chosen = None if layers is None else _layers(layers)
+    from textsmooth.pipeline.plan.inputs import find_model
+    from textsmooth.stages.models.student import model_folder
+    from textsmooth.stages.models.student_init import make_student
+
+    def folder() -> Path:
+        return model_folder(str(find_model(teacher, revision, option="--from").folder), "teacher")
+
+    if chosen is not None:
+        made = make_student(folder(), chosen, Path(out), overwrite=overwrite)
+        what = f"{len(chosen)} of the teacher's layers: {', '.join(map(str, chosen))}"
+    elif num_layers is None or hidden_size is None or num_heads is None:
+        missing = next(name for name, value in sizes.items() if value is None)
+        raise UsageError(f"a fresh student needs --{missing}; give for example --num-layers 2 --hidden-size 128 --num-heads 2")
+    else:
+        from textsmooth.stages.models.student_init import fresh_student
+
+        made = fresh_student(
+            folder(),
+            Path(out),
+            num_layers=num_layers,
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            intermediate_size=intermediate_size,
+            seed=seed,
+            overwrite=overwrite,
+        )
+        what = f"{num_layers} layers of {hidden_size}, random weights"
+    click.echo(f"saved    {made}  ({what})")
+    click.echo(f"next     textsmooth train DATASET --student {made}")
+
+
+@click.command(cls=Grouped, context_settings=SETTINGS)
+@click.argument("dataset")
+@click.option("--student", required=True, metavar="MODEL", help="The model that every run begins with: a local folder, or OWNER/NAME.")
+@click.option("--student-revision", help="Branch, tag or commit of a student on the Hub.  [default: main]")
+@click.option(
+    "--arms",
+    required=True,
+    metavar="ARM,ARM,…",
+    help="Ways to train, the first is what the others are held against: a form of input and objectives joined by + (plain, smoothed, both, "
+    "mixed, kd, task+kd, mlm), settings after colons. plain,kd+smoothed,smoothed:lam=0.2",
+)
+@click.option("--seeds", default=5, show_default=True, help="Runs of each arm.")
+@click.option("--out", metavar="FOLDER", help="Where runs, table and picture are kept.  [default: comparisons/<dataset>]")
+@click.option("--keep-students", is_flag=True, help="Keep the student of every run.")
+@training_options("inputs", "objective", "kd_weight", "seed", "log_dir")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def compare(arms: str, seeds: int, out: str | None, keep_students: bool, debug: bool, **options: Any) -> None:
+    """Train a student in several ways on the smoothed DATASET, at equal updates, and say which differences can be told from chance.
+
+    The same command goes on where it was interrupted, and makes only the runs that are not there yet.
+    """
+    parsed = tuple(Arm.parse(arm) for arm in arms.split(","))
+    asked = CompareOptions(common=TrainOptions(**options, inputs="plain"), arms=parsed, seeds=seeds, out=out, keep_students=keep_students)
+    from textsmooth.pipeline.training.compare import compare as run
+
+    click.echo(run(asked, say=lambda line: click.echo(line, err=True)).summary())

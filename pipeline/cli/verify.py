@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from textsmooth.pipeline.cli.app import Command
+from textsmooth.pipeline.cli.command import Command
 from textsmooth.pipeline.progress import MODES
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textsmooth.pipeline.commit.card import card
+from textsmooth.pipeline.commit.finished import predecessor_entry
 from textsmooth.pipeline.commit.receipts import receipt_name, remove_receipts, whole_receipt
-from textsmooth.pipeline.generation.reuse import predecessor_entry
 from textsmooth.schemas.errors import DatasetError, StorageError
 from textsmooth.schemas.manifest import (
     CARD,

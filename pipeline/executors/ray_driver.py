@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import re
-import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.data
-
 from textsmooth.pipeline.executors import ray_worker
 from textsmooth.pipeline.executors import ship_code as ship
 from textsmooth.pipeline.executors import shutdown as drain
 from textsmooth.pipeline.executors.base import Executor, OnBatch, Outcome
+from textsmooth.pipeline.executors.ray_cluster import absolute_sources, alive_nodes, quiet, reach
 from textsmooth.pipeline.executors.ray_worker import CALLS, Job, RayWorker, Register
 from textsmooth.pipeline.plan.inputs import Sources
 from textsmooth.pipeline.plan.machine import Machine
@@ -37,7 +33,6 @@ BLOCKS = 4096  # of units, at most: Ray makes them one by one before the first i
 TRIES = 3  # of a pool, in a row without one more unit done
 DEATHS = 3  # of workers at start, in a row
 WAIT_S = 900.0  # for a node that can take a worker, where the cluster may still grow
-REACH_S = 10.0  # for a cluster to answer
 START_S = 300.0  # for a process on a node that can
 
 
@@ -57,11 +52,6 @@ class Pool:
     def fits(self, resources: dict[str, float]) -> bool:
         """Whether a node with these resources can take a worker."""
         return resources.get("CPU", 0) >= self.cpus and resources.get("GPU", 0) >= self.gpus
-
-
-def _alive() -> list[dict[str, float]]:
-    """The resources of each node of the cluster."""
-    return [found["Resources"] for found in ray.nodes() if found["Alive"]]
 
 
 def pool_for(options: GenerateOptions, nodes: Sequence[dict[str, float]]) -> Pool:
@@ -118,9 +108,11 @@ class RayExecutor(Executor):
     def nodes(self) -> list[dict[str, float]]:
         """The resources of each node of the cluster, which is joined if it was not."""
         self._start()
-        return _alive()
+        return alive_nodes()
 
     def _start(self) -> Pool:
+        import ray
+
         if self.pool is not None:
             return self.pool
         address = self.options.ray_address or os.environ.get("RAY_ADDRESS") or None
@@ -132,7 +124,7 @@ class RayExecutor(Executor):
             self._init(address)
         elif self.options.ray_address or self.options.ship_code:
             raise UsageError("Ray is running in this process already: leave --ray-address and --ship-code away")
-        nodes = _alive()
+        nodes = alive_nodes()
         self.pool = pool_for(self.options, nodes)
         count = str(self.pool.most) if self.pool.least == self.pool.most else f"{self.pool.least} to {self.pool.most}"
         self.tell("cluster", what=f"{count} worker{'' if self.pool.most == 1 else 's'}, {self.pool} each")
@@ -142,6 +134,8 @@ class RayExecutor(Executor):
         return self.pool
 
     def _init(self, address: str | None) -> None:
+        import ray
+
         env = {}
         if self.options.ship_code:
             self._folder = tempfile.TemporaryDirectory(prefix="textsmooth-")
@@ -156,7 +150,7 @@ class RayExecutor(Executor):
         try:
             with quiet():
                 if address:
-                    _reach(address)
+                    reach(address)
                     ray.init(address=address, **shared)
                 else:
                     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -182,6 +176,8 @@ class RayExecutor(Executor):
 
     def _ask(self, function: Any, *args: Any) -> Any:
         """A function's answer from a node that can take a worker. WorkerError if there is none."""
+        import ray
+
         pool = self._start()
         waited = 0.0
         answer = ray.remote(max_retries=3, **self._remote_args())(function).remote(*args)
@@ -192,7 +188,7 @@ class RayExecutor(Executor):
             waited += 5.0
             if waited % 30 == 0:
                 self.tell("waiting", what=f"{waited:g} s for a node that can take a worker with {pool}", seconds=waited)
-            nodes = _alive()
+            nodes = alive_nodes()
             now = pool_for(self.options, nodes)
             if not any(map(pool.fits, nodes)) and now != pool and any(map(now.fits, nodes)):  # nodes that were gone looked alive
                 ray.cancel(answer, force=True)
@@ -218,11 +214,13 @@ class RayExecutor(Executor):
         return replace(found, threads=options.threads or max(int(pool.cpus), 1))
 
     def load(self, plan: Plan, sources: Sources, out: Folder, on_batch: OnBatch) -> None:
+        import ray
+
         if self._register is None:
             self._register = ray.remote(num_cpus=0, max_restarts=-1)(Register).remote()
         self._job = Job(
             plan=replace(plan, units=()),
-            sources=_absolute(sources),
+            sources=absolute_sources(sources),
             out=str(out.path.resolve()) if isinstance(out, LocalFolder) else str(out),
             register=self._register,
             worker=self._worker,
@@ -233,6 +231,8 @@ class RayExecutor(Executor):
             raise WorkerError(refused)
 
     def run(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        import ray
+
         left = {unit.id: unit for unit in units}
         tries = 0
         with self._watch_stop():
@@ -253,6 +253,9 @@ class RayExecutor(Executor):
 
     def _stream(self, units: list[Unit]) -> Iterator[Outcome]:
         """One pool, until all units have an outcome. RayError if the pool cannot go on."""
+        import ray
+        import ray.data
+
         pool = self._start()
         rows = [{"unit": json.dumps(asdict(unit))} for unit in units]
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS))
@@ -288,6 +291,8 @@ class RayExecutor(Executor):
     @contextlib.contextmanager
     def _watch_stop(self) -> Iterator[None]:
         """While a run goes on, tell the workers of `stop`: not from the signal handler itself, Ray may be in the middle of a call."""
+        import ray
+
         over = threading.Event()
 
         def watch() -> None:
@@ -306,6 +311,8 @@ class RayExecutor(Executor):
             thread.join(timeout=1)
 
     def __exit__(self, *args: object) -> None:
+        import ray
+
         if self._started:
             ray.shutdown()
             self._started = False
@@ -313,13 +320,6 @@ class RayExecutor(Executor):
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
-
-
-def _reach(address: str) -> None:
-    """OSError if nothing answers at HOST:PORT: Ray itself would try for more than a minute."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
 
 
 class _Said(io.TextIOBase):
@@ -340,31 +340,6 @@ class _Said(io.TextIOBase):
         return len(text)
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """While Ray starts, its C++ core says nothing on stderr, and nothing but what is fatal later; its log folder has it all."""
-    told = "RAY_BACKEND_LOG_LEVEL" in os.environ
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
-        if not told:
-            del os.environ["RAY_BACKEND_LOG_LEVEL"]
-
-
-def _absolute(sources: Sources) -> Sources:
-    """The same places, however a worker's current folder is called."""
-    files = {name: file if file.place is None else replace(file, place=file.place.absolute()) for name, file in sources.files.items()}
-    second = sources.task_teacher
-    return replace(sources, files=files, teacher=sources.teacher.absolute(), task_teacher=None if second is None else second.absolute())
-
-
 def _outcome(found: dict[str, Any]) -> Outcome | None:
     if "error" in found:
         raise WorkerError(found["error"])
@@ -378,6 +353,8 @@ def _outcome(found: dict[str, Any]) -> Outcome | None:
 
 def _said(error: BaseException) -> str:
     """What an error of Ray says, in one line; of a worker's own exception, its last line."""
+    import ray
+
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, ray.exceptions.RayTaskError):
         own = [line.strip() for line in str(error.cause or "").splitlines() if line.strip()]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textsmooth.pipeline.commit.commit import finished_units
-from textsmooth.pipeline.executors.base import executor
+from textsmooth.pipeline.executors.select import executor
 from textsmooth.pipeline.generation.reuse import Gone, reusable
 from textsmooth.pipeline.generation.run import resolve
 from textsmooth.pipeline.plan.inputs import Sources
@@ -128,22 +128,23 @@ def preview(options: GenerateOptions, progress: Progress | None = None) -> Previ
     with progress or Progress("none") as shown, executor(options) as where:
         refused = None
         try:
-            out, asked, plan, new = resolve(options, shown, where)
+            resolved = resolve(options, shown, where)
         except ConflictError as error:  # said, and shown all the same: nothing is written
-            out, asked, plan, new = resolve(replace(options, overwrite=True), shown, where)
+            resolved = resolve(replace(options, overwrite=True), shown, where)
             refused = str(error)
+        out, plan, new, previous = resolved.out, resolved.plan, resolved.new, resolved.previous
         finished = not new and out.size(MANIFEST) is not None
         done = {} if new or finished else finished_units(out, plan)
         statistics = sample = None
         left = [] if finished else [unit for unit in plan.units if unit.id not in done]
-        taken = {unit.id for unit in reusable(asked.previous, left, skip_bad_rows=options.skip_bad_rows)}
+        taken = {unit.id for unit in reusable(previous, left, skip_bad_rows=options.skip_bad_rows)}
         run = tuple(unit for unit in left if unit.id not in taken)
-        scope = plan.units if asked.previous is None else run
+        scope = plan.units if previous is None else run
         if finished:
             statistics = read_manifest(out).statistics
         elif scope:
             torch.set_num_threads(plan.runtime["threads"])
-            sample = measure(UnitWorker(plan, asked.sources, out), rows_of(plan, asked.sources, scope), shown)
+            sample = measure(UnitWorker(plan, resolved.request.sources, out), rows_of(plan, resolved.request.sources, scope), shown)
         return Preview(
             out=str(out),
             plan=plan,
@@ -156,7 +157,7 @@ def preview(options: GenerateOptions, progress: Progress | None = None) -> Previ
             statistics=statistics,
             scope=scope,
             taken=len(taken),
-            told=asked.previous.why if isinstance(asked.previous, Gone) else None,
+            told=previous.why if isinstance(previous, Gone) else None,
         )
 
 

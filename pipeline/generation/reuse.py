@@ -1,71 +1,27 @@
 """A corpus that grew: shards of an earlier dataset whose rows are the same are taken over, and what became of the others is told."""
 
-import hashlib
-import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textsmooth.pipeline.commit.receipts import publish, shard_path
-from textsmooth.pipeline.plan.differences import differences
+from textsmooth.pipeline.commit.finished import Previous, Taken, _short, open_previous, take
 from textsmooth.pipeline.plan.rows import row_columns
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
-from textsmooth.schemas.manifest import AGAIN, PLAN, RECEIPTS, Manifest, ShardEntry
 from textsmooth.schemas.plan import Plan, Receipt, Unit
 from textsmooth.stages.corpus import reader as readers
-from textsmooth.stages.dataset.open import open_folder, read_manifest
-from textsmooth.stages.storage import atomic as storage
-from textsmooth.stages.storage.folder import Folder, read_json
-from textsmooth.stages.storage.local import LocalFolder, overlap
+from textsmooth.stages.dataset.open import open_folder
+from textsmooth.stages.storage.folder import Folder
+from textsmooth.stages.storage.local import overlap
 
 if TYPE_CHECKING:
     from textsmooth.pipeline.plan.inputs import Sources
-    from textsmooth.pipeline.plan.resolve import Draft
 
 KINDS = ("unchanged", "grown", "edited", "moved", "new", "removed")  # what can become of a unit; docs/growing.md says what each is
 AT_ONCE = 8  # shards taken over at the same time
-MAY_DIFFER = frozenset(  # what decides no shard's bytes, or is in the rows of each unit
-    (
-        *("corpus.name", "corpus.files", "corpus.license", "corpus.revision", "corpus.limit"),
-        *(f"{group}.{name}" for group in ("teacher", "task_teacher") for name in ("name", "license", "revision")),
-    )
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Previous:
-    """An earlier dataset, of which nothing is ever written."""
-
-    folder: Folder
-    manifest: Manifest
-    plan: Plan
-
-    @cached_property
-    def shards(self) -> dict[str, ShardEntry]:
-        """By unit id."""
-        return {unit.id: shard for unit, shard in zip(self.plan.units, self.manifest.shards, strict=True)}
-
-    @property
-    def settings(self) -> Plan:
-        """What a run that takes shards over leaves open is as it was here; but of a corpus on the Hub it reads what is there now."""
-        return replace(self.plan, corpus=replace(self.plan.corpus, revision=None))
-
-    def receipts(self, wanted: Iterable[str]) -> Iterator[Receipt]:
-        """Those of units by id. DatasetError if they are not what the manifest says."""
-        ids = set(wanted)
-        data = checked(self.folder, self.manifest, RECEIPTS)
-        for unit, line in zip(self.plan.units, data.splitlines(), strict=False):
-            if unit.id in ids:
-                receipt = Receipt.from_json(json.loads(line))
-                if receipt.unit != unit.id:
-                    raise DatasetError(f"{self.folder.at(RECEIPTS)} does not follow its {PLAN}; {AGAIN}")
-                yield receipt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +29,6 @@ class Gone:
     """An earlier dataset that was there when the run began, and is no more."""
 
     why: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Taken:
-    """What was taken over."""
-
-    receipts: dict[str, Receipt]  # by unit id
-    told: tuple[str, ...] = ()  # what could not be, one line each
 
 
 def find_previous(options: GenerateOptions, out: Folder, before: Plan | None, *, finished: bool) -> Previous | Gone | None:
@@ -111,48 +59,6 @@ def find_previous(options: GenerateOptions, out: Folder, before: Plan | None, *,
             "left, or start again with --overwrite"
         )
     return found
-
-
-def open_previous(folder: Folder) -> Previous:
-    """A finished dataset with its plan and its receipts. UsageError or DatasetError if it is none."""
-    manifest = read_manifest(folder)
-    if manifest.partial_of is not None:
-        whole = manifest.partial_of[:12]
-        raise DatasetError(f"{folder} has only some shards of dataset {whole}: textsmooth pull SOURCE {folder} adds the others to it")
-    try:
-        plan = Plan.from_json(read_json(folder, PLAN))
-    except FileNotFoundError:
-        raise DatasetError(f"{folder} has no {PLAN}, which says what its shards were made of; {AGAIN}") from None
-    except DatasetError as error:
-        raise DatasetError(f"{folder}: {error}; {AGAIN}") from None
-    if plan.digest != manifest.plan or len(plan.units) != len(manifest.shards):
-        raise DatasetError(f"{folder} has the manifest of another run than its {PLAN}; {AGAIN}")
-    entry = next((file for file in manifest.files if file.path == RECEIPTS), None)
-    if entry is None or folder.size(RECEIPTS) != entry.bytes:
-        raise DatasetError(f"{folder.at(RECEIPTS)} is missing or damaged; {AGAIN}")
-    return Previous(folder=folder, manifest=manifest, plan=plan)
-
-
-def checked(folder: Folder, manifest: Manifest, name: str) -> bytes:
-    """A file of a dataset that is no shard. DatasetError if it is not what the manifest lists."""
-    entry = next((file for file in manifest.files if file.path == name), None)
-    try:
-        data = folder.read(name)
-    except FileNotFoundError:
-        data = b""
-    if entry is None or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise DatasetError(f"{folder.at(name)} is missing or damaged; {AGAIN}")
-    return data
-
-
-def check(previous: Previous, asked: "Draft") -> None:
-    """UsageError, naming what differs, if no shard of the earlier dataset can be one of what is asked for."""
-    found = differences(asked, previous.plan, finished=False, but=MAY_DIFFER)
-    if found:
-        raise UsageError(
-            f"--from-previous {previous.folder} was made otherwise ({'; '.join(found[:4])}{' …' if len(found) > 4 else ''}), its shards "
-            "would be other bytes; ask for the same, or leave --from-previous away and run everything"
-        )
 
 
 def compared(previous: Previous, plan: Plan, sources: "Sources") -> Plan:
@@ -244,11 +150,6 @@ def _labels(old: Plan, new: Plan) -> list[str]:
     return [f"{name}: {_short(then.get(name))} then, {_short(now.get(name))} now" for name in now if then.get(name) != now.get(name)]
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else f"{text[:119]}…"
-
-
 def reusable(previous: Previous | Gone | None, units: Sequence[Unit], *, skip_bad_rows: bool) -> list[Unit]:
     """The units whose shards are there with the right size: their bytes are looked at when they are taken over."""
     if not isinstance(previous, Previous):
@@ -312,42 +213,3 @@ def _named(receipts: Iterator[Receipt]) -> Iterator[Receipt]:
 def _few(told: list[str]) -> list[str]:
     shown = [f"{what}: its unit is run" for what in told[:3]]
     return [*shown, f"and {len(told) - 3:,} more shards like these"] if len(told) > 3 else shown
-
-
-def take(previous: Previous, out: Folder, unit: Unit, receipt: Receipt) -> Receipt | str:
-    """One shard put in place, then its receipt, exclusively; or what is wrong with the shard."""
-    old, shard = previous.folder, previous.shards[unit.id]
-    name = shard_path(unit, shard.sha256)
-    where = old.at(shard.path)
-    linked = None
-    if isinstance(old, LocalFolder) and isinstance(out, LocalFolder):
-        linked = storage.link(Path(where), Path(out.at(name)), sha256=shard.sha256)
-    if linked is None:
-        try:
-            data = old.read(shard.path)
-        except OSError as error:
-            return f"{where} cannot be read ({error.strerror or 'missing'})"
-        linked = hashlib.sha256(data).hexdigest() == shard.sha256
-        if linked:
-            out.put(name, data)
-    if not linked:
-        return f"{where} is damaged, its sha256 is not that of the manifest"
-    mine = replace(
-        receipt,
-        number=unit.number,
-        shard=name,
-        skipped=tuple(replace(row, file=unit.file, file_row=unit.start + row.row - unit.row) for row in receipt.skipped),
-        taken_from=previous.manifest.dataset,
-    )
-    return publish(out, unit, mine)
-
-
-def predecessor_entry(plan: Plan, receipts: Iterable[Receipt]) -> dict[str, Any] | None:
-    """What the manifest says of the predecessor: what the plan does, and what was taken over and run in the end."""
-    if plan.predecessor is None:
-        return None
-    counts = {"taken_over": Counter(units=0, rows=0), "run": Counter(units=0, rows=0)}
-    for receipt in receipts:
-        taken = receipt.taken_from == plan.predecessor["dataset"]
-        counts["taken_over" if taken else "run"].update(units=1, rows=receipt.rows)
-    return {**plan.predecessor, **{name: dict(count) for name, count in counts.items()}}

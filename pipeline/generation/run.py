@@ -1,14 +1,14 @@
 """A run of generation: plan, drop what is done, run units, commit."""
 
-import re
 from dataclasses import dataclass, replace
 
 from textsmooth.pipeline.commit.commit import commit, finished_units, tidy
-from textsmooth.pipeline.commit.receipts import remove_receipts
-from textsmooth.pipeline.executors import base as executors
+from textsmooth.pipeline.commit.finished import Previous, Taken, check
+from textsmooth.pipeline.commit.run_folder import plan_in, publish_plan
+from textsmooth.pipeline.executors import select as executors
 from textsmooth.pipeline.executors import shutdown as drain
 from textsmooth.pipeline.executors.base import Executor
-from textsmooth.pipeline.generation.reuse import Previous, Taken, check, compared, find_previous, take_over
+from textsmooth.pipeline.generation.reuse import Gone, compared, find_previous, take_over
 from textsmooth.pipeline.generation.run_record import RunRecord
 from textsmooth.pipeline.plan.cut import HIGHEST_LABEL, cut, label_note
 from textsmooth.pipeline.plan.differences import differences, same_rows, same_source
@@ -17,14 +17,11 @@ from textsmooth.pipeline.plan.resolve import Draft, draft
 from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.units import quarantine
 from textsmooth.schemas.config import GenerateOptions
-from textsmooth.schemas.errors import ConflictError, DatasetError
-from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, QUARANTINE, RECEIPTS, RUN, TOKENIZER_FOLDER, Manifest
+from textsmooth.schemas.errors import ConflictError
+from textsmooth.schemas.manifest import MANIFEST, Manifest
 from textsmooth.schemas.plan import Plan, Unit, UnitFailure
 from textsmooth.stages.dataset.open import open_folder
-from textsmooth.stages.storage.atomic import pretty_json
-from textsmooth.stages.storage.folder import Folder, is_temp, read_json
-
-SHARD = re.compile(r"[^/]+/\d{5,}-[0-9a-f]{12}\.arrow")  # as units name them
+from textsmooth.stages.storage.folder import Folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +40,17 @@ class Generated:
     note: str | None = None  # why no student can be trained on its labels
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A run before anything is written."""
+
+    out: Folder
+    request: Draft
+    plan: Plan
+    new: bool  # the plan is not in the folder yet
+    previous: Previous | Gone | None  # the dataset of --from-previous
+
+
 def generate(options: GenerateOptions, progress: Progress | None = None, *, executor: Executor | None = None) -> Generated:
     """Make the smoothed dataset that is asked for, or finish it if it was begun.
 
@@ -58,19 +66,20 @@ def generate(options: GenerateOptions, progress: Progress | None = None, *, exec
 
 
 def _generate(options: GenerateOptions, shown: Progress, executor: Executor, record: RunRecord) -> Generated:
-    out, asked, plan, new = resolve(options, shown, executor)
+    resolved = resolve(options, shown, executor)
+    out, asked, plan, new, previous = resolved.out, resolved.request, resolved.plan, resolved.new, resolved.previous
     if not new and out.size(MANIFEST) is not None:
         record.nothing_to_do(plan, executor)
         finished = tidy(out, plan)
         return Generated(out=str(out), manifest=finished, units=0, tokens=0, load_s=0.0, run_s=0.0, busy=0.0, note=label_note(plan))
     done = {} if new else finished_units(out, plan)
     taken = Taken(receipts={})
-    if asked.previous is not None:  # before the teacher is loaded: no device waits while files are copied
+    if previous is not None:  # before the teacher is loaded: no device waits while files are copied
         if new and not publish_plan(out, plan, overwrite=options.overwrite):
             return _generate(replace(options, overwrite=False), shown, executor, record)
         new = False
         left = [unit for unit in plan.units if unit.id not in done]
-        taken = take_over(asked.previous, out, left, skip_bad_rows=options.skip_bad_rows, progress=shown.taking)
+        taken = take_over(previous, out, left, skip_bad_rows=options.skip_bad_rows, progress=shown.taking)
         done |= taken.receipts
     todo = [unit for unit in plan.units if unit.id not in done]
     shown.start(plan, sum(r.rows for r in done.values()), units=len(done), out=str(out), executor=executor.name, note=label_note(plan))
@@ -123,22 +132,24 @@ def _run(todo: list[Unit], plan: Plan, shown: Progress, executor: Executor, reco
     return failures
 
 
-def resolve(options: GenerateOptions, progress: Progress, executor: Executor) -> tuple[Folder, Draft, Plan, bool]:
-    """The folder, the resolved request, the plan, and whether that is a new one; nothing is written."""
+def resolve(options: GenerateOptions, progress: Progress, executor: Executor) -> Resolved:
+    """Resolve the options and plan the run, or read the plan that is in the folder; nothing is written."""
     out = open_folder(options.out or default_out(options))
     check_apart(options, out)
     before = plan_in(out, overwrite=options.overwrite)
     finished = before is not None and out.size(MANIFEST) is not None
     previous = find_previous(options, out, before, finished=finished)
     open_as = previous.settings if before is None and isinstance(previous, Previous) else before
-    asked = replace(draft(options, open_as, finished=finished, look=executor.look), previous=previous)
+    asked = draft(options, open_as, finished=finished, look=executor.look)
     if before is not None or options.overwrite:
         check_files_apart(asked.corpus, out)
     if before is None:
         if not isinstance(previous, Previous):
-            return out, asked, cut(asked, progress.reading, skip_bad_rows=options.skip_bad_rows), True
+            plan = cut(asked, progress.reading, skip_bad_rows=options.skip_bad_rows)
+            return Resolved(out=out, request=asked, plan=plan, new=True, previous=previous)
         check(previous, asked)
-        return out, asked, compared(previous, cut(asked, progress.reading, skip_bad_rows=options.skip_bad_rows), asked.sources), True
+        plan = compared(previous, cut(asked, progress.reading, skip_bad_rows=options.skip_bad_rows), asked.sources)
+        return Resolved(out=out, request=asked, plan=plan, new=True, previous=previous)
     found = differences(asked, before, finished=finished)
     if found:
         raise ConflictError(
@@ -147,48 +158,5 @@ def resolve(options: GenerateOptions, progress: Progress, executor: Executor) ->
         )
     plan = before if same_source(asked, before) else same_rows(asked, before, progress.reading)
     read = {name: value for name, value in plan.runtime.items() if name == HIGHEST_LABEL}
-    return out, asked, replace(plan, runtime={**asked.runtime, **read}), False  # decides nothing: what is asked now counts
-
-
-def publish_plan(out: Folder, plan: Plan, *, overwrite: bool) -> bool:
-    """Put a new plan in place; False if another driver was first."""
-    if overwrite:
-        _clear(out)
-    return out.put_exclusive(PLAN, pretty_json(plan.to_json()))
-
-
-def plan_in(out: Folder, *, overwrite: bool) -> Plan | None:
-    """The plan in a folder, None if there is none or it will be overwritten. ConflictError if the folder holds something else."""
-    if not out.exists():
-        return None
-    planned, finished = out.size(PLAN) is not None, out.size(MANIFEST) is not None
-    if overwrite:
-        if not any(_is_ours(out, name) for name in (PLAN, MANIFEST)) and not out.empty():
-            raise ConflictError(f"--overwrite removes only runs of textsmooth, and {out} holds none; give another --out")
-        return None
-    if planned:
-        try:
-            return Plan.from_json(read_json(out, PLAN))
-        except DatasetError as error:
-            raise DatasetError(f"{out}: {error}; start again with --overwrite, or give another --out") from None
-    if finished:
-        raise ConflictError(f"{out} has a manifest but no {PLAN}: it was made elsewhere or damaged; give another --out")
-    if not out.empty(but_temp=True):
-        raise ConflictError(f"{out} is not empty and holds no run of textsmooth; give another --out")
-    return None
-
-
-def _is_ours(out: Folder, name: str) -> bool:
-    """Whether a file begins as textsmooth writes it: a manifest.json may be anybody's."""
-    return out.size(name) is not None and re.match(rb'\s*\{\s*"format"', out.read(name)) is not None
-
-
-def _clear(out: Folder) -> None:
-    """Remove a run of textsmooth: the files that a run makes, and nothing else that may lie beside them."""
-    shards = [name for name in out.files() if SHARD.fullmatch(name) or (is_temp(name) and name.count("/") == 1)]
-    out.remove((MANIFEST,))  # first: from here on it is no dataset
-    out.remove((CARD, RECEIPTS, TOKENIZER_FOLDER, RUN, QUARANTINE))
-    remove_receipts(out)
-    out.remove(shards)
-    out.prune(sorted({shard.partition("/")[0] for shard in shards}))
-    out.remove((PLAN,))  # last: until here a run of textsmooth can be recognised
+    plan = replace(plan, runtime={**asked.runtime, **read})  # decides nothing: what is asked now counts
+    return Resolved(out=out, request=asked, plan=plan, new=False, previous=previous)

@@ -90,12 +90,6 @@ class Figures:
         of_smoothed = {name: asdict(self)[name] or None for name in ("captured_mass", "p_original", "entropy")}
         return asdict(self) | of_smoothed | {"provenance": dict(self.provenance), "labels": dict(self.labels)}
 
-    def summary(self, width: int = 100, *, ascii_only: bool = False) -> str:
-        """The figures as a person reads them, in lines of at most `width` columns, 40 to 100. ascii_only: bars of `#`."""
-        from textsmooth.pipeline.inspect.stats_table import table
-
-        return table(self, width, ascii_only=ascii_only)
-
 
 def figures(
     dataset: Path | str,

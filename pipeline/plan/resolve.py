@@ -22,7 +22,6 @@ from textsmooth.stages.corpus.corpus import Corpus
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from textsmooth.pipeline.generation.reuse import Gone, Previous
 
 NO_TASK_LENGTH = 512  # tokens, where neither a task nor the teacher says less
 RESERVED = (RECEIPTS_FOLDER, TOKENIZER_FOLDER)
@@ -42,7 +41,6 @@ class Draft:
     sources: Sources
     task_teacher: TaskTeacherIdentity | None = None
     late: tuple[tuple[str, ...], ...] = ()  # as corpus.late_columns
-    previous: "Previous | Gone | None" = None  # the dataset whose shards are taken over
 
 
 Look = Callable[..., Machine]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from textsmooth.pipeline.transfer_progress import TransferProgress
+from textsmooth.pipeline.progress import TransferProgress
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, OWN, PLAN, SHARD, FileEntry, Manifest
 from textsmooth.schemas.printable import printable

@@ -15,9 +15,10 @@ from typing import Any
 
 from textsmooth.pipeline.commit.card import card
 from textsmooth.pipeline.commit.commit import TokenizerFiles, commit, finished_units, tidy
+from textsmooth.pipeline.commit.finished import Previous, checked, open_previous, take
+from textsmooth.pipeline.commit.run_folder import plan_in, publish_plan
 from textsmooth.pipeline.formatting import counted, size
-from textsmooth.pipeline.generation.reuse import AT_ONCE, Previous, checked, open_previous, take
-from textsmooth.pipeline.generation.run import plan_in, publish_plan
+from textsmooth.pipeline.generation.reuse import AT_ONCE
 from textsmooth.pipeline.verification.metadata import unreadable
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, TOKENIZER_FOLDER, FileEntry, Manifest, ShardEntry

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from textsmooth.pipeline.commit.card import card
 from textsmooth.pipeline.formatting import counted, size
+from textsmooth.pipeline.progress import TransferProgress
 from textsmooth.pipeline.share.deliver import Parcel, check_apart, deliver, grow, part_there, read_parcel
 from textsmooth.pipeline.share.subset import chosen, either, part
-from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import CARD, MANIFEST
 from textsmooth.schemas.printable import printable

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from textsmooth.pipeline.formatting import counted, size
+from textsmooth.pipeline.progress import TransferProgress
 from textsmooth.pipeline.share.deliver import Parcel, check_apart, deliver, read_parcel
-from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.schemas.errors import StorageError, UsageError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.schemas.printable import printable

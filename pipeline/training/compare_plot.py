@@ -2,20 +2,17 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from textsmooth.pipeline.formatting import counted
-
-if TYPE_CHECKING:
-    from textsmooth.pipeline.training.compare import Comparison
+from textsmooth.pipeline.training.compare_result import Comparison
 
 INK, QUIET, LINE = "#1f2933", "#52606d", "#cbd2d9"
 SCORE, GAIN = "#2166ac", "#b2182b"  # told apart by those who see no red or green
 
 
-def draw(found: "Comparison", path: Path) -> Path:
+def draw(found: Comparison, path: Path) -> Path:
     """Save the picture as PNG, 150 dots per inch. Returns its path."""
     arms = found.arms
     figure = Figure(figsize=(9, 1.3 + 0.55 * len(arms)), dpi=150, layout="constrained")

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from textsmooth.pipeline.train_progress import TrainProgress
+from textsmooth.pipeline.progress import TrainProgress
 from textsmooth.schemas.errors import UsageError
 from textsmooth.stages.storage.atomic import put
 

@@ -27,8 +27,8 @@ except ImportError as _missing:
     raise _UsageError('--num-workers needs Ray Train: pip install "textsmooth[ray]"') from _missing
 
 from textsmooth.pipeline.executors import shutdown as drain
-from textsmooth.pipeline.executors.ray_driver import quiet
-from textsmooth.pipeline.train_progress import TrainProgress
+from textsmooth.pipeline.executors.ray_cluster import quiet
+from textsmooth.pipeline.progress import TrainProgress
 from textsmooth.pipeline.training.log import LOG
 from textsmooth.pipeline.training.places import out_folder
 from textsmooth.pipeline.training.result import RECORD, TrainResult

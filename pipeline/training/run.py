@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from textsmooth.pipeline.formatting import counted
-from textsmooth.pipeline.train_progress import TrainProgress
+from textsmooth.pipeline.progress import TrainProgress
 from textsmooth.pipeline.training.data import corpus_rows
 from textsmooth.pipeline.training.log import LOG, TrainLog
 from textsmooth.pipeline.training.places import out_folder, student_folder
 from textsmooth.pipeline.training.result import RECORD, TrainResult, finished_before, record, versions
 from textsmooth.pipeline.training.setup import TRAIN_SPLIT, Setup, prepare
 from textsmooth.pipeline.training.stop import Stop
-from textsmooth.schemas.errors import ConflictError, TextsmoothError, UsageError
+from textsmooth.schemas.errors import ConflictError, TextsmoothError
 from textsmooth.schemas.train import TrainOptions, as_recorded
 from textsmooth.stages.dataset.collate import Batch
 from textsmooth.stages.dataset.dataset import SmoothedDataset
@@ -27,25 +27,6 @@ from textsmooth.stages.training.checkpoint import TrainState
 from textsmooth.stages.training.distributed import World
 from textsmooth.stages.training.evaluate import higher_is_better
 from textsmooth.stages.training.step import TrainingError, Update
-
-
-def train(options: TrainOptions, progress: TrainProgress | None = None) -> TrainResult:
-    """Train a student on a smoothed dataset and save it in a folder that transformers opens.
-
-    Everything that can be wrong is checked before the first update. Raises UsageError, DatasetError, TeacherError (the student does
-    not fit), ConflictError (the output folder, an unfinished run), StorageError, MachineError (memory), TrainingError (the loss is not
-    a number), or Stopped (a signal; resumable). Seeds torch's generator and sets its threads; equal options, threads and libraries
-    give equal weights on a CPU, however often the run was interrupted and resumed.
-    """
-    progress = progress or TrainProgress(mode=options.progress)
-    world = World.from_environment()
-    if options.num_workers > 1:
-        if world.size > 1:
-            raise UsageError("--num-workers starts processes by Ray Train, and torchrun has started some already: leave one of them away")
-        from textsmooth.pipeline.training.ray_train import train_on_ray
-
-        return train_on_ray(options, progress)
-    return train_here(options, progress, world)
 
 
 def train_here(options: TrainOptions, progress: TrainProgress, world: World, stop_file: Path | None = None) -> TrainResult:

@@ -1,16 +1,25 @@
 """Rows that cannot be smoothed, for what is in them: which they are, and what is written down of them."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textsmooth.schemas.plan import BadRow, Unit
-from textsmooth.stages.corpus.reader import Rows
+from textsmooth.pipeline.plan.inputs import Sources
+from textsmooth.pipeline.plan.rows import bad_text, row_columns
+from textsmooth.pipeline.units.blame import RowsError
+from textsmooth.schemas.plan import BadRow, Plan, Receipt, Unit, UnitFailure
+from textsmooth.stages.corpus.reader import Rows, scan
 
+NAMED = 16  # parts of a unit that are halved further, where no row is left out: so many rows at fault are named at least
+FILES = 3  # whose first rows are looked at
+FIRST = 64  # of them
 PROBES = 8  # rows that are run alone, to see whether any gets through
 
 
@@ -74,3 +83,59 @@ def bad_row(unit: Unit, rows: Rows, index: int, error: str) -> BadRow:
     return BadRow(
         split=unit.split, row=unit.row + index, file=unit.file, file_row=unit.start + index, error=" ".join(error.split()), values=values
     )
+
+
+class UnitRunner(Protocol):
+    """What runs units, and parts of them: units/worker.py."""
+
+    plan: Plan
+    sources: Sources
+    skip_bad_rows: bool
+
+    def whole(self, unit: Unit, left_out: Mapping[int, str] | None = None, *, told: bool = True) -> Receipt: ...
+    def fails(self, unit: Unit, rows: Rows, where: NDArray[np.int64]) -> str | None: ...
+    def read(self, unit: Unit) -> Rows: ...
+
+
+def rescue(worker: UnitRunner, unit: Unit) -> Receipt | UnitFailure:
+    """What becomes of a unit whose rows failed.
+
+    Where bad rows are left out (worker.skip_bad_rows), which ones is a matter of the rows and the teacher alone: the same each time.
+    """
+    try:
+        return worker.whole(unit, told=False)
+    except RowsError as again:
+        error = str(again)
+    rows, skip = worker.read(unit), worker.skip_bad_rows
+    no_text = dict(bad_text(rows, worker.plan.corpus))
+    rest = np.setdiff1d(np.arange(unit.rows), np.array([*no_text], np.int64))
+    found = tell_apart(rest, partial(worker.fails, unit, rows), most=None if skip else NAMED, works=lambda: _others_work(worker, unit))
+    if skip and found.works and not found.unknown:
+        try:
+            return worker.whole(unit, found.bad, told=False)
+        except RowsError as last:
+            error = str(last)
+    bad = sorted({**no_text, **found.bad}.items())
+    named = tuple(bad_row(unit, rows, index, why) for index, why in bad)
+    return UnitFailure(unit=unit.id, name=unit.name, error=error, rows=named, attempts=2, works=found.works)
+
+
+def _others_work(worker: UnitRunner, unit: Unit) -> bool:
+    """Whether some row elsewhere in the corpus gets through: one of those that follow, or of the first ones of a file."""
+    return any(
+        worker.fails(place, rows, index) is None
+        for place, rows in _elsewhere(worker, unit)
+        for index in spread(np.arange(len(next(iter(rows.values())))))
+    )
+
+
+def _elsewhere(worker: UnitRunner, unit: Unit) -> Iterator[tuple[Unit, Rows]]:
+    names, files = row_columns(worker.plan.corpus), worker.sources.files
+    with closing(scan(files[unit.file], names, rows=unit.rows, start=unit.start, offset=unit.offset or 0)) as parts:
+        for part in islice(parts, 1, 2):
+            yield unit, part.rows
+    for name in islice(files, FILES):
+        if name != unit.file or unit.start >= FIRST:
+            with closing(scan(files[name], names, rows=FIRST, limit=FIRST)) as parts:
+                for part in parts:
+                    yield replace(unit, file=name), part.rows

@@ -23,9 +23,8 @@ from textsmooth.pipeline.commit.receipts import find_receipt, publish, shard_pat
 from textsmooth.pipeline.plan import machine
 from textsmooth.pipeline.plan.inputs import Sources
 from textsmooth.pipeline.plan.rows import bad_text, row_columns, typed_rows
-from textsmooth.pipeline.units.bad_rows import bad_row, taken
+from textsmooth.pipeline.units.bad_rows import bad_row, rescue, taken
 from textsmooth.pipeline.units.blame import RowsError, blaming_rows
-from textsmooth.pipeline.units.rescue import rescue
 from textsmooth.pipeline.units.shard_columns import kept_columns, labels, logits_column, span_columns, unit_schema, window_columns
 from textsmooth.pipeline.units.watchdog import Background, Steps, Watch
 from textsmooth.schemas.errors import CorpusError, TeacherError

@@ -9,7 +9,7 @@ from typing import Any
 
 from textsmooth.pipeline.commit.card import card
 from textsmooth.pipeline.commit.commit import jsonl, saved
-from textsmooth.pipeline.executors.base import Inline
+from textsmooth.pipeline.executors.inline import Inline
 from textsmooth.pipeline.plan.inputs import Model, Sources, find_model, open_corpus
 from textsmooth.pipeline.plan.versions import versions
 from textsmooth.pipeline.progress import Progress

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from textsmooth.pipeline.formatting import counted, size
-from textsmooth.pipeline.progress import Progress
-from textsmooth.pipeline.transfer_progress import TransferProgress
+from textsmooth.pipeline.progress import Progress, TransferProgress
 from textsmooth.pipeline.verification.metadata import SENSELESS, Records, check_records, read_checked, unreadable
 from textsmooth.pipeline.verification.repair import From, Repaired, can_make, make_again
 from textsmooth.pipeline.verification.teacher_sample import SecondOpinion, second_opinion

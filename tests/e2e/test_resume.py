@@ -248,11 +248,11 @@ def test_a_driver_that_comes_late_runs_nothing_again(
     corpus: Path, whole: dict[str, Path], gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between its look at the receipts and its first unit, another driver does everything and finishes."""
-    from textsmooth.pipeline.executors import base as executors
+    from textsmooth.pipeline.executors.inline import Inline
 
     out = tmp_path / "out"
     args = ("--corpus", corpus, "--out", out, *SIZES)
-    real, real_score = executors.Inline.run, units.UnitWorker._score
+    real, real_score = Inline.run, units.UnitWorker._score
     ran: list[Ran] = []
     scored: list[object] = []
 
@@ -266,7 +266,7 @@ def test_a_driver_that_comes_late_runs_nothing_again(
             ran[0] = gen(*args)
         return real(*given, **named)
 
-    monkeypatch.setattr(executors.Inline, "run", run)
+    monkeypatch.setattr(Inline, "run", run)
     monkeypatch.setattr(units.UnitWorker, "_score", score)
     assert gen(*args).code == 0
     assert ran[0].code == 0

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from textsmooth.pipeline.training.run import train
+from textsmooth.pipeline.training.dispatch import train
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.training.distributed import World

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from helpers_gen import until
 
-from textsmooth.pipeline.training.run import train
+from textsmooth.pipeline.training.dispatch import train
 from textsmooth.schemas.train import TrainOptions
 
 SHARED = {"threads": 1, "lr": 5e-3, "max_steps": 40, "dropout": 0.0, "checkpoint_every": 5}

@@ -81,7 +81,7 @@ def test_pickled_weights_are_refused_and_a_revision_without_them_is_taken(
 def test_what_is_not_there_is_told_in_one_line(
     repo: Path, smoothed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, revision: str | None, said: str
 ) -> None:
-    from textsmooth.pipeline.training.run import train
+    from textsmooth.pipeline.training.dispatch import train
 
     monkeypatch.chdir(tmp_path)
     Path("desk").mkdir()

@@ -48,7 +48,7 @@ def drive(args: list[str]) -> int:
     from textsmooth.pipeline.cli import app as cli
     from textsmooth.pipeline.cli import gen as cli_gen
     from textsmooth.pipeline.commit.receipts import find_receipt
-    from textsmooth.pipeline.executors import base as executors
+    from textsmooth.pipeline.executors import select as executors
     from textsmooth.pipeline.executors.ray_driver import RayExecutor
     from textsmooth.pipeline.units.worker import UnitWorker
 

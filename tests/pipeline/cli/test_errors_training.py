@@ -86,7 +86,7 @@ def something(desk: Path, kit: ModuleType) -> None:
 
 def unfinished(desk: Path, kit: ModuleType) -> None:
     """A run that was interrupted after its first epoch."""
-    from textsmooth.pipeline.training.run import train
+    from textsmooth.pipeline.training.dispatch import train
     from textsmooth.schemas.train import TrainOptions
 
     def interrupted(*args: object) -> None:

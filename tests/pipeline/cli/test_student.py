@@ -55,6 +55,6 @@ def test_what_cannot_be_is_told_in_one_line(
 
 
 def test_every_option_has_help() -> None:
-    from textsmooth.pipeline.cli.student import student
+    from textsmooth.pipeline.cli.train import student
 
     assert all(parameter.help for parameter in student.params if parameter.param_type_name == "option")

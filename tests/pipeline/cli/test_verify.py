@@ -10,7 +10,7 @@ import pytest
 from helpers_gen import Ran
 from helpers_verify import flip
 
-from textsmooth.pipeline.cli import app as cli
+from textsmooth.pipeline.cli import errors
 from textsmooth.pipeline.verification import run as verification
 from textsmooth.pipeline.verification.run import Verified, verify
 from textsmooth.schemas.errors import UsageError
@@ -39,7 +39,7 @@ def test_nothing_that_is_told_steers_a_terminal(capsys: pytest.CaptureFixture[st
     found = Verified(dataset="d\x1b[2J", digest="0" * 64, findings=(evil,), notes=("\x9b1m",), refused=("\x1b[1m",))
     for text in (str(evil), *found.summary().split("\n")):
         assert text.isprintable() and text
-    assert cli.told(lambda: fail(UsageError("shard \x1b[31m\x07 is missing")), "textsmooth x", after="", debug=False) == 2
+    assert errors.exit_code_of(lambda: fail(UsageError("shard \x1b[31m\x07 is missing")), "textsmooth x", after="", debug=False) == 2
     assert capsys.readouterr().err == "textsmooth x: shard \\x1b[31m\\x07 is missing\n"
 
 
@@ -48,8 +48,11 @@ def fail(error: Exception) -> None:
 
 
 def test_an_interrupted_repair_has_written() -> None:
-    assert cli._resume("textsmooth", ["verify", "d", "--repair"]) == "files that were mended are in place, the same command mends the rest"
-    assert cli._resume("textsmooth", ["verify", "d"]) == "nothing was written"
+    assert (
+        errors.resume_advice("textsmooth", ["verify", "d", "--repair"])
+        == "files that were mended are in place, the same command mends the rest"
+    )
+    assert errors.resume_advice("textsmooth", ["verify", "d"]) == "nothing was written"
 
 
 def test_no_more_threads_than_cpus_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr
 
 from textsmooth.pipeline.cli.dry_run import preview_text, three
-from textsmooth.pipeline.executors.base import Inline
+from textsmooth.pipeline.executors.inline import Inline
 from textsmooth.pipeline.generation import dry_run as previews
 from textsmooth.pipeline.generation.dry_run import ROWS, draw, preview, rows_of
 from textsmooth.pipeline.generation.run import generate, resolve

@@ -10,7 +10,8 @@ import pytest
 from helpers_gen import REPOSITORY, Ran, files_of
 
 from textsmooth.pipeline import progress
-from textsmooth.pipeline.executors import base as executors
+from textsmooth.pipeline.executors.base import Outcome
+from textsmooth.pipeline.executors.inline import Inline
 from textsmooth.pipeline.executors.shutdown import Terminated
 from textsmooth.pipeline.generation import run as generation
 from textsmooth.pipeline.generation import run_record
@@ -111,10 +112,10 @@ def test_a_run_that_breaks_off_leaves_a_record_and_the_next_one_the_dataset(
     assert (found["outcome"], found["units"]["run"] + found["units"]["reused"]) == ("done", 3) and found["units"]["reused"] >= 1
 
 
-class Quarantined(executors.Inline):
+class Quarantined(Inline):
     """The second unit fails for its rows."""
 
-    def run(self, todo: Sequence[Unit]) -> Iterator[executors.Outcome]:
+    def run(self, todo: Sequence[Unit]) -> Iterator[Outcome]:
         for outcome in super().run(todo):
             assert not isinstance(outcome, UnitFailure)
             yield UnitFailure(unit=outcome.unit, name=f"train/{outcome.number:05d}", error="bad row") if outcome.number == 1 else outcome
@@ -161,7 +162,7 @@ def test_a_record_that_cannot_be_written_hides_no_error_and_fails_no_run(
 
 
 def test_shares_and_costs_are_per_worker(gen: Callable[..., Ran], desk: Path, teacher: Path) -> None:
-    class Two(executors.Inline):
+    class Two(Inline):
         retries = 5
         num_workers = 2  # type: ignore[assignment]
 

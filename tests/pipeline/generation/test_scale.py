@@ -14,7 +14,7 @@ from helpers_gen import rows, shards_of, write_jsonl
 
 from textsmooth.pipeline.commit import commit
 from textsmooth.pipeline.commit.receipts import receipt_name
-from textsmooth.pipeline.executors.base import Inline
+from textsmooth.pipeline.executors.inline import Inline
 from textsmooth.pipeline.generation.run import Generated, generate
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.plan import Plan

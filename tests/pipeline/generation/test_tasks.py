@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers_gen import POSITIONS, VOCAB, Ran, make_tokenizer, rows, sentence, write_jsonl, write_parquet
 
-from textsmooth.pipeline.training.run import train
+from textsmooth.pipeline.training.dispatch import train
 from textsmooth.schemas.plan import Plan
 from textsmooth.schemas.tasks import TASKS
 from textsmooth.schemas.train import TrainOptions

@@ -18,7 +18,7 @@ from helpers_report import HOSTILE, make_hostile
 from s3_server import S3
 
 from textsmooth.pipeline.cli import app as cli
-from textsmooth.pipeline.cli.report import report as report_command
+from textsmooth.pipeline.cli.stats import report as report_command
 from textsmooth.pipeline.inspect.report import LAM, LEVELS, embedded, report
 from textsmooth.pipeline.inspect.report_charts import nice_ticks
 from textsmooth.schemas.errors import ConflictError, StorageError, UsageError

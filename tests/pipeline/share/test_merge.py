@@ -92,7 +92,7 @@ def test_datasets_loads_it(merged: Path, tmp_path: Path) -> None:
 
 
 def test_a_student_trains_on_it(a: Path, b: Path, merged: Path, tmp_path: Path) -> None:
-    from textsmooth.pipeline.training.run import train
+    from textsmooth.pipeline.training.dispatch import train
     from textsmooth.schemas.train import TrainOptions
     from textsmooth.stages.models.student_init import make_student
 

@@ -19,10 +19,10 @@ from helpers_hub import bodies
 from helpers_share import pull_to, rewrite
 from hub_server import Hub
 
+from textsmooth.pipeline.progress import TransferProgress
 from textsmooth.pipeline.share import pull as retrieve
 from textsmooth.pipeline.share.pull import pull
 from textsmooth.pipeline.share.push import push
-from textsmooth.pipeline.transfer_progress import TransferProgress
 from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.errors import ConflictError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, Manifest

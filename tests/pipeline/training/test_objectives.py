@@ -13,8 +13,8 @@ from helpers_verify import Kinds
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering
 
 from textsmooth.pipeline.training.data import corpus_rows
+from textsmooth.pipeline.training.dispatch import train
 from textsmooth.pipeline.training.result import TrainResult
-from textsmooth.pipeline.training.run import train
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.dataset import SmoothedDataset

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from textsmooth.pipeline.training.run import train
+from textsmooth.pipeline.training.dispatch import train
 from textsmooth.pipeline.training.stop import Stopped
 from textsmooth.schemas.errors import ConflictError, TextsmoothError
 from textsmooth.schemas.train import TrainOptions

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from textsmooth.pipeline.cli.student import student as student_command
 from textsmooth.pipeline.cli.train import GROUPS
+from textsmooth.pipeline.cli.train import student as student_command
 from textsmooth.pipeline.cli.train import train as train_command
-from textsmooth.pipeline.train_progress import TrainProgress
+from textsmooth.pipeline.progress import TrainProgress
 from textsmooth.pipeline.training import setup as train_setup
-from textsmooth.pipeline.training.run import train
+from textsmooth.pipeline.training.dispatch import train
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import ConflictError, DatasetError, MachineError, TeacherError, TextsmoothError, UsageError
 from textsmooth.schemas.manifest import FileEntry

@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers_gen import Process, Ran, make_model, rows, shards_of, tree, write_jsonl
 
-from textsmooth.pipeline.executors import base as executors
+from textsmooth.pipeline.executors.inline import Inline
 from textsmooth.pipeline.plan import machine
 from textsmooth.pipeline.plan.cut import cut
 from textsmooth.pipeline.plan.resolve import draft
@@ -247,7 +247,7 @@ def test_a_corpus_that_changes_under_a_run_ends_it_and_put_back_it_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out, before, said = tmp_path / "out", corpus.read_bytes(), []
-    load, finish = executors.Inline.load, UnitWorker._finish
+    load, finish = Inline.load, UnitWorker._finish
 
     def after_planning(*args: Any) -> None:
         load(*args)
@@ -261,7 +261,7 @@ def test_a_corpus_that_changes_under_a_run_ends_it_and_put_back_it_goes_on(
 
     with monkeypatch.context() as patch:
         if when == "planned":
-            patch.setattr(executors.Inline, "load", after_planning)
+            patch.setattr(Inline, "load", after_planning)
         else:
             patch.setattr(UnitWorker, "_finish", after_a_unit)
         found = one_line(gen("--corpus", corpus, "--out", out, *SIZES))
