@@ -128,7 +128,7 @@ def test_two_pull_into_one_folder_at_once(
     left = out / ".tmp-hub-0123456789abcdef"  # of a run that was killed
     left.mkdir(parents=True)
     hub.faults.append(Fault("GET .*", delay_s=0.02))
-    slow = "import time\nfrom textsmooth.stages import storage\nreal = storage._move\n"
+    slow = "import time\nfrom textsmooth.stages.storage import atomic as storage\nreal = storage._move\n"
     slow += f"storage._move = lambda *paths: (time.sleep({wait_s}), real(*paths))\n"
     processes = [textsmooth_process("pull", "me/set", out, "--progress", "none", hub=hub, patch=patch) for patch in (slow, "")]
     for ran in [process.wait() for process in processes]:

@@ -312,7 +312,7 @@ def test_a_damaged_source_is_told_and_leaves_no_dataset(hub: Hub, made: Path, tm
 def test_killed_while_it_pushes_the_same_command_ends_it(
     hub: Hub, made: Path, textsmooth_process: Callable[..., Process], call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = "\nfrom textsmooth.stages import hub_upload\nhub_upload.COMMIT_FILES = 3\nhub_upload.GROUP_FILES = 2\n"
+    small = "\nfrom textsmooth.stages.hub import upload as hub_upload\nhub_upload.COMMIT_FILES = 3\nhub_upload.GROUP_FILES = 2\n"
     patch = f"{small}die_at('huggingface_hub.hf_api', 'HfApi', 'create_commit', {call})\n"
     assert textsmooth_process("push", made, "me/set", "--progress", "none", patch=patch, hub=hub).wait().code == -9
     assert MANIFEST not in at_head(hub)

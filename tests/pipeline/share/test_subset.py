@@ -176,7 +176,7 @@ def test_another_that_comes_meanwhile_waits_and_goes_on_from_what_is_there(
 
 def test_two_that_add_to_one_folder_give_both(made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path) -> None:
     out = pull_to(made, tmp_path / "out", shards="0")
-    slow = "import time\nfrom textsmooth.stages import storage\nreal = storage._move\n"
+    slow = "import time\nfrom textsmooth.stages.storage import atomic as storage\nreal = storage._move\n"
     slow += "storage._move = lambda *paths: (time.sleep(0.1), real(*paths))\n"
     asked = ("1", "2-3")
     for ran in [textsmooth_process("pull", made, out, "--shards", shards, "--progress", "none", patch=slow) for shards in asked]:
@@ -189,7 +189,7 @@ def test_behind_one_that_is_killed_another_says_that_it_waits_and_ends_it(
     made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path, progress: str
 ) -> None:
     out = pull_to(made, tmp_path / "out", shards="0")
-    stuck = "import time\nfrom textsmooth.stages import storage\nreal = storage._move\n"
+    stuck = "import time\nfrom textsmooth.stages.storage import atomic as storage\nreal = storage._move\n"
     stuck += f"storage._move = lambda *paths: (real(*paths), open({str(tmp_path / 'moved')!r}, 'w'), time.sleep(60))\n"
     killed = textsmooth_process("pull", made, out, "--shards", "1-2", "--progress", "none", patch=stuck)
     until((tmp_path / "moved").exists)

@@ -59,7 +59,7 @@ def score(
 
 def assert_parity(dense: NDArray[np.float32], wanted: NDArray[np.bool_], logits: NDArray[np.float32], positions: NDArray[np.int64]) -> None:
     assert sorted(positions.tolist()) == np.flatnonzero(wanted).tolist()
-    np.testing.assert_allclose(logits, dense[positions], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(logits, dense[positions], rtol=0, atol=3e-5)  # sums in another order: 1.7e-5 at most on AVX512 of AMD
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 7, 16, 1000])
