@@ -33,7 +33,7 @@ DECIDES_BYTES = (
     "pipeline/units/shard_columns.py",
     "pipeline/units/blame.py",
     "pipeline/plan/cut.py",
-    "pipeline/units/rescue.py",
+    "pipeline/plan/rows.py",
     "pipeline/units/worker.py",
 )
 
