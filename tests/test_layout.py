@@ -56,9 +56,8 @@ def python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_package_list_is_the_folders_on_disk() -> None:
     folders = {p.parent.relative_to(REPOSITORY) for room in FLOORS for p in (REPOSITORY / room).rglob("__init__.py")}
-    wanted = {f"textsmooth.{'.'.join(folder.parts)}": folder.as_posix() for folder in folders}
-    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == set(wanted)
-    assert PYPROJECT["tool"]["setuptools"]["package-dir"] == wanted
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == {f"textsmooth.{'.'.join(folder.parts)}" for folder in folders}
+    assert PYPROJECT["tool"]["setuptools"]["package-dir"] == {f"textsmooth.{layer}": layer for layer in FLOORS}
 
 
 def test_every_folder_with_code_is_a_package() -> None:
@@ -74,13 +73,10 @@ def test_every_floor_is_typed_and_ships_its_marker(room: str) -> None:
 
 def test_every_file_that_is_no_code_ships() -> None:
     told = PYPROJECT["tool"]["setuptools"]["package-data"]
-    shipped = {
-        p
-        for name, globs in told.items()
-        for glob in globs
-        for p in (REPOSITORY / PYPROJECT["tool"]["setuptools"]["package-dir"][name]).glob(glob)
-    }
-    others = {p for p in tracked() if p.relative_to(REPOSITORY).parts[0] in FLOORS and p.suffix != ".py"}
+    shipped = {p for name, globs in told.items() for glob in globs for p in REPOSITORY.joinpath(*name.split(".")[1:]).glob(glob)}
+    packages = {init.parent for layer in FLOORS for init in (REPOSITORY / layer).rglob("__init__.py")}
+    read_in_the_repository = {package / "README.md" for package in packages}
+    others = {p for p in tracked() if p.relative_to(REPOSITORY).parts[0] in FLOORS and p.suffix != ".py"} - read_in_the_repository
     assert others == {p for p in shipped if p.is_file()}
 
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textsmooth.pipeline.cli.command import Command
-from textsmooth.pipeline.cli.job import generate_one, options_of
 from textsmooth.schemas.config import (
     CODECS,
     DEFAULT_TEACHER,
@@ -106,9 +105,9 @@ def gen(ctx: click.Context, /, config: str | None, **params: Any) -> int:
 
     Interrupted, the same command goes on where it was. A finished folder is never written again.
     """
-    if config is not None:
-        from textsmooth.pipeline.cli.job import run_job
+    from textsmooth.pipeline.cli.job import generate_one, options_of, run_job  # yaml: not for --help
 
+    if config is not None:
         return run_job(config, ctx)
     if params["corpus"] is None:
         raise click.MissingParameter(ctx=ctx, param=next(p for p in ctx.command.params if p.name == "corpus"))

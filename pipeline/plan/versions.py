@@ -32,7 +32,6 @@ DECIDES_BYTES = (
     "pipeline/units/bad_rows.py",
     "pipeline/units/shard_columns.py",
     "pipeline/units/blame.py",
-    "pipeline/plan/cut.py",
     "pipeline/plan/rows.py",
     "pipeline/units/worker.py",
 )
