@@ -5,15 +5,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Self
-
-from rich import progress as bars
-from rich.console import Console
+from typing import TYPE_CHECKING, Any, Self
 
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import FileEntry
 from textsmooth.schemas.plan import Plan, Receipt, UnitFailure
 from textsmooth.schemas.printable import printable
+
+if TYPE_CHECKING:
+    from rich import progress as bars
+    from rich.console import Console
 
 MODES = ("auto", "rich", "json", "none")
 UPDATE_LINE_S = 20.0  # a line of training, where there is no bar
@@ -36,6 +37,9 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __enter__(self) -> Self:
         if self.mode == "rich":
+            from rich import progress as bars
+            from rich.console import Console
+
             self._bar = bars.Progress(
                 bars.TextColumn("{task.description}"),
                 bars.BarColumn(bar_width=None),
@@ -155,7 +159,9 @@ class TrainProgress:
     mode: auto (a bar on a terminal, else lines), rich (a bar), json (each event a line, the same as in log.jsonl), none.
     """
 
-    def __init__(self, console: Console | None = None, mode: str = "auto") -> None:
+    def __init__(self, console: "Console | None" = None, mode: str = "auto") -> None:
+        from rich.console import Console
+
         self.console = console or Console(stderr=True, highlight=False)
         self.mode = mode
         self._bar: bars.Progress | None = None
@@ -170,6 +176,8 @@ class TrainProgress:
         if self.mode != "rich" and not (self.mode == "auto" and self.console.is_terminal):
             yield
             return
+        from rich import progress as bars
+
         columns = (
             bars.TextColumn("training"),
             bars.BarColumn(),
@@ -244,6 +252,9 @@ class TransferProgress(AbstractContextManager["TransferProgress"]):
 
     def __enter__(self) -> Self:
         if self.mode == "rich":
+            from rich import progress as bars
+            from rich.console import Console
+
             columns = (bars.BarColumn(bar_width=None), bars.DownloadColumn(), bars.TransferSpeedColumn(), bars.TimeRemainingColumn())
             self._bar = bars.Progress(bars.TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True)
             self._bar.start()
