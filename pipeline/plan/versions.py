@@ -7,48 +7,49 @@ from pathlib import Path
 
 from textsmooth.schemas.version import VERSION
 
-DECIDES_BYTES = (
-    "schemas/config.py",
-    "schemas/plan.py",
-    "schemas/shard.py",
-    "schemas/soft_ids.py",
-    "schemas/tasks.py",
-    "stages/tokens/padding.py",
-    "stages/soft_ids/codec.py",
-    "stages/tokens/masked_context.py",
-    "stages/corpus/csv.py",
-    "stages/corpus/column_types.py",
-    "stages/corpus/jsonl.py",
-    "stages/models/load.py",
-    "stages/corpus/reader.py",
-    "stages/soft_ids/shard.py",
-    "stages/corpus/source_file.py",
-    "stages/tokens/answer_spans.py",
-    "stages/soft_ids/topk.py",
-    "stages/corpus/arrow.py",
-    "stages/models/task_teacher.py",
-    "stages/models/teacher.py",
-    "stages/tokens/tokenize.py",
-    "pipeline/units/bad_rows.py",
-    "pipeline/units/shard_columns.py",
-    "pipeline/units/blame.py",
-    "pipeline/plan/rows.py",
-    "pipeline/units/worker.py",
-)
+# Label -> source file. A label is hashed, the path is not: where a file is moved, its label stays, and so does the code digest.
+DECIDES_BYTES = {
+    "answer spans": "stages/tokens/answer_spans.py",
+    "bad rows": "pipeline/units/bad_rows.py",
+    "blame": "pipeline/units/blame.py",
+    "codec": "stages/soft_ids/codec.py",
+    "column types": "stages/corpus/column_types.py",
+    "config": "schemas/config.py",
+    "masked context": "stages/tokens/masked_context.py",
+    "model": "stages/models/load.py",
+    "padding": "stages/tokens/padding.py",
+    "plan": "schemas/plan.py",
+    "reader": "stages/corpus/reader.py",
+    "reader of arrow": "stages/corpus/arrow.py",
+    "reader of csv": "stages/corpus/csv.py",
+    "reader of jsonl": "stages/corpus/jsonl.py",
+    "rows": "pipeline/plan/rows.py",
+    "shard": "stages/soft_ids/shard.py",
+    "shard columns": "pipeline/units/shard_columns.py",
+    "shard schema": "schemas/shard.py",
+    "soft ids": "schemas/soft_ids.py",
+    "source file": "stages/corpus/source_file.py",
+    "task teacher": "stages/models/task_teacher.py",
+    "tasks": "schemas/tasks.py",
+    "teacher": "stages/models/teacher.py",
+    "tokenize": "stages/tokens/tokenize.py",
+    "top-k": "stages/soft_ids/topk.py",
+    "worker": "pipeline/units/worker.py",
+}
 
 
 @cache
 def code_digest() -> str:
-    """16 hex digits over the source files that decide the bytes of a shard."""
+    """16 hex digits over the texts of the source files that decide the bytes of a shard."""
     import textsmooth.pipeline
     import textsmooth.schemas
     import textsmooth.stages
 
-    rooms = {m.__name__.rpartition(".")[2]: Path(m.__path__[0]) for m in (textsmooth.schemas, textsmooth.stages, textsmooth.pipeline)}
+    folders = {m.__name__.rpartition(".")[2]: Path(m.__path__[0]) for m in (textsmooth.schemas, textsmooth.stages, textsmooth.pipeline)}
     total = hashlib.sha256()
-    for name in DECIDES_BYTES:
-        room, _, file = name.partition("/")
-        total.update(name.encode() + b"\0" + (rooms[room] / file).read_bytes())
+    for label, path in sorted(DECIDES_BYTES.items()):
+        top, _, file = path.partition("/")
+        total.update(label.encode() + b"\0" + (folders[top] / file).read_bytes())
     return total.hexdigest()[:16]
 
 
@@ -56,6 +57,5 @@ def versions(device: str) -> dict[str, str]:
     """Versions of everything that could change a shard's bytes, the device's model among them."""
     from textsmooth.stages.models.device import device_name  # torch, which much of what imports this module never needs
 
-    libraries = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
-    found = {name: importlib.metadata.version(name) for name in libraries}
-    return {"textsmooth": VERSION, "code": code_digest(), "device": device_name(device), **found}
+    libraries = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers", "pyarrow", "numpy")}
+    return {"textsmooth": VERSION, "code": code_digest(), "device": device_name(device), **libraries}
