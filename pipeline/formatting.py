@@ -1,11 +1,31 @@
-"""How many and how large, as people read it."""
+"""Format counts, bytes, durations, shares and measured values for people."""
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 shard`, `2,000 shards`."""
+    """A count with its noun: `1 shard`, `2,000 shards`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def size(count: int) -> str:
-    """Bytes: `37.9 kB`, `293.2 MB`."""
-    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
+def size(count: float) -> str:
+    """Bytes in decimal units: `37.9 kB`, `293.2 MB`, `1.2 GB`."""
+    unit, scale = next(((unit, scale) for unit, scale in (("GB", 1e9), ("MB", 1e6)) if count >= scale), ("kB", 1e3))
+    return f"{count / scale:,.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours with three significant digits: `45.0 s`, `12.5 min`, `3.20 h`."""
+    unit, scale = next(((unit, scale) for unit, scale in (("h", 3600), ("min", 60)) if seconds >= 2 * scale), ("s", 1))
+    return f"{significant(seconds / scale)} {unit}"
+
+
+def significant(value: float) -> str:
+    """A number with three significant digits: `0.0123`, `12.3`, `12,300`."""
+    if abs(value) >= 999.5:
+        digits = len(f"{abs(value):.0f}")
+        return f"{round(value, 3 - digits):,.0f}"
+    return f"{value:#.3g}".rstrip(".") if value else "0"
+
+
+def percent(share: float) -> str:
+    """A share from 0 to 1 as a percentage with three significant digits: `12.3 %`."""
+    return f"{significant(100 * share)} %"

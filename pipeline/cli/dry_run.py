@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from textsmooth.pipeline.formatting import counted, size
+from textsmooth.pipeline.formatting import counted, duration, percent, significant, size
 from textsmooth.pipeline.generation.dry_run import Preview, Sample
 from textsmooth.pipeline.generation.summary import predecessor_text
 from textsmooth.pipeline.plan.cut import label_note
@@ -71,8 +71,9 @@ def _finished(statistics: dict[str, Any]) -> Iterator[str]:
     if statistics.get("windows"):
         yield f"  {counted(statistics['windows'], 'window')}"
     if statistics["smoothed_tokens"]:
-        yield f"  captured mass: {', '.join(f'k {k} {three(mass)}' for k, mass in statistics['captured_mass'].items())}"
-        yield f"  p(original): mean {three(original['mean'])}, 5 % quantile {three(original['q05'])}, median {three(original['q50'])}"
+        yield f"  captured mass: {', '.join(f'k {k} {significant(mass)}' for k, mass in statistics['captured_mass'].items())}"
+        mean, low, median = (significant(original[name]) for name in ("mean", "q05", "q50"))
+        yield f"  p(original): mean {mean}, 5 % quantile {low}, median {median}"
     yield f"  {size(statistics['bytes'])}, {statistics['bytes_per_token']:.0f} bytes per token"
 
 
@@ -87,31 +88,32 @@ def _sample(preview: Preview, sample: Sample, price_per_hour: float | None) -> I
     yield (
         f"  tokens       {about}{tokens:,.0f}"
         if preview.exact
-        else f"  tokens       about {three(tokens)}, {three(tokens / preview.scope_rows)} per row"
+        else f"  tokens       about {significant(tokens)}, {significant(tokens / preview.scope_rows)} per row"
     )
     if not sample.long_rows:
         yield f"  too long     none of these rows has more than {config.max_length} tokens"
     else:
         share = f"{percent(sample.long_rows / sample.rows)} of the rows have more than {config.max_length} tokens"
         if config.long == "window":
-            yield f"  too long     {share}: windows, {three(sample.lines / sample.rows)} per row, {about}{_count(preview, sample.lines)}"
+            windows = f"{significant(sample.lines / sample.rows)} per row, {about}{_count(preview, sample.lines)}"
+            yield f"  too long     {share}: windows, {windows}"
         else:
             yield f"  too long     {share}: {percent(1 - sample.tokens / sample.whole_tokens)} of all tokens are cut off"
     if sample.p_original:
         at = [q for q in sample.p_original if q is not None]
-        quantiles = f"at {', '.join(f'{100 * q:.0f}' for q in at)} %: {', '.join(three(sample.p_original[q]) for q in at)}"
-        yield f"  p(original)  mean {three(sample.p_original[None])}; {quantiles}"
+        quantiles = f"at {', '.join(f'{100 * q:.0f}' for q in at)} %: {', '.join(significant(sample.p_original[q]) for q in at)}"
+        yield f"  p(original)  mean {significant(sample.p_original[None])}; {quantiles}"
     asked = next(loss for loss in sample.losses if loss.cut == preview.asked)
-    yield f"  size         about {three(preview.bytes(asked) / max(tokens, 1))} bytes per token, {_bytes(preview.bytes(asked))} in all"
+    yield f"  size         about {significant(preview.bytes(asked) / max(tokens, 1))} bytes per token, {size(preview.bytes(asked))} in all"
     passes = f", {config.passes} passes" if config.passes > 1 else ""
-    yield f"  time         about {_time(preview.seconds)} on this device, at {three(sample.tokens_per_s)} tokens/s{passes}"
+    yield f"  time         about {duration(preview.seconds)} on this device, at {significant(sample.tokens_per_s)} tokens/s{passes}"
     if price_per_hour is not None:
         cost, million = preview.seconds / 3600 * price_per_hour, 1e6 / sample.tokens_per_s / 3600 * price_per_hour
-        yield f"  cost         about {three(cost)} at {price_per_hour:g} per hour, {three(million)} per million tokens"
+        yield f"  cost         about {significant(cost)} at {price_per_hour:g} per hour, {significant(million)} per million tokens"
 
 
 def _count(preview: Preview, count: float) -> str:
-    return f"{count:,.0f}" if preview.exact else three(preview.of_all(count))
+    return f"{count:,.0f}" if preview.exact else significant(preview.of_all(count))
 
 
 def _table(preview: Preview, sample: Sample) -> Iterator[str]:
@@ -133,31 +135,5 @@ def _row(preview: Preview, loss: Loss, tokens: float) -> str:
     name = f"k {loss.cut.topk}" if loss.cut.mass >= 1 else f"mass {loss.cut.mass:g}"
     mark = ">" if loss.cut == preview.asked else " "
     return f"{mark} {name:<11}" + "".join(
-        f"{word:>{width}}" for word, width in zip((*map(three, values), _bytes(total)), WIDTHS, strict=True)
+        f"{word:>{width}}" for word, width in zip((*map(significant, values), size(total)), WIDTHS, strict=True)
     )
-
-
-def three(value: float) -> str:
-    """A number with three significant digits."""
-    if abs(value) >= 999.5:
-        digits = len(f"{abs(value):.0f}")
-        return f"{round(value, 3 - digits):,.0f}"
-    return f"{value:#.3g}".rstrip(".") if value else "0"
-
-
-def percent(share: float) -> str:
-    return f"{three(100 * share)} %"
-
-
-def _bytes(count: float) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{three(count / scale)} {unit}"
-    return f"{three(count / 1e3)} kB"
-
-
-def _time(seconds: float) -> str:
-    for unit, scale in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * scale:
-            return f"{three(seconds / scale)} {unit}"
-    return f"{three(seconds)} s"

@@ -42,10 +42,6 @@ class Group:
         return self.problem(name, *(found.groups() if found else (said, remedy)))
 
 
-def gigabytes(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB"
-
-
 def summary(findings: Sequence[Finding]) -> str:
     """All of them in one line."""
     problems, notes = (sum(finding.state == state for finding in findings) for state in ("problem", "note"))

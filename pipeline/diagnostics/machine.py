@@ -5,7 +5,8 @@ import platform
 import warnings
 from collections.abc import Iterator
 
-from textsmooth.pipeline.diagnostics.check_result import Finding, Group, gigabytes
+from textsmooth.pipeline.diagnostics.check_result import Finding, Group
+from textsmooth.pipeline.formatting import size
 from textsmooth.stages.models import cgroup as kernel
 from textsmooth.stages.models.cgroup import lines
 
@@ -40,10 +41,10 @@ def memory() -> Iterator[Finding]:
     """How much there is, and how much of it is free."""
     found = _meminfo()
     total = found.get("MemTotal") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    free = f", {gigabytes(found['MemAvailable'])} of it free" if "MemAvailable" in found else ""
+    free = f", {size(found['MemAvailable'])} of it free" if "MemAvailable" in found else ""
     limit = kernel.memory_limit()
-    bounded = f"; its container may use {gigabytes(limit)}" if limit is not None and limit < total else ""
-    yield MACHINE.ok("memory", f"{gigabytes(total)}{free}{bounded}")
+    bounded = f"; its container may use {size(limit)}" if limit is not None and limit < total else ""
+    yield MACHINE.ok("memory", f"{size(total)}{free}{bounded}")
 
 
 def gpus() -> Iterator[Finding]:
@@ -57,7 +58,7 @@ def gpus() -> Iterator[Finding]:
         usable = torch.cuda.is_available()
     for number in range(torch.cuda.device_count() if usable else 0):
         about, device = torch.cuda.get_device_properties(number), f"cuda:{number}"
-        yield MACHINE.ok(f"GPU {number}", f"{about.name}, {gigabytes(about.total_memory)}, {pick_dtype(device)}")
+        yield MACHINE.ok(f"GPU {number}", f"{about.name}, {size(about.total_memory)}, {pick_dtype(device)}")
     if usable:
         return
     here = len(list((kernel.PROC / "driver/nvidia/gpus").glob("*")))

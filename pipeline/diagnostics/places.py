@@ -11,7 +11,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from textsmooth.pipeline.diagnostics.check_result import Finding, Group, gigabytes
+from textsmooth.pipeline.diagnostics.check_result import Finding, Group
+from textsmooth.pipeline.formatting import size
 from textsmooth.schemas.errors import StorageError, first_line
 from textsmooth.schemas.manifest import MANIFEST, PLAN
 from textsmooth.stages.dataset.open import open_folder
@@ -101,10 +102,10 @@ def copies() -> Iterator[Finding]:
     taken = sum(LocalFolder(place / "files").files().values())
     free = _room(place)[1]
     yield from _kept(CACHE, place, cache.FOLDER_VARIABLE, needed=cache.FOLDER_VARIABLE in os.environ)
-    told = f"{gigabytes(taken)} taken of at most {gigabytes(most)}"
+    told = f"{size(taken)} taken of at most {size(most)}"
     if most - taken > free:
         fits = f"set {cache.LIMIT_VARIABLE}={(taken + free) * 0.9 / 1e9:.0f}, or {cache.FOLDER_VARIABLE} to a folder with more room"
-        yield CACHE.note("limit", f"{told}, only {gigabytes(free)} free", fits)
+        yield CACHE.note("limit", f"{told}, only {size(free)} free", fits)
     else:
         yield CACHE.ok("limit", told)
 
@@ -117,9 +118,9 @@ def _kept(group: Group, place: Path, variable: str, *, needed: bool) -> Iterator
         say = group.problem if needed else group.note
         yield say("cache", f"{told}, cannot be written", f"set {variable} to a folder you may write to")
     elif free < LITTLE:
-        yield group.note("cache", f"{told}, only {gigabytes(free)} free", f"make room, or set {variable} to a folder with more")
+        yield group.note("cache", f"{told}, only {size(free)} free", f"make room, or set {variable} to a folder with more")
     else:
-        yield group.ok("cache", f"{told}, writable, {gigabytes(free)} free")
+        yield group.ok("cache", f"{told}, writable, {size(free)} free")
 
 
 def _room(place: Path) -> tuple[bool, int]:
@@ -167,9 +168,9 @@ def _tried(folder: Folder, *, taken: str | None) -> Iterator[Finding]:
         text = "takes a second file of the same name: two runs there would spoil each other" if again else "gives back other bytes"
         yield OUT.problem("--out", f"{folder} {text}", "give another --out: what is needed is storage that creates files exclusively")
     elif free is not None and free < LITTLE:
-        yield OUT.note("--out", f"{folder} can be written, only {gigabytes(free)} are free there", "make room, or give another --out")
+        yield OUT.note("--out", f"{folder} can be written, only {size(free)} are free there", "make room, or give another --out")
     else:
-        yield OUT.ok("--out", f"{folder} can be written{'' if free is None else f', {gigabytes(free)} are free there'}")
+        yield OUT.ok("--out", f"{folder} can be written{'' if free is None else f', {size(free)} are free there'}")
     if taken is not None:
         yield OUT.note("--out", f"{folder} {taken}", "give another --out: textsmooth-gen makes no new dataset in this one")
 

@@ -286,7 +286,7 @@ def test_the_cache_is_looked_at_and_not_touched(tmp_path: Path, monkeypatch: pyt
     assert "not there yet, writable" in of(doctor_places.copies, "cache").text and not place.exists()
     (place / "files").mkdir(parents=True)
     (place / "files/a").write_bytes(bytes(200_000_000))
-    assert of(doctor_places.copies, "limit").text.startswith("0.2 GB taken of at most ")
+    assert of(doctor_places.copies, "limit").text.startswith("200.0 MB taken of at most ")
     monkeypatch.setenv(cache.LIMIT_VARIABLE, "100000000")
     found = of(doctor_places.copies, "limit")
     assert found.state == "note" and re.match(r"set TEXTSMOOTH_CACHE_GB=\d+, or TEXTSMOOTH_CACHE to ", found.remedy or "")

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr
 
-from textsmooth.pipeline.cli.dry_run import preview_text, three
+from textsmooth.pipeline.cli.dry_run import preview_text
 from textsmooth.pipeline.executors.inline import Inline
+from textsmooth.pipeline.formatting import significant
 from textsmooth.pipeline.generation import dry_run as previews
 from textsmooth.pipeline.generation.dry_run import ROWS, draw, preview, rows_of
 from textsmooth.pipeline.generation.run import generate, resolve
@@ -175,7 +176,7 @@ def test_long_rows_in_windows(teacher: Path, tmp_path: Path) -> None:
     assert found.sample is not None
     assert found.sample.lines == sum(shard.samples for shard in made.shards) > 30
     assert found.sample.tokens == made.statistics["tokens"]
-    assert f"windows, {three(found.sample.lines / 30)} per row, {found.sample.lines}" in preview_text(found)
+    assert f"windows, {significant(found.sample.lines / 30)} per row, {found.sample.lines}" in preview_text(found)
 
 
 # --- the sample ------------------------------------------------------------------------------------------------------------------
@@ -288,17 +289,6 @@ def test_time_and_cost_are_those_of_what_is_left(reviews: Path, teacher: Path, t
     half = replace(timed, rows_left=20)
     assert half.seconds == 1800
     assert "1.25 at 2.5 per hour, 347 per million" in preview_text(half, 2.5)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        *((0, "0"), (1, "1.00"), (0.98765, "0.988"), (0.00012345, "0.000123"), (12.345, "12.3"), (128, "128"), (999.4, "999")),
-        *((999.6, "1,000"), (1234.5, "1,230"), (4_763_210, "4,760,000"), (9_996, "10,000"), (float("nan"), "nan")),
-    ],
-)
-def test_numbers_have_three_digits(value: float, text: str) -> None:
-    assert three(value) == text
 
 
 def test_blank_rows(gen: Callable[..., Ran], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from helpers_gen import Ran, files_of, tree, wrong
 from safetensors.torch import load_file, save_file
 
-from textsmooth.pipeline.cli.dry_run import three
+from textsmooth.pipeline.formatting import significant
 from textsmooth.pipeline.generation import dry_run as previews
 from textsmooth.pipeline.generation import run as generation
 from textsmooth.pipeline.generation.dry_run import preview
@@ -36,8 +36,8 @@ def test_a_finished_dataset_is_told_without_its_teacher(
     ran = gen("--corpus", reviews, "--out", out, "--topk", 8, "--dry-run", "--price-per-hour", 1)
     assert ran.code == 0 and ran.out.startswith(f"Nothing to do: {out} is finished")
     assert f"{statistics['tokens']} tokens, {statistics['smoothed_tokens']} smoothed" in ran.out
-    assert f"k 8 {three(statistics['captured_mass']['8'])}" in ran.out
-    assert f"mean {three(statistics['p_original']['mean'])}" in ran.out
+    assert f"k 8 {significant(statistics['captured_mass']['8'])}" in ran.out
+    assert f"mean {significant(statistics['p_original']['mean'])}" in ran.out
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------------------
