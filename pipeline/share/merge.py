@@ -18,16 +18,16 @@ from textsmooth.pipeline.commit.commit import TokenizerFiles, commit, finished_u
 from textsmooth.pipeline.commit.finished import Previous, checked, open_previous, take
 from textsmooth.pipeline.commit.run_folder import plan_in, publish_plan
 from textsmooth.pipeline.formatting import counted, size
-from textsmooth.pipeline.generation.reuse import AT_ONCE
-from textsmooth.pipeline.verification.metadata import unreadable
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, TOKENIZER_FOLDER, FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Receipt
 from textsmooth.schemas.printable import printable
+from textsmooth.stages.checks.shard import unreadable
 from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.storage.folder import Folder, read_json
 from textsmooth.stages.storage.local import LocalFolder, overlap
 
+AT_ONCE = 8  # shards copied or compared at the same time
 NAMES = 4  # of corpora in the name of the merged one
 SHOWN = 20  # files that are named
 FITS = "datasets are merged if teacher, settings and columns are the same"

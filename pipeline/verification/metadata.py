@@ -14,11 +14,9 @@ import numpy as np
 from textsmooth.pipeline.commit.card import card
 from textsmooth.pipeline.commit.commit import jsonl
 from textsmooth.pipeline.commit.receipts import RECEIPT, shard_path
-from textsmooth.pipeline.generation.run_record import RunRecord
 from textsmooth.pipeline.inspect.token_text import wrong_vocabulary
 from textsmooth.pipeline.plan.versions import code_digest
 from textsmooth.schemas.canonical import canonical_json, digest
-from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import DatasetError, first_line
 from textsmooth.schemas.manifest import (
     AGAIN,
@@ -34,7 +32,7 @@ from textsmooth.schemas.manifest import (
     of_splits,
 )
 from textsmooth.schemas.plan import Plan, Receipt, Unit, unit_ids
-from textsmooth.stages.checks.shard import Finding, Promised, check_file, missing
+from textsmooth.stages.checks.shard import Finding, Promised, check_file, missing, unreadable
 from textsmooth.stages.soft_ids.statistics import UnitStats
 from textsmooth.stages.storage.atomic import pretty_json
 from textsmooth.stages.storage.folder import Folder, is_temp
@@ -72,10 +70,8 @@ class Records:
 
 
 def canonical(data: bytes, value: Any) -> bool:
-    """Whether these bytes are how textsmooth writes, or wrote, a manifest with this value: many other texts mean the same."""
-    on_a_line = {name: tuple(inner) if name in ("files", "sources") else inner for name, inner in value.items()}
-    first_layout = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
-    return data in (pretty_json(on_a_line), pretty_json(value), first_layout)
+    """Whether textsmooth writes a manifest with this value as exactly these bytes."""
+    return data == pretty_json({name: tuple(inner) if name in ("files", "sources") else inner for name, inner in value.items()})
 
 
 def read_checked(data: bytes) -> tuple[Manifest | None, list[Finding]]:
@@ -130,20 +126,6 @@ def check_records(folder: Folder, manifest: Manifest, sizes: dict[str, int]) -> 
     return found
 
 
-def unreadable(path: str, error: OSError) -> Finding:
-    """What is said of a file that the storage does not give."""
-    match error:
-        case IsADirectoryError():
-            remedy = "remove that folder, and verify again: then the file is missing"
-        case NotADirectoryError():
-            remedy = f"remove the file that stands where {path.rpartition('/')[0]}/ should be, and verify again"
-        case PermissionError():
-            remedy = "see to its permissions"
-        case _:
-            remedy = "see to the storage, and verify again"
-    return Finding(path=path, what=f"cannot be read: {error.strerror or error}", remedy=remedy)
-
-
 def _read(folder: Folder, names: list[str]) -> tuple[dict[str, bytes], dict[str, OSError]]:
     """The bytes of the files that are there, and why others cannot be read: a folder stands there, or nobody may."""
     try:
@@ -159,7 +141,7 @@ def _read(folder: Folder, names: list[str]) -> tuple[dict[str, bytes], dict[str,
 
 
 def _check_run(found: Records, folder: Folder) -> None:
-    """run.json has a digest of its own, the manifest does not know it. The first ones had none, and no other field than these."""
+    """Compare run.json with the digest inside it; the manifest does not list this file."""
     there, unread = _read(folder, [RUN])
     if RUN not in there:
         if RUN in unread:
@@ -168,14 +150,11 @@ def _check_run(found: Records, folder: Folder) -> None:
     found.files, found.bytes = found.files + 1, found.bytes + len(there[RUN])
     try:
         value = json.loads(there[RUN])
-        unsigned = value.keys() <= RunRecord(GenerateOptions(corpus="")).to_json().keys()
-        whole = pretty_json(value) == there[RUN] and (unsigned or value.pop("digest") == digest(value))
+        whole = pretty_json(value) == there[RUN] and value.pop("digest") == digest(value)
     except (*SENSELESS, RecursionError):
-        unsigned = whole = False
+        whole = False
     if not whole:
-        found.tell(RUN, "was altered since the run wrote it", "it is a record, not of the dataset: remove it")
-    elif unsigned:
-        found.notes.append(f"{RUN} is a record of the last run, in no digest: not checked")
+        found.tell(RUN, "was altered since the run wrote it", "it is only a record of the run: remove it")
 
 
 def _plain(value: Any) -> Any:

@@ -11,13 +11,13 @@ from typing import Any
 
 from textsmooth.pipeline.formatting import counted, size
 from textsmooth.pipeline.progress import Progress, TransferProgress
-from textsmooth.pipeline.verification.metadata import SENSELESS, Records, check_records, read_checked, unreadable
+from textsmooth.pipeline.verification.metadata import SENSELESS, Records, check_records, read_checked
 from textsmooth.pipeline.verification.repair import From, Repaired, can_make, make_again
 from textsmooth.pipeline.verification.teacher_sample import SecondOpinion, second_opinion
 from textsmooth.schemas.errors import DatasetError, UsageError, first_line
 from textsmooth.schemas.manifest import MANIFEST, SHARD, FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.printable import printable
-from textsmooth.stages.checks.shard import Finding, Looked, check_shard, missing
+from textsmooth.stages.checks.shard import Finding, Looked, check_shard, missing, unreadable
 from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.storage.folder import Folder
 from textsmooth.stages.storage.local import LocalFolder
@@ -96,8 +96,7 @@ class Verified:
         """What was looked at, and what was not."""
         if self.digest is None:
             return
-        each = int(self.bytes / max(self.seconds, 1e-9))
-        speed = size(each) if each < 1e7 else f"{each / 1e6:,.0f} MB"
+        speed = size(self.bytes / max(self.seconds, 1e-9))
         windows = "" if self.windows is None else f", {counted(self.windows, 'window')}"
         what = f"with {counted(self.rows, 'row')}{windows}, {self.tokens:,} tokens, {self.entries:,} entries"
         yield (

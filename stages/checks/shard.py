@@ -27,7 +27,7 @@ EPSILON = 1e-4  # relative, of float32 sums over a shard
 LOOK_BYTES = 2 << 20  # of rows that are looked at together
 ROUNDING = 2.0**-11 / math.e  # by which float16 moves a probability p at most: p |log p| 2^-11
 
-__all__ = ["Finding", "Looked", "Promised", "check_file", "check_shard", "expected_schema", "missing"]
+__all__ = ["Finding", "Looked", "Promised", "check_file", "check_shard", "expected_schema", "missing", "unreadable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,20 @@ def opened(path: Path) -> Iterator["mmap.mmap | bytes"]:
 def missing(path: str) -> Finding:
     """What is said of a file that the manifest lists, and that is not there."""
     return Finding(path=path, what="is missing", altered=True)
+
+
+def unreadable(path: str, error: OSError) -> Finding:
+    """The finding for a file that the storage refuses to read."""
+    match error:
+        case IsADirectoryError():
+            remedy = "remove that folder, then verify again: the file is then reported as missing"
+        case NotADirectoryError():
+            remedy = f"remove the file at {path.rpartition('/')[0]}, which should be a folder, then verify again"
+        case PermissionError():
+            remedy = "check its permissions"
+        case _:
+            remedy = "check the storage, then verify again"
+    return Finding(path=path, what=f"cannot be read: {error.strerror or error}", remedy=remedy)
 
 
 def check_file(data: "mmap.mmap | bytes", entry: FileEntry | ShardEntry) -> list[Finding]:
