@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: setup demo test lint types wheel docs chaos ci clean
+.PHONY: setup demo test test-ci test-all lint types wheel docs chaos ci clean
 
 setup: $(READY)
 
@@ -24,19 +24,30 @@ demo: $(READY)
 	$(BIN)/textsmooth student --from demo --layers 0,1 --out $(DEMO)/student
 	$(BIN)/textsmooth-train $(DEMO)/dataset --student $(DEMO)/student --out $(DEMO)/trained --epochs 3 --lr 5e-4
 
+# What is in which tier, and how long each takes: docs/testing.md.
+PYTEST := $(BIN)/python -m pytest -n 2
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) --dist worksteal
+
+# What .ci/run adds: one test of each kind that takes long (Ray, processes of their own, chaos, a browser, commands of the docs).
+test-ci: $(READY)
+	$(PYTEST) --dist loadfile -m '(ci or browser) and not slow'
+
+# Everything, with all examples of Hypothesis.
+test-all: $(READY)
+	$(PYTEST) --dist loadfile -m '' --hypothesis-profile full
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Type checkers cannot follow an editable install: they read the built wheel, installed.
+# Type checkers cannot follow an editable install: they read the built wheel, unpacked. What mypy knows is kept in build/mypy.
+SITE := build/types/site
 types: $(READY)
 	rm -rf build/types && mkdir -p build/types
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --wheel-dir build/types .
-	$(BIN)/python -m pip install -q --no-deps --target build/types/site build/types/*.whl
-	cd build/types/site && MYPYPATH=. ../../../$(BIN)/mypy --config-file ../../../pyproject.toml \
+	$(BIN)/python -m zipfile -e build/types/*.whl $(SITE)
+	cd $(SITE) && MYPYPATH=. ../../../$(BIN)/mypy --config-file ../../../pyproject.toml --cache-dir ../../mypy \
 		-p textsmooth.schemas -p textsmooth.stages -p textsmooth.pipeline
 
 # The wheel as a user gets it: another folder, nothing of the checkout on the path, demo data inside.
@@ -52,11 +63,11 @@ ROUNDS ?= 50
 chaos: $(READY)
 	$(BIN)/python tests/support/chaos.py --rounds $(ROUNDS)
 
-# Every command that the docs show, run.
-docs: demo
-	$(BIN)/python -m pytest -m docs -n 2 --dist loadfile
+# Every command that the docs show.
+docs: $(READY)
+	$(PYTEST) --dist loadfile -m docs
 
-ci: test lint types wheel docs
+ci: lint wheel demo test test-ci
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

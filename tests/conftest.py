@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,8 +30,9 @@ from s3_server import S3
 
 pytest_plugins = ["run_fixtures"]
 torch.set_num_threads(1)
-hypothesis.settings.register_profile("tests", deadline=None, max_examples=40, derandomize=True, database=None)
-hypothesis.settings.load_profile("tests")
+for _name, _examples in (("fast", 15), ("full", 40)):  # make test-all: --hypothesis-profile full
+    hypothesis.settings.register_profile(_name, deadline=None, max_examples=_examples, derandomize=True, database=None)
+hypothesis.settings.load_profile("fast")
 
 
 def _is_local(address: Any) -> bool:
@@ -63,6 +65,16 @@ def same_signals_and_threads() -> Iterator[None]:
     yield
     signal.signal(signal.SIGTERM, before)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def number_format_is_measured_once() -> Iterator[None]:
+    """The measurement behind `--dtype auto` takes seconds of CPU time: one is enough for all tests of a process."""
+    from textsmooth.stages.models import device
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "_matmul_seconds", cache(device._matmul_seconds))
+        yield
 
 
 @pytest.fixture(scope="session")

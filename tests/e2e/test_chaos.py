@@ -1,8 +1,10 @@
 """The short form of `make chaos`: a driver, a worker and a raylet are killed."""
 
+import pytest
 from chaos import chaos
 
 
+@pytest.mark.ci
 def test_whatever_is_killed_nothing_is_lost() -> None:
     done = chaos(rounds=3, seed=1)
     assert len({found.kind for found in done}) == 3

@@ -19,6 +19,7 @@ FORMAT = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
 OWN = ("textsmooth", "textsmooth-gen", "textsmooth-train")
 
 
+@pytest.mark.ci
 @pytest.mark.docs
 def test_every_command_of_the_readme_runs_in_order(tmp_path: Path) -> None:
     rows = (demo.corpus_folder() / "train.jsonl").read_text().splitlines()[:200]

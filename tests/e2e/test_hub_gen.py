@@ -38,6 +38,7 @@ def ok(ran: Ran) -> str:
     return ran.out
 
 
+@pytest.mark.ci
 def test_the_installed_command_with_nothing_but_variables(repositories: Path, tmp_path: Path) -> None:
     """A process of its own, HF_ENDPOINT and HF_HOME: nothing is patched. Then again without a server, from the cache."""
     offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN")

@@ -58,6 +58,7 @@ def doctored(folder: Path, file: str, *changes: tuple[str, str]) -> dict[str, st
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.ci
 def test_three_workers_write_the_bytes_of_inline(
     cluster: RayHost, gen_process: Callable[..., Process], inline: Path, many: Path, tmp_path: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_three_workers_write_the_bytes_of_inline(
     assert len(receipts) == 23 and all(r["versions"]["code"] for r in receipts)
 
 
+@pytest.mark.slow
 def test_a_pool_that_grows_on_parts_of_a_gpu(
     cluster: RayHost, gen_process: Callable[..., Process], inline: Path, many: Path, tmp_path: Path
 ) -> None:
@@ -89,6 +91,7 @@ def test_a_pool_that_grows_on_parts_of_a_gpu(
     assert shards_of(tmp_path / "ray") == shards_of(inline)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_resumable_and_a_finished_job_needs_no_ray(
     cluster: RayHost, gen_process: Callable[..., Process], gen: Callable[..., Ran], inline: Path, many: Path, tmp_path: Path
 ) -> None:
@@ -105,6 +108,7 @@ def test_sigterm_ends_resumable_and_a_finished_job_needs_no_ray(
     assert again.code == 0 and "Nothing to do" in again.out, again.err
 
 
+@pytest.mark.slow
 def test_a_worker_with_other_code_is_refused_and_shipped_code_is_not(
     gen_process: Callable[..., Process], inline: Path, many: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +126,7 @@ def test_a_worker_with_other_code_is_refused_and_shipped_code_is_not(
     assert shards_of(tmp_path / "shipped") == shards_of(inline)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -139,6 +144,7 @@ def test_a_worker_that_dies_at_start_ends_the_run_with_its_own_message(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.ci
 def test_units_that_hang_or_kill_their_worker_are_named_and_the_rest_is_done(
     gen_process: Callable[..., Process], many: Path, inline: Path, tmp_path: Path
 ) -> None:
@@ -161,12 +167,14 @@ def test_units_that_hang_or_kill_their_worker_are_named_and_the_rest_is_done(
     assert shards_of(out) == shards_of(inline)
 
 
+@pytest.mark.slow
 def test_what_no_node_has_is_said(gen_process: Callable[..., Process], many: Path, tmp_path: Path) -> None:
     ran = gen_process("--corpus", many, *SIZES, "--executor", "ray", "--gpus-per-worker", 4, "--out", tmp_path / "out").wait()
     assert ran.code == 1 and "no worker with 1 CPU and 4 GPU" in ran.err and len(ran.err.splitlines()) == 1, ran.err
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_no_cluster_at_the_address_is_one_line(gen_process: Callable[..., Process], many: Path, tmp_path: Path) -> None:
     ran = gen_process("--corpus", many, "--ray-address", "127.0.0.1:1", "--out", tmp_path / "out").wait()
     assert ran.code == 1 and "no Ray cluster at 127.0.0.1:1" in ran.err and len(ran.err.splitlines()) == 1, ran.err
@@ -226,6 +234,7 @@ def test_a_difference_of_versions_names_it(monkeypatch: pytest.MonkeyPatch) -> N
         check_versions({"torch": "2.13.0"}, {"torch": "2.12.0"})
 
 
+@pytest.mark.ci
 def test_the_doctor_joins_a_cluster_and_leaves_it(cluster: RayHost, textsmooth_process: Callable[..., Process]) -> None:
     ran = textsmooth_process("doctor", "--no-trial", "--json", "--ray-address", cluster.address).wait()
     assert (ran.code, ran.err) == (0, "")

@@ -118,7 +118,7 @@ def server() -> Iterator[Server]:
         until(lambda: not processes(folder))
 
 
-@pytest.mark.docs
+@pytest.mark.slow
 def test_without_the_token_nobody_gets_in(server: Server) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(f"{server.address}/api/jobs/"):
         pass
@@ -129,7 +129,7 @@ def test_without_the_token_nobody_gets_in(server: Server) -> None:
         assert subprocess.run(command, env={**server.env, **without}, capture_output=True).returncode != 0
 
 
-@pytest.mark.docs
+@pytest.mark.slow
 def test_a_job_killed_or_stopped_and_submitted_again_is_finished_with_the_same_bytes(
     server: Server, teacher: Path, gen: Callable[..., Ran], tmp_path: Path
 ) -> None:

@@ -55,7 +55,7 @@ def whole(corpus: Path, long_corpus: Path, zygote: Any, teacher: Path, tmp_path_
     return found
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopped_at_any_unit_and_run_again_gives_the_same_bytes(
     threads: int, corpus: Path, whole: dict[str, Path], gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +172,16 @@ def test_stopped_after_the_manifest_the_next_run_tidies_up(
     assert_clean(out)
 
 
-@pytest.mark.parametrize(("receipts", "threads"), [(0, 1), (1, 1), (7, 2), (30, 1), (58, 1)])
+@pytest.mark.parametrize(
+    ("receipts", "threads"),
+    [
+        pytest.param(0, 1, marks=pytest.mark.slow),
+        pytest.param(1, 1, marks=pytest.mark.slow),
+        (7, 2),
+        (30, 1),
+        pytest.param(58, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_after_the_nth_receipt_and_run_again_gives_the_same_bytes(
     receipts: int, threads: int, long_corpus: Path, whole: dict[str, Path], gen_process: Callable[..., Process], tmp_path: Path
 ) -> None:
@@ -229,7 +238,7 @@ def test_a_polite_signal_ends_with_its_code_a_line_and_whole_units(
     assert_clean(out)
 
 
-@pytest.mark.parametrize("delay_ms", [0, 0, 40, 120])
+@pytest.mark.parametrize("delay_ms", [0, pytest.param(0, marks=pytest.mark.slow), 40, pytest.param(120, marks=pytest.mark.slow)])
 def test_two_drivers_on_one_folder_make_one_dataset(
     delay_ms: int, long_corpus: Path, whole: dict[str, Path], gen_process: Callable[..., Process], tmp_path: Path
 ) -> None:

@@ -101,7 +101,16 @@ def test_an_unreliable_store_changes_nothing(gen: Callable[..., Ran], reviews: P
     same(f"{bucket}/x")
 
 
-@pytest.mark.parametrize("what", ["plan.json", "receipts/train-00003", "train/00005", "receipts.jsonl", "manifest.json"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param("plan.json", marks=pytest.mark.slow),
+        "receipts/train-00003",
+        pytest.param("train/00005", marks=pytest.mark.slow),
+        pytest.param("receipts.jsonl", marks=pytest.mark.slow),
+        "manifest.json",
+    ],
+)
 def test_a_run_that_the_store_stopped_goes_on(what: str, gen: Callable[..., Ran], reviews: Path, same: Any, bucket: str, s3: S3) -> None:
     s3.faults(Fault(rf"^PUT \S*/{what}", status=403, code="AccessDenied"))
     ran = gen("--corpus", reviews, *SHARED, "--out", f"{bucket}/x")

@@ -31,7 +31,7 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("objective", ["task", "mlm"])
+@pytest.mark.parametrize("objective", [pytest.param("task", marks=pytest.mark.ci), pytest.param("mlm", marks=pytest.mark.slow)])
 def test_nothing_outside_dataset_student_and_out_is_opened(gen: Callable[..., Ran], teacher: Path, tmp_path: Path, objective: str) -> None:
     corpus = write_jsonl(tmp_path / "corpus.jsonl", rows(24))
     own = shutil.copytree(teacher, tmp_path / "teacher")

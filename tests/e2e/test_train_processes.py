@@ -65,7 +65,7 @@ def assert_same(kit: ModuleType, out: Path, whole: Path) -> None:
             np.testing.assert_allclose(a[name], b[name], atol=5e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_two_processes_make_the_student_of_one(
     kit: ModuleType, two: Callable[..., list[Any]], whole: Path, tmp_path: Path, parts: int
 ) -> None:
@@ -104,6 +104,7 @@ world.WAIT = timedelta(seconds=2)
 """
 
 
+@pytest.mark.slow
 def test_one_that_does_not_answer_is_given_up(two: Callable[..., list[Any]]) -> None:
     """It is there, but does nothing: as when a machine hangs, or the network between them is gone."""
     frozen = f"die_at('textsmooth.stages.training.step', 'Distiller', 'update', 4, ({int(signal.SIGSTOP)},))"
@@ -114,6 +115,7 @@ def test_one_that_does_not_answer_is_given_up(two: Callable[..., list[Any]]) -> 
     assert second.wait().code == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_an_evaluation_may_take_longer_than_an_answer(two: Callable[..., list[Any]]) -> None:
     slow = """
 import time
@@ -125,6 +127,7 @@ evaluate.Evaluation.__call__ = lambda *args: (time.sleep(3), real(*args))[1]
     assert (first.code, second.code) == (0, 0), first.err + second.err
 
 
+@pytest.mark.slow
 def test_one_of_four_may_take_longer_to_begin(two: Callable[..., list[Any]]) -> None:
     """What the first process says comes to some before others; they too wait for the slow one."""
     impatient = IMPATIENT.replace("seconds=2", "seconds=4")
@@ -173,6 +176,7 @@ def test_a_signal_to_one_stops_both_after_the_same_update(two: Callable[..., lis
     assert (tmp_path / "out.run/step-00000008").is_dir()
 
 
+@pytest.mark.ci
 def test_torchrun(kit: ModuleType, whole: Path, smoothed: Path, student: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     line = [*command, "-m", "textsmooth.pipeline", "train", *words(smoothed, student, tmp_path / "out")]

@@ -51,6 +51,7 @@ def _workers(pid: int) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.ci
 def test_a_killed_worker_is_survived_and_the_result_is_that_of_one_process(
     kit: ModuleType, command: Callable[..., Any], whole: list[float], tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_killed_worker_is_survived_and_the_result_is_that_of_one_process(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "said"]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_it_resumable_by_one_process(kit: ModuleType, command: Callable[..., Any], whole: list[float], tmp_path: Path) -> None:
     running = command("--num-workers", 2)
     until(lambda: _update(tmp_path / "out.run/log.jsonl") >= 3, 120)

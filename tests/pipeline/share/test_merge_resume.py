@@ -96,7 +96,9 @@ for name in ("put", "put_exclusive"):
 """
 
 
-@pytest.mark.parametrize("at", [1, 2, 5, 9, 13])  # plan, receipts, receipts.jsonl …, manifest
+@pytest.mark.parametrize(
+    "at", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(5, marks=pytest.mark.slow), 9, pytest.param(13, marks=pytest.mark.slow)]
+)  # plan, receipts, receipts.jsonl …, manifest
 def test_killed_at_any_moment_the_same_command_finishes_it(
     at: int, a: Path, b: Path, merged: Path, tmp_path: Path, zygote: Callable[[Any], Any]
 ) -> None:

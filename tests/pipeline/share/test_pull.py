@@ -105,7 +105,7 @@ def test_what_arrives_damaged_is_told_and_makes_no_dataset(hub: Hub, made: Path,
         read_manifest(tmp_path / "out")
 
 
-@pytest.mark.parametrize("call", [1, 4, 9])
+@pytest.mark.parametrize("call", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(9, marks=pytest.mark.slow)])
 def test_killed_while_it_pulls_the_same_command_ends_it(
     hub: Hub, made: Path, textsmooth_process: Callable[..., Process], call: int, tmp_path: Path
 ) -> None:
@@ -119,7 +119,7 @@ def test_killed_while_it_pulls_the_same_command_ends_it(
     assert files_of(out) == files_of(made) and tree(out) == tree(made)
 
 
-@pytest.mark.parametrize("wait_s", [0, 0.05])
+@pytest.mark.parametrize("wait_s", [0, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_two_pull_into_one_folder_at_once(
     hub: Hub, made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path, wait_s: float
 ) -> None:

@@ -308,7 +308,7 @@ def test_a_damaged_source_is_told_and_leaves_no_dataset(hub: Hub, made: Path, tm
         push(other, "me/set")
 
 
-@pytest.mark.parametrize("call", [1, 2, 4])
+@pytest.mark.parametrize("call", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_killed_while_it_pushes_the_same_command_ends_it(
     hub: Hub, made: Path, textsmooth_process: Callable[..., Process], call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

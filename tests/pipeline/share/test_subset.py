@@ -111,7 +111,7 @@ def test_shards_of_another_dataset_are_not_added(made: Path, smoothed: Path, tmp
     assert files_of(out) == before
 
 
-@pytest.mark.parametrize("call", range(1, 12))
+@pytest.mark.parametrize("call", [pytest.param(n, marks=[] if n in (2, 6, 10) else pytest.mark.slow) for n in range(1, 12)])
 def test_killed_while_it_grows_the_part_is_there_and_the_same_command_ends_it(
     made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path, call: int
 ) -> None:
@@ -184,7 +184,7 @@ def test_two_that_add_to_one_folder_give_both(made: Path, textsmooth_process: Ca
     assert files_of(out) == files_of(pull_to(made, tmp_path / "same", shards="0-3"))
 
 
-@pytest.mark.parametrize("progress", ["json", "rich"])
+@pytest.mark.parametrize("progress", ["json", pytest.param("rich", marks=pytest.mark.slow)])
 def test_behind_one_that_is_killed_another_says_that_it_waits_and_ends_it(
     made: Path, textsmooth_process: Callable[..., Process], tmp_path: Path, progress: str
 ) -> None:

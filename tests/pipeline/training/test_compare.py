@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers_gen import Ran
+from helpers_gen import Process, Ran, until
 from scipy.stats import ttest_rel
 
 from textsmooth.pipeline.cli.app import run, textsmooth
@@ -140,26 +136,25 @@ def test_what_cannot_be_is_told_before_the_first_run(options: Callable[..., Comp
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupted_comparison_goes_on(dataset: Path, student: Path, tmp_path: Path) -> None:
+def test_an_interrupted_comparison_goes_on(
+    dataset: Path, student: Path, textsmooth_process: Callable[..., Process], tmp_path: Path
+) -> None:
     """SIGTERM in the middle of a run: 143, saved; the same command ends with the scores of one that was never stopped."""
-    words = ["--student", str(student), "--arms", "plain,smoothed", "--seeds", "1", "--threads", "1", "--max-steps", "150", "--lr", "5e-3"]
+    words = ("--student", student, "--arms", "plain,smoothed", "--seeds", 1, "--threads", 1, "--max-steps", 60, "--lr", 5e-3)
 
-    def command(out: str) -> list[str]:
-        return [sys.executable, "-m", "textsmooth.pipeline", "compare", str(dataset), *words, "--out", str(tmp_path / out)]
+    def command(out: str) -> Process:
+        return textsmooth_process("compare", dataset, *words, "--out", tmp_path / out)
 
-    whole = subprocess.run(command("whole"), capture_output=True, text=True, check=True)
-    assert "against plain" in whole.stdout
-    process = subprocess.Popen(command("cut"), stderr=subprocess.PIPE, text=True)
+    whole = command("whole").wait()
+    assert whole.code == 0 and "against plain" in whole.out, whole.err
+    process = command("cut")
     log = tmp_path / "cut" / "students" / "plain-0.run" / "log.jsonl"
-    while not (log.is_file() and '"step": 9' in log.read_text()):
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "stopped in plain, seed 0, and saved; the same command goes on from here" in err
-    again = subprocess.run(command("cut"), capture_output=True, text=True, check=True)
-    assert again.stdout.splitlines()[:4] == whole.stdout.splitlines()[:4]
+    until(lambda: log.is_file() and '"step": 9' in log.read_text())
+    process.kill(signal.SIGTERM)
+    stopped = process.wait()
+    assert stopped.code == 143
+    assert "stopped in plain, seed 0, and saved; the same command goes on from here" in stopped.err
+    assert command("cut").wait().out.splitlines()[:4] == whole.out.splitlines()[:4]
 
 
 def test_the_command_line(dataset: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

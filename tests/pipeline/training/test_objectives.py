@@ -30,7 +30,10 @@ def options(student: Path, tmp_path: Path) -> Callable[..., TrainOptions]:
     return make
 
 
-@pytest.mark.parametrize(("objective", "inputs"), [("kd", "plain"), ("kd", "smoothed"), ("task+kd", "both")])
+@pytest.mark.parametrize(
+    ("objective", "inputs"),
+    [pytest.param("kd", "plain", marks=pytest.mark.slow), ("kd", "smoothed"), pytest.param("task+kd", "both", marks=pytest.mark.slow)],
+)
 def test_a_task_teacher_is_distilled(
     kit: ModuleType, options: Callable[..., TrainOptions], tmp_path: Path, objective: str, inputs: str
 ) -> None:

@@ -43,7 +43,9 @@ def options(smoothed, student, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("inputs", ["plain", "smoothed", "both", "mixed"])
+@pytest.mark.parametrize(
+    "inputs", [pytest.param("plain", marks=pytest.mark.slow), "smoothed", "both", pytest.param("mixed", marks=pytest.mark.slow)]
+)
 def test_a_student_learns_and_is_saved_whole(kit, options, smoothed, tmp_path, monkeypatch, inputs):
     students = []
     load = train_setup.load_student
@@ -180,6 +182,7 @@ def _losses(kit, made):
     return [event["loss"] for event in kit.events(made.out / "log.jsonl")]
 
 
+@pytest.mark.slow
 def test_parts_and_loader_workers_change_nothing(kit, options, tmp_path):
     whole = train(options(out=str(tmp_path / "whole"), dropout=0.0, batch_tokens=250))
     parts = train(options(out=str(tmp_path / "parts"), dropout=0.0, batch_tokens=250, accumulate=3, loader_workers=2))
