@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 from textsmooth.schemas.canonical import lean
+from textsmooth.schemas.codecs import CODECS
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.type_checks import check_types
 
 DType = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
 SPECIALS = ("plain", "smoothed")
-CODECS = ("plain",)
 DEFAULT_TEACHER = "google-bert/bert-base-uncased"
 CONTEXTS = ("unmasked", "masked:N")
 LONG_ROWS = ("truncate", "window")
@@ -103,7 +103,7 @@ class GenerationConfig:
         check_mass(self.mass)
         object.__setattr__(self, "temperatures", check_temperatures(tuple(float(t) for t in self.temperatures)))
         _one_of("specials", self.specials, SPECIALS)
-        _one_of("codec", self.codec, CODECS)
+        _one_of("codec", self.codec, tuple(CODECS))
         check_context(self.context, self.specials)
         _one_of("long", self.long, LONG_ROWS)
         _one_of("dtype", self.dtype, DTYPES)
@@ -185,7 +185,7 @@ class GenerateOptions:
         check_mass(self.mass)
         check_temperatures(self.temperatures)
         _one_of("specials", self.specials, SPECIALS)
-        _one_of("codec", self.codec, CODECS)
+        _one_of("codec", self.codec, tuple(CODECS))
         _one_of("streaming", self.streaming, STREAMING)
         check_context(self.context, self.specials)
         if self.dtype is not None:

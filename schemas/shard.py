@@ -6,34 +6,27 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from textsmooth.schemas.codecs import CODECS
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError
-from textsmooth.schemas.soft_ids import id_dtype
 from textsmooth.schemas.version import FORMAT_VERSION
 
 METADATA_KEY = b"textsmooth"
 ROWS_PER_RECORD_BATCH = 256
-COLUMNS = (
-    "row",
-    "window",
-    "input_ids",
-    "token_type_ids",
-    "soft_ids",
-    "soft_logprobs",
-    "log_tail",
-    "original_logprob",
-    "log_partition",
-    "label",
-    "example_id",
-    "offsets",
-    "context",
-    "answers",
-    "start_positions",
-    "end_positions",
-    "teacher_logits",
-)
+_BEFORE = ("row", "window", "input_ids", "token_type_ids")
+_AFTER = ("label", "example_id", "offsets", "context", "answers", "start_positions", "end_positions", "teacher_logits")
 PLACE = pa.list_(pa.int32(), 2)
 ANSWERS = pa.struct([pa.field("text", pa.list_(pa.string())), pa.field("answer_start", pa.list_(pa.int32()))])
+
+
+def columns_of(codec: str) -> tuple[str, ...]:
+    """The columns that a shard of this codec may have, in order; kept columns of the corpus follow."""
+    return (*_BEFORE, *CODECS[codec].columns, *_AFTER)
+
+
+def reserved_columns() -> set[str]:
+    """Names of shard columns in any codec: a kept column cannot be called so."""
+    return {name for codec in CODECS for name in columns_of(codec)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,54 +75,14 @@ class ShardMeta:
                 raise DatasetError(
                     f"{name} has format {value['format']}, this version of textsmooth reads {FORMAT_VERSION}; update textsmooth"
                 )
+            if value["codec"] not in CODECS:
+                raise DatasetError(
+                    f"{name} has codec {value['codec']!r}, this version of textsmooth reads {', '.join(CODECS)}; update textsmooth"
+                )
             return cls(**{**value, "temperatures": tuple(value["temperatures"])})
         except (ValueError, TypeError, KeyError) as error:
             raise DatasetError(f"{name} has damaged metadata ({error}); generate or fetch the dataset again") from None
 
-
-def shard_schema(
-    meta: ShardMeta,
-    *,
-    token_types: bool,
-    label_kind: str | None = None,
-    windows: bool = False,
-    logits: int | None = None,
-    keep: tuple[pa.Field, ...] = (),
-) -> pa.Schema:
-    """The Arrow schema of codec `plain`.
-
-    token_types: the tokenizer makes them. label_kind: `class` (int64), `value` (float64), `span` (answers) or None. windows: long rows
-    are cut into several. logits: how many a task teacher gives per row; per token for `span`. keep: columns carried through.
-    """
-    ids = pa.from_numpy_dtype(id_dtype(meta.vocab_size))
-    half = pa.float16()
-    columns = [pa.field("row", pa.int64(), nullable=False)]
-    if windows:
-        columns.append(pa.field("window", pa.int32(), nullable=False))
-    columns.append(pa.field("input_ids", pa.list_(ids)))
-    if token_types:
-        columns.append(pa.field("token_type_ids", pa.list_(pa.uint8())))
-    columns += [
-        pa.field("soft_ids", pa.list_(pa.list_(ids))),
-        pa.field("soft_logprobs", pa.list_(pa.list_(half))),
-        pa.field("log_tail", pa.list_(half)),
-        pa.field("original_logprob", pa.list_(half)),
-    ]
-    if meta.temperatures:
-        columns.append(pa.field("log_partition", pa.list_(pa.list_(pa.float32(), len(meta.temperatures)))))
-    if label_kind == "span":
-        columns += [
-            pa.field("example_id", pa.string()),
-            pa.field("offsets", pa.list_(PLACE)),
-            pa.field("context", pa.string()),
-            pa.field("answers", ANSWERS),
-            pa.field("start_positions", pa.int32()),
-            pa.field("end_positions", pa.int32()),
-        ]
-    elif label_kind is not None:
-        columns.append(pa.field("label", pa.int64() if label_kind == "class" else pa.float64()))
-    if logits is not None:
-        single = pa.list_(pa.float32(), logits)
-        columns.append(pa.field("teacher_logits", pa.list_(single) if label_kind == "span" else single))
-    columns += keep
-    return pa.schema(columns, metadata={METADATA_KEY: json.dumps(asdict(meta), sort_keys=True).encode()})
+    def to_arrow(self) -> dict[bytes, bytes]:
+        """The metadata of an Arrow schema."""
+        return {METADATA_KEY: json.dumps(asdict(self), sort_keys=True).encode()}

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textsmooth.pipeline.cli.command import Command
+from textsmooth.schemas.codecs import CODECS
 from textsmooth.schemas.config import (
-    CODECS,
     DEFAULT_TEACHER,
     DTYPES,
     EXECUTORS,
@@ -67,7 +67,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
     help="Temperatures that students may use exactly: 0.5,1,2.",
 )
 @click.option("--context", default="unmasked", show_default=True, help="unmasked, or masked:N: each token seen masked, in N passes.")
-@click.option("--codec", type=click.Choice(CODECS), default="plain", show_default=True, help="How soft ids are laid out in shards.")
+@click.option("--codec", type=click.Choice(list(CODECS)), default="plain", show_default=True, help="How soft ids are laid out in shards.")
 @click.option("--specials", type=click.Choice(SPECIALS), default="plain", show_default=True, help="What happens to special tokens.")
 @click.option("--max-length", type=AUTO_INT, default="auto", show_default=True, help="Tokens per row, specials counted.")
 @click.option("--long", type=click.Choice(LONG_ROWS), help="Longer rows: cut off, or cut into windows.  [default: as the task needs it]")

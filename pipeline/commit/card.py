@@ -10,6 +10,7 @@ from typing import Any
 
 from textsmooth.pipeline.commit.card_yaml import head, hub_page, license_texts, licenses, line
 from textsmooth.pipeline.formatting import size
+from textsmooth.schemas.codecs import CODECS
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.manifest import QUARANTINE, Manifest
 
@@ -236,6 +237,13 @@ batch = next(iter(rows.stream(collate, batch_size=8)))
 ```"""
     yield "or a trained student, from the command line:"
     yield f"```text\ntextsmooth train {PLACE} --student STUDENT --out OUT\n```"
+    if CODECS[manifest.config["codec"]].nested_lists:
+        yield from _other_readers(split, shard)
+    yield "What each column holds is in textsmooth's docs/format.md. `tokenizer/` turns the ids into text."
+
+
+def _other_readers(split: str, shard: str) -> Iterator[str]:
+    """How `datasets` and pyarrow read a shard of nested lists."""
     yield "With `datasets`:"
     yield f"""```python
 import datasets
@@ -262,4 +270,3 @@ with pa.memory_map(hf_hub_download("{PLACE}", "{shard}", repo_type="dataset")) a
     table = pa.ipc.open_file(file).read_all()
 entries = table["soft_ids"].combine_chunks().flatten()
 ```"""
-    yield "What each column holds is in textsmooth's docs/format.md. `tokenizer/` turns the ids into text."

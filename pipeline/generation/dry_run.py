@@ -28,10 +28,10 @@ from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import ConflictError, CorpusError
 from textsmooth.schemas.manifest import MANIFEST, PLAN
 from textsmooth.schemas.plan import Plan, Unit
-from textsmooth.schemas.soft_ids import id_dtype
 from textsmooth.stages.corpus import reader as readers
 from textsmooth.stages.corpus.source_file import SCAN_ROWS
 from textsmooth.stages.dataset.open import read_manifest
+from textsmooth.stages.soft_ids.codec import find_codec
 from textsmooth.stages.soft_ids.topk import ChunkSoftIds
 from textsmooth.stages.soft_ids.truncation import Cut, Fidelity, Loss
 from textsmooth.stages.tokens.tokenize import NO_LIMIT, tokenize
@@ -106,7 +106,7 @@ class Preview:
         sample = self.sample
         assert sample is not None
         asked = next(found for found in sample.losses if found.cut == self.asked)
-        per_entry = id_dtype(self.plan.teacher.vocab_size).itemsize + np.dtype(np.float16).itemsize
+        per_entry = find_codec(self.plan.config.codec).entry_bytes(self.plan.teacher.vocab_size)
         other = (loss.entries - asked.entries) * sample.smoothed * per_entry if sample.smoothed else 0
         return len(self.scope) * sample.empty_bytes + (sample.content_bytes + other) * self.of_all(sample.tokens) / max(
             sample.scored_tokens, 1

@@ -13,7 +13,7 @@ from textsmooth.schemas.config import GenerateOptions, GenerationConfig, check_s
 from textsmooth.schemas.errors import CorpusError, TeacherError, UsageError
 from textsmooth.schemas.manifest import RECEIPTS_FOLDER, TOKENIZER_FOLDER
 from textsmooth.schemas.plan import CorpusIdentity, Plan, TaskTeacherIdentity, TeacherIdentity, check_split
-from textsmooth.schemas.shard import COLUMNS
+from textsmooth.schemas.shard import reserved_columns
 from textsmooth.schemas.tasks import TEXT_COLUMNS, Task, find_task
 from textsmooth.stages.corpus import columns as corpora
 from textsmooth.stages.corpus import reader as readers
@@ -183,7 +183,7 @@ def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...],
     if not found:
         raise CorpusError(f"corpus {corpus.name} is empty: no rows in {', '.join(f.name for f in corpus.files)}")
     for column in options.keep_columns:
-        if column in COLUMNS:
+        if column in reserved_columns():
             raise UsageError(f"cannot keep column {column!r}: a shard has a column of that name; rename it in the corpus")
     union: dict[str, bool] = {}
     for columns in found.values():

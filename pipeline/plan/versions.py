@@ -3,8 +3,10 @@
 import hashlib
 import importlib.metadata
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
+from textsmooth.schemas.codecs import CODECS
 from textsmooth.schemas.version import VERSION
 
 # Label -> source file. A label is hashed, the path is not: where a file is moved, its label stays, and so does the code digest.
@@ -46,10 +48,11 @@ def code_digest() -> str:
     import textsmooth.stages
 
     folders = {m.__name__.rpartition(".")[2]: Path(m.__path__[0]) for m in (textsmooth.schemas, textsmooth.stages, textsmooth.pipeline)}
+    files = {label: folders[path.partition("/")[0]] / path.partition("/")[2] for label, path in DECIDES_BYTES.items()}
+    files |= {f"codec {name}": Path(str(import_module(spec.module).__file__)) for name, spec in CODECS.items()}
     total = hashlib.sha256()
-    for label, path in sorted(DECIDES_BYTES.items()):
-        top, _, file = path.partition("/")
-        total.update(label.encode() + b"\0" + (folders[top] / file).read_bytes())
+    for label, file in sorted(files.items()):
+        total.update(label.encode() + b"\0" + file.read_bytes())
     return total.hexdigest()[:16]
 
 

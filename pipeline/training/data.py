@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsmooth.pipeline.formatting import counted, size
+from textsmooth.schemas.config import context_passes
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.schemas.tasks import MOST_CLASSES
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.dataset import SmoothedDataset
-from textsmooth.stages.dataset.mlm_collate import MASKED
 from textsmooth.stages.training.evaluate import labelled
 
 
@@ -20,7 +20,7 @@ def label_kind_of(options: TrainOptions, manifest: Manifest) -> str:
     """What kind of labels the objective needs, and the dataset has; `mlm` for masked tokens."""
     where = f"the dataset in {options.dataset}"
     if options.objective == "mlm":
-        if not str(manifest.config["context"]).startswith(MASKED):
+        if context_passes(manifest.config["context"]) == 1:
             raise UsageError(f"{where} has soft ids of unmasked text, --objective mlm needs masked; generate it with --context masked:7")
         return "mlm"
     second = manifest.task_teacher

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from textsmooth.schemas.errors import CorpusError, first_line
 from textsmooth.schemas.plan import Plan, Unit
-from textsmooth.schemas.shard import ANSWERS, PLACE, ShardMeta, shard_schema
+from textsmooth.schemas.shard import ANSWERS, PLACE, ShardMeta
 from textsmooth.schemas.tasks import ID_COLUMN
 from textsmooth.stages.corpus.column_types import arrow_type
 from textsmooth.stages.corpus.reader import Rows
 from textsmooth.stages.soft_ids.codec import per_row
+from textsmooth.stages.soft_ids.shard import shard_schema
 from textsmooth.stages.tokens.answer_spans import Spans
 from textsmooth.stages.tokens.tokenize import TokenRows
 

@@ -6,6 +6,7 @@ Legend: R rows, N tokens.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from textsmooth.schemas.errors import first_line
-from textsmooth.schemas.shard import COLUMNS
 from textsmooth.stages.checks.findings import Finding, Places, Tally
-from textsmooth.stages.soft_ids.codec import TokenBlock, decode
+from textsmooth.stages.soft_ids.codec import TokenBlock, decode, find_codec
 
-PER_TOKEN = (
-    *("input_ids", "token_type_ids", "soft_ids", "soft_logprobs", "log_tail", "original_logprob", "log_partition", "offsets"),
-    "teacher_logits",
-)
+PER_TOKEN = ("input_ids", "token_type_ids", "offsets", "teacher_logits")  # lists of them, beside those of the codec
 MAY_BE_NULL = ("example_id",)
 
 
@@ -35,10 +32,11 @@ class RowRules:
     template: tuple[int, ...] | None  # ids of the special tokens of a row, which are left plain; None: not known
 
 
-def whole(batch: pa.RecordBatch, tally: Tally, first: int, row_offset: int = 0) -> bool:
+def whole(batch: pa.RecordBatch, tally: Tally, first: int, columns: tuple[str, ...], row_offset: int = 0) -> bool:
     """Whether every list of a record batch lies within its values, and what has to be there is; else `tally` is told where not.
 
-    first: number of its first row in the shard, to name rows whose own column cannot be read. row_offset: added to that column.
+    first: number of its first row in the shard, to name rows whose own column cannot be read. columns: those that hold no null.
+    row_offset: added to column `row`.
     """
     rows = f"rows {first:,} to {first + batch.num_rows - 1:,} of the shard"
     try:
@@ -48,7 +46,7 @@ def whole(batch: pa.RecordBatch, tally: Tally, first: int, row_offset: int = 0) 
             tally.file(f"is damaged in {rows}: {first_line(error)}")
         return False
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if name in COLUMNS and name not in MAY_BE_NULL and any(part.null_count for part in _parts(column)):
+        if name in columns and name not in MAY_BE_NULL and any(part.null_count for part in _parts(column)):
             tally.file(f"has null in column {name}, {rows}")
             return False
     return True
@@ -101,20 +99,22 @@ def _parts(array: pa.Array) -> Iterator[pa.Array]:
             yield from _parts(inner)
 
 
-def fitting(batch: pa.RecordBatch, places: Places) -> TokenBlock | None:
+def fitting(batch: pa.RecordBatch, places: Places, codec: str) -> TokenBlock | None:
     """The rows of a whole record batch, if its lists have one value for each token; else None, and `places` is told."""
-    lists = {name: np.diff(_starts(batch.column(name))) for name in PER_TOKEN if _is_list(batch, name)}
+    layout = find_codec(codec)
+    lists = {name: np.diff(_starts(batch.column(name))) for name in (*PER_TOKEN, *layout.per_token) if _is_list(batch, name)}
     lengths = lists["input_ids"]
     other = next((name for name, found in lists.items() if (found != lengths).any()), None)
     if other is not None:
         found = lists[other]
         places.rows("lengths", found != lengths, lambda r: f"has {found[r]:,} values in {other} for {lengths[r]:,} tokens")
         return None
-    ids, numbers = (np.diff(_starts(_inside(batch.column(name)))) for name in ("soft_ids", "soft_logprobs"))
-    if (ids != numbers).any():
-        places.tokens("entries", ids != numbers, lambda n: f"has {ids[n]} soft_ids and {numbers[n]} soft_logprobs")
-        return None
-    return decode(batch, np.int32)
+    counts = {name: np.diff(_starts(_inside(batch.column(name)))) for name in layout.per_entry}
+    for (name, count), (other, other_count) in pairwise(counts.items()):
+        if (count != other_count).any():
+            places.tokens("entries", count != other_count, lambda n: f"has {count[n]} {name} and {other_count[n]} {other}")  # noqa: B023
+            return None
+    return decode(batch, np.int32, codec)
 
 
 def _is_list(batch: pa.RecordBatch, name: str) -> bool:

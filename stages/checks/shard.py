@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,15 +16,15 @@ from numpy.typing import NDArray
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError, first_line
 from textsmooth.schemas.manifest import FileEntry, Manifest, ShardEntry
-from textsmooth.schemas.shard import METADATA_KEY, ROWS_PER_RECORD_BATCH, ShardMeta, shard_schema
+from textsmooth.schemas.shard import METADATA_KEY, ROWS_PER_RECORD_BATCH, ShardMeta, columns_of
 from textsmooth.stages.checks.findings import Finding, Tally
 from textsmooth.stages.checks.rows import RowRules, check_order, check_rows, fitting, places_of, whole
-from textsmooth.stages.checks.soft_ids import Sums, check_soft
+from textsmooth.stages.checks.soft_ids import Sums, check_soft, rounding_of
 from textsmooth.stages.corpus.column_types import arrow_type
+from textsmooth.stages.soft_ids.shard import shard_schema
 
 EPSILON = 1e-4  # relative, of float32 sums over a shard
 LOOK_BYTES = 2 << 20  # of rows that are looked at together
-ROUNDING = 2.0**-11 / math.e  # by which float16 moves a probability p at most: p |log p| 2^-11
 
 __all__ = ["Finding", "Looked", "Promised", "check_file", "check_shard", "expected_schema", "missing", "unreadable"]
 
@@ -191,18 +190,18 @@ def _check_batches(batches: list[pa.RecordBatch], entry: ShardEntry, manifest: M
         classes=len(names) if names and corpus["label_kind"] == "class" else None,
         template=promised.template if config.specials == "plain" else (),
     )
-    sums, first, unlabelled = Sums(), 0, 0
+    sums, first, unlabelled = Sums(rounding=rounding_of(config.codec)), 0, 0
     rows: list[NDArray[np.int64]] = []
     windows: list[NDArray[np.int32]] = []
     good = []
     for batch in batches:
-        if whole(batch, tally, first, entry.row_offset):
+        if whole(batch, tally, first, columns_of(config.codec), entry.row_offset):
             good.append(batch)
         first += batch.num_rows
     complete = len(good) == len(batches)
     for batch in _together(good):
         places = places_of(batch, tally, entry.row_offset)
-        block = fitting(batch, places)
+        block = fitting(batch, places, config.codec)
         if block is None:
             complete = False
             continue
@@ -261,7 +260,7 @@ def _check_stats(sums: Sums, unlabelled: int, stats: dict[str, Any], config: Gen
     mass = np.zeros(max(len(said), len(sums.mass_by_rank)))
     mass[: len(sums.mass_by_rank)] = sums.mass_by_rank
     said = np.concatenate([said, np.zeros(len(mass) - len(said))])
-    off = ~(np.abs(mass - said) <= sums.smoothed * ROUNDING + EPSILON * said)
+    off = ~(np.abs(mass - said) <= sums.smoothed * sums.rounding.slack.max() + EPSILON * said)
     if off.any():
         rank = int(off.argmax())
         tally.file(f"has mass {mass[rank]:.4f} at rank {rank + 1}, its receipt says {said[rank]:.4f}")

@@ -5,6 +5,7 @@ the last bit. Legend: N tokens, M tokens with entries, E entries, K entries per 
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,25 +14,38 @@ from numpy.typing import NDArray
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.checks.findings import Places, Say
+from textsmooth.stages.soft_ids.codec import find_codec
 from textsmooth.stages.soft_ids.statistics import BINS
 
 SIGN, MINUS_INFINITY = np.uint16(0x8000), np.uint16(0xFC00)  # bits of a float16
 EPSILON = 1e-5  # of float32 sums over a vocabulary
 EXACT = 1024  # numbers of at most 1 that einsum adds up in float32; no matrix product, as threads of BLAS get into the way of ours
-HALF_STEP = 2.0**-11  # of float16, relative; 2**-25 for numbers below 2**-14
 LEAST_TAIL = -87.0  # log of the least mass that float32 holds: a smaller tail is stored as -inf
 
 _size = np.arange(0x8000, dtype=np.uint16).view(np.float16).astype(np.float64)  # |l| by the bits of a float16 without its sign
 _size[0x7C01:] = np.inf  # NaN, of which nothing is looked up
-_error = np.where(_size < 2.0**-14, 2.0**-25, np.where(np.isfinite(_size), _size * HALF_STEP, 0.0))
 PROBABILITY = np.exp(-_size).astype(np.float32)
-SLACK = (np.exp(-_size) * np.expm1(_error)).astype(np.float32)  # how far rounding may have moved that probability
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """How far what a codec stores may be from what was exact: tables by the bits of a float16 log-probability without its sign."""
+
+    log_error: NDArray[np.float64]  # [32768] of the log-probability
+    slack: NDArray[np.float32]  # [32768] of the probability
+
+
+@cache
+def rounding_of(codec: str) -> Rounding:
+    error = np.where(np.isfinite(_size), find_codec(codec).log_error(_size), 0.0)
+    return Rounding(log_error=error, slack=(np.exp(-_size) * np.expm1(error)).astype(np.float32))
 
 
 @dataclass(kw_only=True)
 class Sums:
     """What the tokens seen so far add up to."""
 
+    rounding: Rounding
     rows: int = 0  # once they were all seen
     tokens: int = 0
     smoothed: int = 0
@@ -48,7 +62,7 @@ class Sums:
         for first in range(0, len(probabilities), EXACT):
             grown[: probabilities.shape[1]] += np.einsum("mk->k", probabilities[first : first + EXACT])
         self.mass_by_rank = grown
-        p, moved = PROBABILITY.take(original).astype(np.float64), SLACK.take(original) + 1e-6
+        p, moved = PROBABILITY.take(original).astype(np.float64), self.rounding.slack.take(original) + 1e-6
         self.original += (p.sum(), moved.sum())
         for counts, values in zip(self.below, (p + moved, p - moved), strict=True):
             bins = np.clip(values * (BINS / (1.0 + 1e-6)), 0, BINS - 1).astype(np.int64)
@@ -59,7 +73,7 @@ def check_soft(
     soft: SoftIds, input_ids: NDArray[Any], places: Places, *, config: GenerationConfig, vocab_size: int, sums: Sums | None = None
 ) -> None:
     """Tell `places` of the tokens of a record batch that are wrong, and add the others up in `sums`."""
-    sums = sums or Sums()
+    sums = sums or Sums(rounding=rounding_of(config.codec))
     sizes = np.diff(soft.offsets)
     has = sizes > 0
     some = np.flatnonzero(has)
@@ -82,6 +96,7 @@ def check_soft(
         tail=tail[some],
         original=original[some],
         places=places,
+        rounding=sums.rounding,
     )
     if not entries.in_order(vocab_size) or _strange(entries.tail).any() or _strange(entries.original).any():
         sums.skipped = True
@@ -119,6 +134,7 @@ class _Entries:
     tail: NDArray[np.uint16]  # [M]
     original: NDArray[np.uint16]  # [M]
     places: Places
+    rounding: Rounding
 
     def tell(self, kind: str, bad: NDArray[np.bool_], say: Say) -> None:
         self.places.tokens(kind, bad, say, self.some)
@@ -151,18 +167,18 @@ class _Entries:
 
     def check_mass(self, p: NDArray[np.float32], mass: float, wanted: int) -> None:
         """Entries and tail are all there is; and no fewer entries reach the mass that was asked for."""
-        inside = np.einsum("mk->m", p)
+        inside, slack = np.einsum("mk->m", p), self.rounding.slack
         whole = inside + PROBABILITY.take(self.tail & ~SIGN)
         doubtful = np.flatnonzero(np.abs(whole - 1) > EPSILON)
         room = np.full(len(p), EPSILON)
-        room[doubtful] += SLACK.take(self.bits[doubtful] & ~SIGN).sum(1) + SLACK.take(self.tail[doubtful] & ~SIGN)
+        room[doubtful] += slack.take(self.bits[doubtful] & ~SIGN).sum(1) + slack.take(self.tail[doubtful] & ~SIGN)
         self.tell(
             "mass",
             np.abs(whole - 1) > room,
             lambda m: f"has entries and tail of {whole[m]:.6f} in all; 1, within {room[m]:.6f} for rounding, is needed",
         )
         if mass < 1:
-            room = SLACK.take(self.bits & ~SIGN).sum(1) + EPSILON
+            room = slack.take(self.bits & ~SIGN).sum(1) + EPSILON
             short = (self.sizes < wanted) & (inside + room < mass)
             self.tell("short", short, lambda m: f"has {self.sizes[m]} entries, which are {inside[m]:.4f}: mass {mass:g} is promised")
             before = inside - p[np.arange(len(p)), self.sizes - 1]
@@ -181,13 +197,13 @@ class _Entries:
         above = ~among & (own | SIGN < last | SIGN)
         no = "though it is not among the entries"
         self.tell("above", above, lambda m: f"has original_logprob {_number(own[m])} above the last entry's {_number(last[m])}, {no}")
-        p, rest = own & ~SIGN, self.tail & ~SIGN
-        more = ~among & (PROBABILITY.take(p) > PROBABILITY.take(rest) + SLACK.take(p) + SLACK.take(rest) + EPSILON)
+        p, rest, slack = own & ~SIGN, self.tail & ~SIGN, self.rounding.slack
+        more = ~among & (PROBABILITY.take(p) > PROBABILITY.take(rest) + slack.take(p) + slack.take(rest) + EPSILON)
         self.tell("tail", more, lambda m: f"has original_logprob {_number(own[m])} above log_tail {_number(self.tail[m])}, {no}")
 
     def check_partition(self, values: NDArray[np.float32], outside: NDArray[Any], temperature: float) -> None:
         """values: [M] log-partition at a temperature. outside: [M] ids that are not among the entries."""
-        low, high = partition_bounds(self.bits.view(np.float16), self.tail.view(np.float16), outside, temperature)
+        low, high = partition_bounds(self.bits.view(np.float16), self.tail.view(np.float16), outside, temperature, self.rounding)
         name = f"log_partition at temperature {temperature:g}"
         self.tell(
             name,
@@ -197,7 +213,7 @@ class _Entries:
 
 
 def partition_bounds(
-    logprobs: NDArray[np.float16], log_tail: NDArray[np.float16], outside: NDArray[Any], temperature: float
+    logprobs: NDArray[np.float16], log_tail: NDArray[np.float16], outside: NDArray[Any], temperature: float, rounding: Rounding
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Between what the log-partition at a temperature must lie: [M] each.
 
@@ -206,14 +222,16 @@ def partition_bounds(
     """
     power = 1.0 / temperature
     spread = (1 - power) * np.log(np.maximum(outside, 1))
-    tail, exact = log_tail.astype(np.float64), logprobs.astype(np.float64)
+    (tail, tail_error), (entry, entry_error) = (
+        (values.astype(np.float64), rounding.log_error.take(values.view(np.uint16) & ~SIGN)) for values in (log_tail, logprobs)
+    )
     found = []
     for sign in (1, -1):  # all that was rounded taken as low as it may have been, then as high
-        scaled = exact * (power * (1 + sign * HALF_STEP))
+        scaled = power * (entry - sign * entry_error)
         peak = scaled[:, :1]
         with np.errstate(invalid="ignore", divide="ignore"):
             entries = peak[:, 0] + np.log(np.exp(scaled - peak).sum(1))
-            mass = power * np.where(np.isneginf(tail), -np.inf if sign > 0 else LEAST_TAIL, tail * (1 + sign * HALF_STEP))
+            mass = power * np.where(np.isneginf(tail), -np.inf if sign > 0 else LEAST_TAIL, tail - sign * tail_error)
             rest = mass + (np.minimum(spread, 0) if sign > 0 else np.maximum(spread, 0))
             whole = np.logaddexp(entries, np.where(outside > 0, rest, -np.inf))
         found.append(whole - sign * (1e-3 + 1e-5 * np.abs(whole)))

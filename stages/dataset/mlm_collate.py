@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from textsmooth.schemas.config import context_passes
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
@@ -23,17 +24,6 @@ from textsmooth.stages.dataset.row_source import SoftIdSource
 from textsmooth.stages.soft_ids.codec import TokenBlock
 from textsmooth.stages.soft_ids.counter_rng import uniform
 from textsmooth.stages.soft_ids.target_distribution import cut
-
-MASKED = "masked:"
-
-
-def context_passes(context: str) -> int:
-    """N of a dataset's `context` `masked:N`. UsageError for an unmasked one."""
-    if not context.startswith(MASKED):
-        raise UsageError(
-            "masked-LM distillation needs soft ids of masked tokens, this dataset's are unmasked; generate with --context masked:8"
-        )
-    return int(context.removeprefix(MASKED))
 
 
 class MaskedCollator:
@@ -67,10 +57,15 @@ class MaskedCollator:
         mask = manifest.special_ids.get("mask")
         if mask is None:
             raise UsageError("the dataset's tokenizer has no mask token, masked-LM distillation needs one; choose another dataset")
+        passes = context_passes(manifest.config["context"])
+        if passes == 1:
+            raise UsageError(
+                "masked-LM distillation needs soft ids of masked tokens, this dataset's are unmasked; generate with --context masked:8"
+            )
         return cls(
             pad_id=manifest.special_ids.get("pad") or 0,
             mask_id=mask,
-            context_n=context_passes(manifest.config["context"]),
+            context_n=passes,
             smoothing=smoothing,
             temperatures=dataset.temperatures,
             seed=seed,

@@ -1,13 +1,12 @@
-"""How soft ids are laid out in a shard. Codec `plain`: nested lists that any Arrow reader understands.
+"""Rows of tokens to Arrow record batches and back. How the soft ids are laid out in columns is the codec's.
 
-    row 0 ─ token 0 ─ ids[0..k)      soft_ids, soft_logprobs: list<list<…>>, offsets per row and per token
-          └ token 1 ─ ids[k..2k)     log_tail, original_logprob, log_partition: list<…>, offsets per row
-    row 1 ─ …
-
-Nested lists are compressed sparse rows: decoding gives views of the mapped file, nothing is copied.
-Legend: R rows, N tokens, E entries, S extra temperatures.
+A shard names its codec in its metadata, so `encode` and `decode` never have to be given one. schemas/codecs.py lists the codecs;
+plain_codec.py is the default.
+Legend: R rows, N tokens, E entries, S extra temperatures, C logits.
 """
 
+import importlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from textsmooth.schemas.codecs import CODECS
 from textsmooth.schemas.errors import UsageError
+from textsmooth.schemas.shard import ShardMeta
 from textsmooth.schemas.soft_ids import SoftIds
 
 
@@ -29,7 +30,7 @@ class TokenBlock:
     token_type_ids: NDArray[np.uint8] | None  # [N]
     soft: SoftIds  # of the N tokens
     label: NDArray[Any] | None  # [R] int64 (class, -1 unlabelled) or float64 (value, NaN unlabelled)
-    window: NDArray[np.int32] | None = None  # [R] which window of its row, where long rows were cut
+    window: NDArray[np.int32] | None = None  # [R] which window of its source row, where long rows were cut into windows
     spans: NDArray[np.int32] | None = None  # [R, 2] first and last token of the first answer; 0, 0 where there is none
     teacher_logits: NDArray[np.float32] | None = None  # [R, C]; [N, 2] for span tasks: start and end
 
@@ -37,98 +38,106 @@ class TokenBlock:
         return len(self.row)
 
 
-def _offsets(offsets: NDArray[Any], what: str) -> pa.Array:
-    if offsets[-1] > np.iinfo(np.int32).max:
-        raise UsageError(f"{offsets[-1]:,} {what} in one shard, Arrow lists hold 2**31 - 1; lower --rows-per-shard")
-    return pa.array(offsets.astype(np.int32, copy=False))
+class Codec(ABC):
+    """How soft ids are laid out in the columns of a shard.
+
+    Decoded log-probabilities are float16, and a token's entries most probable first. Equal soft ids give equal arrays.
+    """
+
+    per_token: tuple[str, ...] = ()  # columns that are lists with one value for each token of the row
+    per_entry: tuple[str, ...] = ()  # columns among these whose values are lists with one item for each entry
+
+    @abstractmethod
+    def fields(self, meta: ShardMeta) -> list[pa.Field]:
+        """The columns of a shard, in the order of CodecSpec.columns."""
+
+    @abstractmethod
+    def encode(self, soft: SoftIds, row_offsets: NDArray[np.int64]) -> dict[str, pa.Array]:
+        """One array of R values for each of `fields`. row_offsets: [R + 1]. UsageError if a shard cannot hold that many entries."""
+
+    @abstractmethod
+    def decode(self, batch: pa.RecordBatch, row_offsets: NDArray[np.signedinteger]) -> SoftIds:
+        """The soft ids of a record batch, which may be a slice. row_offsets: [R + 1] from 0; `offsets` are of the same dtype."""
+
+    @abstractmethod
+    def entry_bytes(self, vocab_size: int) -> float:
+        """Bytes that one more entry takes in a shard, to estimate sizes."""
+
+    @abstractmethod
+    def log_error(self, size: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How far a stored log-probability of this absolute value may be from the exact one, at most."""
 
 
-def per_row(row_offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
-    """Values of N tokens as lists, one per row."""
-    return pa.ListArray.from_arrays(_offsets(row_offsets, "tokens"), values)
+def find_codec(name: str) -> Codec:
+    """The codec of that name. KeyError if it is none of schemas.codecs.CODECS."""
+    codec: Codec = importlib.import_module(CODECS[name].module).CODEC
+    return codec
 
 
 def encode(block: TokenBlock, schema: pa.Schema, kept_columns: dict[str, pa.Array]) -> pa.RecordBatch:
-    """Lay a block out in the columns of a shard schema. Log-probabilities are rounded to float16 here.
+    """Lay a block out in the columns of a shard schema. Log-probabilities are rounded to what its codec stores.
 
     kept_columns: arrays of R values for the columns that are carried through, and for those of span tasks and task teachers.
     """
-    rows = _offsets(block.row_offsets, "tokens")
-    tokens = _offsets(block.soft.offsets, "entries")
-    soft = block.soft
-
-    def per_token(values: pa.Array) -> pa.Array:
-        return pa.ListArray.from_arrays(rows, values)
-
-    def per_entry(values: NDArray[Any]) -> pa.Array:
-        return per_token(pa.ListArray.from_arrays(tokens, pa.array(values)))
-
-    def halves(values: NDArray[Any]) -> NDArray[np.float16]:
-        # beyond the range of float16 (p < e**-65504) the mass is nothing that float16 could tell from it
-        limit = np.finfo(np.float16).max
-        return np.where(np.isneginf(values), values, np.clip(values, -limit, limit)).astype(np.float16)
-
+    codec = find_codec(ShardMeta.of(schema, "the schema").codec)
     columns: dict[str, pa.Array] = {"row": pa.array(block.row), **kept_columns}
-    columns["input_ids"] = per_token(pa.array(block.input_ids))
+    columns["input_ids"] = per_row(block.row_offsets, pa.array(block.input_ids))
     if block.token_type_ids is not None:
-        columns["token_type_ids"] = per_token(pa.array(block.token_type_ids))
-    columns["soft_ids"] = per_entry(soft.ids)
-    columns["soft_logprobs"] = per_entry(halves(soft.logprobs))
-    columns["log_tail"] = per_token(pa.array(halves(soft.log_tail)))
-    columns["original_logprob"] = per_token(pa.array(halves(soft.original_logprob)))
-    if soft.log_partition.shape[1]:
-        flat = pa.array(np.ascontiguousarray(soft.log_partition, dtype=np.float32).reshape(-1))
-        columns["log_partition"] = per_token(pa.FixedSizeListArray.from_arrays(flat, soft.log_partition.shape[1]))
+        columns["token_type_ids"] = per_row(block.row_offsets, pa.array(block.token_type_ids))
+    columns |= codec.encode(block.soft, block.row_offsets)
     if block.label is not None:
         columns["label"] = pa.array(block.label)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def _lists(array: pa.ListArray, dtype: type[np.signedinteger]) -> tuple[NDArray[Any], pa.Array]:
-    """Offsets that start at 0 and the values they point into, of a possibly sliced list array."""
-    offsets = array.offsets.to_numpy(zero_copy_only=True).astype(dtype, copy=False)
-    return offsets - offsets[0] if offsets[0] else offsets, array.flatten()
+def decode(batch: pa.RecordBatch, offset_dtype: type[np.signedinteger] = np.int64, codec: str | None = None) -> TokenBlock:
+    """The block that a record batch of a shard holds. Values are views of the batch's memory where the codec stores them as they are.
 
-
-def _numpy(array: pa.Array) -> NDArray[Any]:
-    return array.to_numpy(zero_copy_only=True)  # type: ignore[no-any-return]
-
-
-def decode(batch: pa.RecordBatch, offset_dtype: type[np.signedinteger] = np.int64) -> TokenBlock:
-    """The block that a record batch of a shard holds. Values are views of the batch's memory; offsets too, if they are to be int32."""
+    offset_dtype: of row_offsets and soft.offsets; int32 is what Arrow has. codec: in place of the one that the metadata names.
+    """
     names = set(batch.schema.names)
-    row_offsets, ids = _lists(batch.column("input_ids"), offset_dtype)
-    tokens = len(ids)
-    offsets, soft_ids = _lists(batch.column("soft_ids").flatten(), offset_dtype)
-    partition = np.zeros((tokens, 0), np.float32)
-    if "log_partition" in names:
-        nested = batch.column("log_partition").flatten()
-        partition = _numpy(nested.flatten()).reshape(tokens, nested.type.list_size)
+    row_offsets, ids = unnest(batch.column("input_ids"), offset_dtype)
     return TokenBlock(
-        row=_numpy(batch.column("row")),
+        row=values(batch.column("row")),
         row_offsets=row_offsets,
-        input_ids=_numpy(ids),
-        token_type_ids=_numpy(batch.column("token_type_ids").flatten()) if "token_type_ids" in names else None,
-        soft=SoftIds(
-            offsets=offsets,
-            ids=_numpy(soft_ids),
-            logprobs=_numpy(batch.column("soft_logprobs").flatten().flatten()),
-            log_tail=_numpy(batch.column("log_tail").flatten()),
-            original_logprob=_numpy(batch.column("original_logprob").flatten()),
-            log_partition=partition,
-        ),
-        label=_numpy(batch.column("label")) if "label" in names else None,
-        window=_numpy(batch.column("window")) if "window" in names else None,
+        input_ids=values(ids),
+        token_type_ids=values(batch.column("token_type_ids").flatten()) if "token_type_ids" in names else None,
+        soft=find_codec(codec or ShardMeta.of(batch.schema, "the record batch").codec).decode(batch, row_offsets),
+        label=values(batch.column("label")) if "label" in names else None,
+        window=values(batch.column("window")) if "window" in names else None,
         spans=_spans(batch) if "start_positions" in names else None,
         teacher_logits=_logits(batch.column("teacher_logits")) if "teacher_logits" in names else None,
     )
 
 
 def _spans(batch: pa.RecordBatch) -> NDArray[np.int32]:
-    return np.stack([_numpy(batch.column(f"{end}_positions")) for end in ("start", "end")], axis=1)
+    return np.stack([values(batch.column(f"{end}_positions")) for end in ("start", "end")], axis=1)
 
 
 def _logits(column: pa.Array) -> NDArray[np.float32]:
     """Rows of a fixed_size_list<float32>[C], or of a list of them, one after the other."""
     rows = column.flatten() if pa.types.is_list(column.type) else column
-    return _numpy(rows.flatten()).reshape(len(rows), rows.type.list_size)
+    return values(rows.flatten()).reshape(len(rows), rows.type.list_size)
+
+
+def list_offsets(offsets: NDArray[Any], unit: str) -> pa.Array:
+    """Offsets of an Arrow list array. UsageError if they do not fit 32 bits. unit: what they count, for its message."""
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise UsageError(f"{offsets[-1]:,} {unit} in one shard, Arrow lists hold 2**31 - 1; lower --rows-per-shard")
+    return pa.array(offsets.astype(np.int32, copy=False))
+
+
+def per_row(row_offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
+    """Values of N tokens as lists, one per row."""
+    return pa.ListArray.from_arrays(list_offsets(row_offsets, "tokens"), values)
+
+
+def unnest(array: pa.ListArray, dtype: Any) -> tuple[NDArray[Any], pa.Array]:
+    """Offsets of that dtype, starting at 0, and the values they point into, of a list array that may be a slice."""
+    offsets = array.offsets.to_numpy(zero_copy_only=True).astype(dtype, copy=False)
+    return offsets - offsets[0] if offsets[0] else offsets, array.flatten()
+
+
+def values(array: pa.Array) -> NDArray[Any]:
+    """The values of an array without nulls: a view."""
+    return array.to_numpy(zero_copy_only=True)  # type: ignore[no-any-return]

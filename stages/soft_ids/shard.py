@@ -1,4 +1,4 @@
-"""Shards: Arrow IPC files, written in one piece, read through a memory map."""
+"""Shards: the schema of their Arrow IPC files, which are written in one piece and read through a memory map."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -9,8 +9,47 @@ import pyarrow.ipc
 
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.manifest import AGAIN
-from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH, ShardMeta
-from textsmooth.stages.soft_ids.codec import TokenBlock, decode
+from textsmooth.schemas.shard import ANSWERS, PLACE, ROWS_PER_RECORD_BATCH, ShardMeta
+from textsmooth.schemas.soft_ids import id_dtype
+from textsmooth.stages.soft_ids.codec import TokenBlock, decode, find_codec
+
+
+def shard_schema(
+    meta: ShardMeta,
+    *,
+    token_types: bool,
+    label_kind: str | None = None,
+    windows: bool = False,
+    logits: int | None = None,
+    keep: tuple[pa.Field, ...] = (),
+) -> pa.Schema:
+    """The Arrow schema of a shard.
+
+    token_types: the tokenizer makes them. label_kind: `class` (int64), `value` (float64), `span` (answers) or None. windows: long rows
+    are cut into several. logits: how many a task teacher gives per row; per token for `span`. keep: columns carried through.
+    """
+    columns = [pa.field("row", pa.int64(), nullable=False)]
+    if windows:
+        columns.append(pa.field("window", pa.int32(), nullable=False))
+    columns.append(pa.field("input_ids", pa.list_(pa.from_numpy_dtype(id_dtype(meta.vocab_size)))))
+    if token_types:
+        columns.append(pa.field("token_type_ids", pa.list_(pa.uint8())))
+    columns += find_codec(meta.codec).fields(meta)
+    if label_kind == "span":
+        columns += [
+            pa.field("example_id", pa.string()),
+            pa.field("offsets", pa.list_(PLACE)),
+            pa.field("context", pa.string()),
+            pa.field("answers", ANSWERS),
+            pa.field("start_positions", pa.int32()),
+            pa.field("end_positions", pa.int32()),
+        ]
+    elif label_kind is not None:
+        columns.append(pa.field("label", pa.int64() if label_kind == "class" else pa.float64()))
+    if logits is not None:
+        single = pa.list_(pa.float32(), logits)
+        columns.append(pa.field("teacher_logits", pa.list_(single) if label_kind == "span" else single))
+    return pa.schema([*columns, *keep], metadata=meta.to_arrow())
 
 
 def shard_bytes(batch: pa.RecordBatch) -> pa.Buffer:

@@ -11,8 +11,9 @@ import pytest
 from helpers_docs import ROOT, blocks, commands, run
 
 from textsmooth.pipeline import demo
-from textsmooth.schemas.shard import COLUMNS, ShardMeta, shard_schema
+from textsmooth.schemas.shard import ShardMeta, columns_of
 from textsmooth.schemas.tasks import TASKS
+from textsmooth.stages.soft_ids.shard import shard_schema
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
@@ -112,10 +113,10 @@ def test_the_table_of_columns_is_the_schema() -> None:
     schemas = [shard_schema(meta, token_types=True, label_kind=kind, windows=True, logits=2) for kind in ("class", "value", "span")]
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", FORMAT, re.MULTILINE)
     told = {name: kind.replace("\\", "").replace("[S]", "[2]").replace("[C]", "[2]") for name, kind in rows}
-    assert list(told) == list(COLUMNS)
+    assert list(told) == list(columns_of("plain"))
     for schema in schemas:
-        assert [name for name in COLUMNS if name in schema.names] == schema.names
-    assert {name for schema in schemas for name in schema.names} == set(COLUMNS)
+        assert [name for name in columns_of("plain") if name in schema.names] == schema.names
+    assert {name for schema in schemas for name in schema.names} == set(columns_of("plain"))
 
     def short(kind: pa.DataType) -> str:
         if pa.types.is_fixed_size_list(kind):

@@ -17,10 +17,10 @@ from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.manifest import MANIFEST, FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, TeacherIdentity
-from textsmooth.schemas.shard import ShardMeta, shard_schema
+from textsmooth.schemas.shard import ShardMeta
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.soft_ids.codec import TokenBlock, encode
-from textsmooth.stages.soft_ids.shard import shard_bytes
+from textsmooth.stages.soft_ids.shard import shard_bytes, shard_schema
 from textsmooth.stages.soft_ids.statistics import UnitStats
 from textsmooth.stages.storage.atomic import pretty_json
 from textsmooth.stages.tokens.tokenize import special_ids, vocab_digest

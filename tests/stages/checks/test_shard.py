@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textsmooth.schemas.manifest import Manifest, ShardEntry
-from textsmooth.schemas.shard import METADATA_KEY, ShardMeta, shard_schema
+from textsmooth.schemas.shard import METADATA_KEY, ShardMeta
 from textsmooth.stages.checks.shard import Finding, Promised, check_shard
-from textsmooth.stages.checks.soft_ids import Sums, partition_bounds
+from textsmooth.stages.checks.soft_ids import Sums, partition_bounds, rounding_of
 from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.soft_ids.codec import TokenBlock, encode
-from textsmooth.stages.soft_ids.shard import shard_bytes
+from textsmooth.stages.soft_ids.shard import shard_bytes, shard_schema
 from textsmooth.stages.soft_ids.statistics import UnitStats
 
 ROWS = 300  # two record batches
@@ -299,7 +299,7 @@ def test_partition_bounds_hold_the_truth(seed: int, temperature: float, scale: f
     top = -np.sort(-logprobs, axis=1)
     with np.errstate(divide="ignore"):
         tail = np.log(np.exp(top[:, 8:]).sum(1)).astype(np.float32).astype(np.float16)
-    low, high = partition_bounds(top[:, :8].astype(np.float16), tail, np.full(20, 42), temperature)
+    low, high = partition_bounds(top[:, :8].astype(np.float16), tail, np.full(20, 42), temperature, rounding_of("plain"))
     scaled = logprobs / temperature
     truth = scaled.max(1) + np.log(np.exp(scaled - scaled.max(1, keepdims=True)).sum(1))
     assert (low <= truth).all() and (truth <= high).all()
@@ -307,7 +307,7 @@ def test_partition_bounds_hold_the_truth(seed: int, temperature: float, scale: f
 
 def test_sums_over_long_rows_are_exact() -> None:
     """In float32, what is above 65,536 grows by 1 where 0.998 is added."""
-    sums, tokens = Sums(), 256 * 512
+    sums, tokens = Sums(rounding=rounding_of("plain")), 256 * 512
     sums.add(np.full((tokens, 2), (0.998, 0.001), np.float32), np.zeros(tokens, np.uint16))
     np.testing.assert_allclose(sums.mass_by_rank, (0.998 * tokens, 0.001 * tokens), rtol=3e-5)
     assert sums.original[0] == tokens

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textsmooth.schemas.errors import DatasetError
-from textsmooth.schemas.shard import COLUMNS, METADATA_KEY, ROWS_PER_RECORD_BATCH, ShardMeta, shard_schema
+from textsmooth.schemas.shard import METADATA_KEY, ROWS_PER_RECORD_BATCH, ShardMeta, columns_of
 from textsmooth.schemas.soft_ids import SoftIds, id_dtype
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode, encode
-from textsmooth.stages.soft_ids.shard import ShardReader, shard_bytes
+from textsmooth.stages.soft_ids.shard import ShardReader, shard_bytes, shard_schema
 
 HALF = 2.0**-11
 
@@ -179,8 +179,8 @@ def test_the_schema_describes_itself() -> None:
     schema = shard_schema(written, token_types=True, label_kind="value", keep=(pa.field("idx", pa.int64()),))
     assert ShardMeta.of(schema, "here") == written
     spans = shard_schema(written, token_types=True, label_kind="span", windows=True, logits=2)
-    assert [*(name for name in COLUMNS if name in {*schema.names, *spans.names})] == list(COLUMNS)
-    assert {*schema.names, *spans.names} == {*COLUMNS, "idx"}
+    assert {*schema.names, *spans.names} == {*columns_of("plain"), "idx"}
+    assert [name for name in columns_of("plain") if name in spans.names] == spans.names
     assert schema.names[-2:] == ["label", "idx"] and spans.names[:2] == ["row", "window"]
     assert spans.field("teacher_logits").type == pa.list_(pa.list_(pa.float32(), 2))
     assert schema.field("log_partition").type.value_type.list_size == 2

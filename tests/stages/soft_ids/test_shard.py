@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from textsmooth.schemas.errors import DatasetError
-from textsmooth.schemas.shard import ShardMeta, shard_schema
+from textsmooth.schemas.shard import ShardMeta
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.soft_ids.codec import TokenBlock, encode
-from textsmooth.stages.soft_ids.shard import ShardReader, shard_bytes
+from textsmooth.stages.soft_ids.shard import ShardReader, shard_bytes, shard_schema
 
 
 @pytest.fixture(scope="module")
