@@ -40,6 +40,7 @@ test-all: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 # Type checkers cannot follow an editable install: they read the built wheel, unpacked. What mypy knows is kept in build/mypy.
 SITE := build/types/site

@@ -1,6 +1,5 @@
-"""The house as it was drawn: floors, arrows that run one way, light imports, and what may stand in a published file."""
+"""Layout: packages, files that ship, imports that stay light, and what no published file may contain. Who imports whom: lint-imports."""
 
-import ast
 import subprocess
 import sys
 import tomllib
@@ -11,7 +10,7 @@ import pytest
 import yaml
 from helpers_gen import REPOSITORY
 
-FLOORS = ("schemas", "stages", "pipeline")  # from below
+LAYERS = ("schemas", "stages", "pipeline")
 HEAVY = ("torch", "transformers", "datasets", "ray", "pyarrow", "numpy", "sklearn", "pandas", "rich", "yaml")
 LINES = 400
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -24,30 +23,9 @@ def tracked() -> list[Path]:
     return [p for name in sorted(set(listed.split("\0")) - {""}) if (p := REPOSITORY / name).is_file()]
 
 
-def sources(*rooms: str) -> Iterator[Path]:
-    for room in rooms:
-        yield from sorted((REPOSITORY / room).rglob("*.py"))
-
-
-def imports(path: Path, *, top_level: bool = False) -> set[str]:
-    """Modules that a file imports; top_level: not those inside functions or `if TYPE_CHECKING`."""
-    found: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        for child in ast.iter_child_nodes(node):
-            match child:
-                case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda() if top_level:
-                    continue
-                case ast.If(test=ast.Name(id="TYPE_CHECKING")) if top_level:
-                    continue
-                case ast.Import(names=names):
-                    found.update(name.name for name in names)
-                case ast.ImportFrom(module=str(module), names=names):
-                    found.update((module, *(f"{module}.{name.name}" for name in names)))
-            visit(child)
-
-    visit(ast.parse(path.read_text(encoding="utf-8")))
-    return found
+def sources(*layers: str) -> Iterator[Path]:
+    for layer in layers:
+        yield from sorted((REPOSITORY / layer).rglob("*.py"))
 
 
 def python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -55,57 +33,33 @@ def python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_package_list_is_the_folders_on_disk() -> None:
-    folders = {p.parent.relative_to(REPOSITORY) for room in FLOORS for p in (REPOSITORY / room).rglob("__init__.py")}
+    folders = {p.parent.relative_to(REPOSITORY) for layer in LAYERS for p in (REPOSITORY / layer).rglob("__init__.py")}
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == {f"textsmooth.{'.'.join(folder.parts)}" for folder in folders}
-    assert PYPROJECT["tool"]["setuptools"]["package-dir"] == {f"textsmooth.{layer}": layer for layer in FLOORS}
+    assert PYPROJECT["tool"]["setuptools"]["package-dir"] == {f"textsmooth.{layer}": layer for layer in LAYERS}
 
 
 def test_every_folder_with_code_is_a_package() -> None:
-    folders = {p.parent for p in sources(*FLOORS)}
+    folders = {p.parent for p in sources(*LAYERS)}
     assert [f for f in folders if not (f / "__init__.py").is_file()] == []
 
 
-@pytest.mark.parametrize("room", FLOORS)
-def test_every_floor_is_typed_and_ships_its_marker(room: str) -> None:
-    assert (REPOSITORY / room / "py.typed").is_file()
-    assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"][f"textsmooth.{room}"]
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_layer_is_typed_and_ships_py_typed(layer: str) -> None:
+    assert (REPOSITORY / layer / "py.typed").is_file()
+    assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"][f"textsmooth.{layer}"]
 
 
 def test_every_file_that_is_no_code_ships() -> None:
     told = PYPROJECT["tool"]["setuptools"]["package-data"]
     shipped = {p for name, globs in told.items() for glob in globs for p in REPOSITORY.joinpath(*name.split(".")[1:]).glob(glob)}
-    packages = {init.parent for layer in FLOORS for init in (REPOSITORY / layer).rglob("__init__.py")}
+    packages = {init.parent for layer in LAYERS for init in (REPOSITORY / layer).rglob("__init__.py")}
     read_in_the_repository = {package / "README.md" for package in packages}
-    others = {p for p in tracked() if p.relative_to(REPOSITORY).parts[0] in FLOORS and p.suffix != ".py"} - read_in_the_repository
+    others = {p for p in tracked() if p.relative_to(REPOSITORY).parts[0] in LAYERS and p.suffix != ".py"} - read_in_the_repository
     assert others == {p for p in shipped if p.is_file()}
 
 
 def test_textsmooth_is_a_namespace() -> None:
     assert not (REPOSITORY / "textsmooth").exists()
-
-
-@pytest.mark.parametrize("floor", range(3))
-def test_no_import_runs_upward(floor: int) -> None:
-    above = tuple(f"textsmooth.{room}" for room in FLOORS[floor + 1 :])
-    for path in sources(FLOORS[floor]):
-        assert not [name for name in imports(path) if name.startswith(above or "\0")], path
-        assert not [name for name in imports(path) if name.split(".")[0] in FLOORS], f"{path}: imports are always textsmooth.…"
-
-
-def test_no_modules_import_each_other_in_a_circle() -> None:
-    files = {f"textsmooth.{'.'.join(p.relative_to(REPOSITORY).with_suffix('').parts)}": p for p in sources(*FLOORS)}
-    arrows = {name: imports(path, top_level=True) & set(files) for name, path in files.items()}
-    while free := [name for name, to in arrows.items() if not to]:
-        for name in free:
-            del arrows[name]
-        arrows = {name: to - set(free) for name, to in arrows.items()}
-    assert arrows == {}
-
-
-def test_stages_and_schemas_name_neither_ray_nor_click_and_datasets_only_where_it_is_needed() -> None:
-    for path in sources("stages", "schemas"):
-        assert not {name.split(".")[0] for name in imports(path)} & {"ray", "click", "rich"}, path
-        assert "datasets" not in {name.split(".")[0] for name in imports(path, top_level=True)}, path
 
 
 def test_stages_and_schemas_import_where_ray_click_and_datasets_are_missing() -> None:
@@ -145,7 +99,7 @@ def test_every_command_is_there_with_help() -> None:
 
 
 def test_no_file_is_two_files() -> None:
-    too_long = {str(p): lines for p in sources(*FLOORS) if (lines := len(p.read_text(encoding="utf-8").splitlines())) > LINES}
+    too_long = {str(p): lines for p in sources(*LAYERS) if (lines := len(p.read_text(encoding="utf-8").splitlines())) > LINES}
     assert too_long == {}
 
 
