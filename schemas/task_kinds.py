@@ -73,7 +73,8 @@ class _Class(LabelColumn):
         return np.array([-1 if v is None or v == missing else number[v] if isinstance(v, str) else v for v in values], np.int64)
 
     def is_labelled(self, labels: "NDArray[Any]") -> "NDArray[np.bool_]":
-        return labels >= 0
+        labelled: NDArray[np.bool_] = labels >= 0
+        return labelled
 
 
 class _Value(LabelColumn):
@@ -133,8 +134,8 @@ class _NoLabels(TaskKind):
 
 
 CLASS, VALUE, SPAN, MASKED_TOKENS, NO_LABELS = _Class(), _Value(), _Span(), _MaskedTokens(), _NoLabels()
-LABEL_KINDS: dict[str, TaskKind] = {"class": CLASS, "value": VALUE, "span": SPAN}  # that a dataset may have
-_BY_NAME: dict[str | None, TaskKind] = {**LABEL_KINDS, "mlm": MASKED_TOKENS, None: NO_LABELS}
+LABEL_KINDS: dict[str, TaskKind] = {"class": CLASS, "value": VALUE, "span": SPAN}  # the kinds that a dataset may have
+_BY_NAME = {kind.name: kind for kind in (CLASS, VALUE, SPAN, MASKED_TOKENS, NO_LABELS)}
 
 
 def task_kind(name: str | None) -> TaskKind:
