@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -48,10 +47,6 @@ class LabelColumn(TaskKind):
     def to_array(self, values: Sequence[Any], names: Sequence[str] | None, *, missing: int | None = None) -> "NDArray[Any]":
         """Labels as they are stored, [R]. None, and the value `missing` where it is given, stand for no label."""
 
-    @abstractmethod
-    def is_labelled(self, labels: "NDArray[Any]") -> "NDArray[np.bool_]":
-        """Which of the stored labels [R] are labels: [R]."""
-
 
 class _Class(LabelColumn):
     """A class: int64 from 0, -1 for no label."""
@@ -71,10 +66,6 @@ class _Class(LabelColumn):
 
         number = {name: i for i, name in enumerate(names or ())}
         return np.array([-1 if v is None or v == missing else number[v] if isinstance(v, str) else v for v in values], np.int64)
-
-    def is_labelled(self, labels: "NDArray[Any]") -> "NDArray[np.bool_]":
-        labelled: NDArray[np.bool_] = labels >= 0
-        return labelled
 
 
 class _Value(LabelColumn):
@@ -96,11 +87,6 @@ class _Value(LabelColumn):
         import numpy as np
 
         return np.array([np.nan if v is None or v == missing else v for v in values], np.float64)
-
-    def is_labelled(self, labels: "NDArray[Any]") -> "NDArray[np.bool_]":
-        import numpy as np
-
-        return ~np.isnan(labels)
 
 
 class _Span(TaskKind):

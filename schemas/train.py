@@ -5,17 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from textsmooth.schemas.errors import UsageError
+from textsmooth.schemas.objectives import OBJECTIVES, ObjectiveFacts
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.type_checks import check_types
 
 INPUTS = ("plain", "smoothed", "both", "mixed")
-OBJECTIVES = ("task", "kd", "task+kd", "mlm")
 SCHEDULES = ("linear", "cosine", "constant")
 TRAIN_DTYPES = ("float32", "bfloat16")
 PROGRESS_MODES = ("auto", "rich", "json", "none")
-KD_WEIGHTS = {"task": 0.0, "kd": 1.0, "task+kd": 0.5, "mlm": 0.5}
-CHOOSE_WEIGHT = ("task+kd", "mlm")  # objectives for which kd_weight is a choice
-IDLE_IN_MLM = ("inputs", "lam", "tail", "draws", "kd_temperature")  # what masked-LM training does not look at
 # A run may be resumed with others of these: where and how it is computed. Without dropout that moves the result by rounding.
 MAY_CHANGE = (
     "dataset",  # its digest is compared, not its place
@@ -91,7 +88,7 @@ class TrainOptions:
         check_types(self)
         choices = (
             ("inputs", INPUTS),
-            ("objective", OBJECTIVES),
+            ("objective", tuple(OBJECTIVES)),
             ("schedule", SCHEDULES),
             ("dtype", TRAIN_DTYPES),
             ("progress", PROGRESS_MODES),
@@ -113,10 +110,10 @@ class TrainOptions:
             raise UsageError("batch-size and batch-tokens exclude each other: give one of them")
         self._check_numbers()
         self._check_objective()
-        if self.inputs is None and self.objective != "mlm":
+        if self.inputs is None and not self.facts.masked:
             object.__setattr__(self, "inputs", "smoothed")
-        if self.kd_weight is None and self.objective in CHOOSE_WEIGHT:  # known from here on: a run that is resumed has the same
-            object.__setattr__(self, "kd_weight", KD_WEIGHTS[self.objective])
+        if self.kd_weight is None and self.facts.teacher_share_is_option:  # recorded, so that a resumed run uses the same
+            object.__setattr__(self, "kd_weight", self.facts.teacher_share)
         _ = self.smoothing  # its own checks
 
     def _check_numbers(self) -> None:
@@ -134,14 +131,20 @@ class TrainOptions:
     def _check_objective(self) -> None:
         if self.kd_weight is not None and not 0 <= self.kd_weight <= 1:
             raise UsageError(f"kd-weight is the teacher's share of the loss, from 0 to 1, not {self.kd_weight:g}")
-        if self.kd_weight is not None and self.objective not in CHOOSE_WEIGHT:
-            raise UsageError(f"kd-weight is a choice for --objective task+kd and mlm, {self.objective} has none")
+        if self.kd_weight is not None and not self.facts.teacher_share_is_option:
+            weighted = " and ".join(name for name, facts in OBJECTIVES.items() if facts.teacher_share_is_option)
+            raise UsageError(f"kd-weight has no effect with --objective {self.objective}, only with {weighted}; remove it")
         if not (math.isfinite(self.kd_temperature) and self.kd_temperature > 0):
             raise UsageError(f"kd-temperature must be a finite number above 0, not {self.kd_temperature:g}")
-        for name in IDLE_IN_MLM if self.objective == "mlm" else ():
+        for name in self.facts.ignored:
             if (value := getattr(self, name)) != getattr(TrainOptions, name):
-                asked = f"--{name.replace('_', '-')} {value}"
-                raise UsageError(f"{asked} does nothing with --objective mlm, which reads masked text: leave it away")
+                reads = ", which reads masked text" if self.facts.masked else ""
+                raise UsageError(f"--{name.replace('_', '-')} {value} has no effect with --objective {self.objective}{reads}; remove it")
+
+    @property
+    def facts(self) -> ObjectiveFacts:
+        """What is known about the objective."""
+        return OBJECTIVES[self.objective]
 
     @property
     def rows_per_batch(self) -> int | None:
@@ -156,7 +159,12 @@ class TrainOptions:
     @property
     def teacher_share(self) -> float:
         """The teacher's share of the loss."""
-        return KD_WEIGHTS[self.objective] if self.kd_weight is None else self.kd_weight
+        return self.facts.teacher_share if self.kd_weight is None else self.kd_weight
+
+    @property
+    def teacher_temperature(self) -> float:
+        """The temperature at which teacher and student are compared: that of the soft ids, or of a task teacher's logits."""
+        return self.temperature if self.facts.masked else self.kd_temperature
 
     @property
     def smoothing(self) -> Smoothing:
@@ -176,18 +184,3 @@ class TrainOptions:
     def fixed(self) -> dict[str, Any]:
         """What a run may only be resumed with, by its name on the command line."""
         return {name.replace("_", "-"): value for name, value in asdict(self).items() if name not in MAY_CHANGE}
-
-
-def as_recorded(options: dict[str, Any]) -> dict[str, Any]:
-    """Options that a run has recorded, as they are said today; their names are those of fields, or of the command line.
-
-    Masked-LM runs used to record options that they did not look at; and None for a share of the teacher, which was 1.
-    """
-    objective, then = options.get("objective"), dict[str, Any]()
-    for name, value in options.items():
-        plain = name.replace("-", "_")
-        if objective == "mlm" and plain in IDLE_IN_MLM:
-            then[name] = getattr(TrainOptions, plain)
-        elif plain == "kd_weight" and value is None and objective in CHOOSE_WEIGHT:
-            then[name] = {"task+kd": 0.5, "mlm": 1.0}[objective]
-    return {**options, **then}

@@ -10,8 +10,9 @@ import click
 from textsmooth.pipeline.cli.command import Command
 from textsmooth.schemas.compare import Arm, CompareOptions
 from textsmooth.schemas.errors import UsageError
+from textsmooth.schemas.objectives import OBJECTIVES
 from textsmooth.schemas.smoothing import TAILS
-from textsmooth.schemas.train import INPUTS, OBJECTIVES, PROGRESS_MODES, SCHEDULES, TRAIN_DTYPES, TrainOptions
+from textsmooth.schemas.train import INPUTS, PROGRESS_MODES, SCHEDULES, TRAIN_DTYPES, TrainOptions
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -88,7 +89,7 @@ _OPTIONS = (
         "tail", click.Choice(TAILS), "Where the probability outside the entries goes: nowhere, the original token, the mean embedding."
     ),
     _Option("draws", int, "Draw so many ids of each token's distribution in place of its entries."),
-    _Option("objective", click.Choice(OBJECTIVES), "Labels, a task teacher's logits, both, or masked tokens (--context masked:N)."),
+    _Option("objective", click.Choice(tuple(OBJECTIVES)), "Labels, a task teacher's logits, both, or masked tokens (--context masked:N)."),
     _Option("kd_weight", float, "Share of the teacher in the loss of task+kd and mlm.  [default: 0.5]"),
     _Option("kd_temperature", float, "Of the task teacher's and the student's logits."),
     _Option("epochs", int, "Passes over the training rows."),

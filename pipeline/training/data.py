@@ -1,4 +1,4 @@
-"""What of a dataset a student learns from and is scored on: the kind of labels, rows, the evaluation split, the names of classes.
+"""Select the data of a training run: the kind of labels, the rows, the evaluation split, the names of classes.
 
 Legend: R rows of a split.
 """
@@ -10,61 +10,59 @@ from textsmooth.pipeline.formatting import counted, size
 from textsmooth.schemas.config import context_passes
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import Manifest
+from textsmooth.schemas.task_kinds import MASKED_TOKENS, NO_LABELS, TaskKind, task_kind
 from textsmooth.schemas.tasks import MOST_CLASSES
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.training.evaluate import labelled
 
 
-def label_kind_of(options: TrainOptions, manifest: Manifest) -> str:
-    """What kind of labels the objective needs, and the dataset has; `mlm` for masked tokens."""
-    where = f"the dataset in {options.dataset}"
-    if options.objective == "mlm":
+def kind_of(options: TrainOptions, manifest: Manifest) -> TaskKind:
+    """The kind of labels that are learned. UsageError or DatasetError if the dataset has not what the objective needs."""
+    facts, where, teacher = options.facts, f"the dataset in {options.dataset}", manifest.task_teacher
+    if facts.masked:
         if context_passes(manifest.config["context"]) == 1:
-            raise UsageError(f"{where} has soft ids of unmasked text, --objective mlm needs masked; generate it with --context masked:7")
-        return "mlm"
-    second = manifest.task_teacher
-    if options.objective != "task" and second is None:
+            raise UsageError(
+                f"{where} has soft ids of unmasked text, --objective {options.objective} needs masked; generate it with --context masked:7"
+            )
+        return MASKED_TOKENS
+    if facts.task_teacher and teacher is None:
         raise UsageError(f"{where} has no teacher_logits for --objective {options.objective}; generate it with --task-teacher MODEL")
-    kind = manifest.corpus["label_kind"]
-    if kind is None and options.objective == "kd" and second is not None:
-        return str(second["kind"])
-    if kind is None:
+    kind = task_kind(manifest.corpus["label_kind"])
+    if kind is NO_LABELS and not facts.labels and teacher is not None:
+        return task_kind(str(teacher["kind"]))
+    if kind is NO_LABELS:
         raise DatasetError(f"{where} has no labels, the task needs them; generate it with --label-column, or give --objective mlm")
-    return str(kind)
-
-
-def _has_labels(kind: str) -> bool:
-    return kind in ("class", "value")
+    return kind
 
 
 def _names(manifest: Manifest) -> list[str] | None:
-    """Names of the classes by corpus or task teacher, if either has any."""
+    """Names of the classes, from the corpus or the task teacher; None if neither has names."""
     names: list[str] | None = manifest.corpus["label_names"]
-    second = manifest.task_teacher
-    if names is not None or second is None:
+    teacher = manifest.task_teacher
+    if names is not None or teacher is None:
         return names
-    known = second.get("names") or [f"LABEL_{i}" for i in range(second["width"])]
-    return [known[i] for i in second.get("order") or range(second["width"])]
+    known = teacher.get("names") or [f"LABEL_{i}" for i in range(teacher["width"])]
+    return [known[i] for i in teacher.get("order") or range(teacher["width"])]
 
 
 def _all_labelled(dataset: SmoothedDataset) -> bool:
     return dataset.manifest.statistics.get("unlabelled_rows") == 0
 
 
-def _chosen_by_label(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> bool:
-    """Whether it takes the labels to say which rows are trained on."""
-    return options.rows_per_class is not None or (_has_labels(kind) and options.objective != "kd" and not _all_labelled(dataset))
+def _rows_depend_on_labels(options: TrainOptions, dataset: SmoothedDataset, kind: TaskKind) -> bool:
+    """Whether the labels must be read to know which rows are trained on."""
+    return options.rows_per_class is not None or (kind.has_label_column and options.facts.labels and not _all_labelled(dataset))
 
 
-def _named_by_label(dataset: SmoothedDataset, kind: str) -> bool:
-    """Whether it takes the labels to say which classes there are; else they are looked at as they are read."""
-    return kind == "class" and (_names(dataset.manifest) is None or not _all_labelled(dataset))
+def _classes_depend_on_labels(dataset: SmoothedDataset, kind: TaskKind) -> bool:
+    """Whether all labels must be read to know the classes; otherwise each is checked when its batch is read."""
+    return kind.has_classes and (_names(dataset.manifest) is None or not _all_labelled(dataset))
 
 
-def read_first(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> str | None:
-    """A line that says what of a dataset elsewhere is fetched before the first update, and what for; None if nothing is."""
-    labels = _chosen_by_label(options, dataset, kind) or _named_by_label(dataset, kind)
+def read_first(options: TrainOptions, dataset: SmoothedDataset, kind: TaskKind) -> str | None:
+    """A line about what is downloaded of a remote dataset before the first update, and why; None if nothing is."""
+    labels = _rows_depend_on_labels(options, dataset, kind) or _classes_depend_on_labels(dataset, kind)
     lengths = options.batch_tokens is not None and options.max_steps is None
     if dataset.is_local or not (labels or lengths):
         return None
@@ -73,17 +71,19 @@ def read_first(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> st
     why = "which labels there are"
     if not labels:
         why = f"how many batches of {options.batch_tokens:,} tokens there are; with --max-steps that is not needed"
-    room = size(sum(shard.bytes for shard in shards))
-    return f"fetching {counted(len(shards), 'shard')} ({room}) first, unless they are in the cache, to know {why}"
+    total = size(sum(shard.bytes for shard in shards))
+    return f"fetching {counted(len(shards), 'shard')} ({total}) first, unless they are in the cache, to know {why}"
 
 
-def trained_rows(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> tuple[NDArray[np.bool_] | None, int]:
-    """Which rows are trained on ([R]; None: all), and how many would be if all had labels. Reads labels only where it has to."""
+def trained_rows(options: TrainOptions, dataset: SmoothedDataset, kind: TaskKind) -> tuple[NDArray[np.bool_] | None, int]:
+    """Which rows are trained on ([R]; None: all), and how many would be if all had labels. Reads labels only if necessary."""
     limit = len(dataset) if options.max_rows is None else min(options.max_rows, len(dataset))
-    has_column = dataset.manifest.corpus["label_kind"] in ("class", "value")
-    if options.rows_per_class is not None and not (kind == "class" and has_column):
-        raise UsageError(f"--rows-per-class needs labels that are classes, the dataset in {options.dataset} has {kind}; use --max-rows")
-    by_label = _chosen_by_label(options, dataset, kind)
+    has_classes = kind.has_classes and task_kind(dataset.manifest.corpus["label_kind"]).has_label_column
+    if options.rows_per_class is not None and not has_classes:
+        raise UsageError(
+            f"--rows-per-class needs labels that are classes, the dataset in {options.dataset} has {kind.name}; use --max-rows"
+        )
+    by_label = _rows_depend_on_labels(options, dataset, kind)
     if not by_label and limit == len(dataset):
         return None, limit
     usable = np.arange(len(dataset)) < limit
@@ -102,54 +102,57 @@ def trained_rows(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> 
 
 
 def corpus_rows(dataset: SmoothedDataset, used: NDArray[np.bool_] | None) -> int | None:
-    """Of how many rows of the corpus these windows are ([R]; None: all); None where rows were not cut into windows."""
+    """How many rows of the corpus the used windows come from; None if rows were not cut into windows. used: [R]; None: all."""
     if all(shard.windows is None for shard in dataset.shards):
         return None
     if used is None:
         return sum(shard.rows - shard.skipped for shard in dataset.shards)
-    numbers, seen = [], 0
+    numbers, rows_read = [], 0
     for batch in dataset.record_batches():
         numbers.append(batch.column("row").to_numpy())
-        seen += len(batch)
-        if not used[seen:].any():
+        rows_read += len(batch)
+        if not used[rows_read:].any():
             break
-    return len(np.unique(np.concatenate(numbers)[used[:seen]]))
+    return len(np.unique(np.concatenate(numbers)[used[:rows_read]]))
 
 
-def evaluated_split(options: TrainOptions, dataset: SmoothedDataset, kind: str) -> tuple[SmoothedDataset, NDArray[np.int64]] | None:
-    """The split asked for, or the first validation split that can be scored, with its rows; None if there is none."""
-    asked = options.eval_split is not None
-    splits = [options.eval_split] if asked else [s for s in dataset.manifest.splits if s.startswith(("validation", "dev"))]
-    for name in splits:
-        assert name is not None
+def evaluated_split(options: TrainOptions, dataset: SmoothedDataset, kind: TaskKind) -> tuple[SmoothedDataset, NDArray[np.int64]] | None:
+    """The split of --eval-split, or the first validation split that can be scored, with the rows to score; None if there is none."""
+    if options.eval_split is not None:
+        names = [options.eval_split]
+    else:
+        names = [split for split in dataset.manifest.splits if split.startswith(("validation", "dev"))]
+    for name in names:
         split = SmoothedDataset(options.dataset, name)
-        labels = split.labels if _has_labels(kind) else None
-        rows = np.arange(len(split)) if not _has_labels(kind) else np.flatnonzero(labelled(labels)) if labels is not None else np.zeros(0)
+        if not kind.has_label_column:
+            rows = np.arange(len(split))
+        else:
+            rows = np.zeros(0, np.int64) if split.labels is None else np.flatnonzero(labelled(split.labels))
         if len(rows):
             return split, rows.astype(np.int64)
-    if asked:
-        lacks = f"no row of split {options.eval_split!r} in {options.dataset} {'has a label' if _has_labels(kind) else 'is there'}"
-        raise DatasetError(f"{lacks}; choose another split or dataset")
+    if options.eval_split is not None:
+        problem = "no row of split {!r} in {} has a label" if kind.has_label_column else "split {!r} in {} has no rows"
+        raise DatasetError(f"{problem.format(options.eval_split, options.dataset)}; choose another split or dataset")
     if options.patience is not None:
-        needed = f"{'labelled ' if _has_labels(kind) else ''}validation split"
+        needed = f"{'labelled ' if kind.has_label_column else ''}validation split"
         raise UsageError(f"--patience needs a split to evaluate on, and this dataset has no {needed}; give --eval-split")
     return None
 
 
 def class_names(
-    options: TrainOptions, dataset: SmoothedDataset, evaluated: tuple[SmoothedDataset, NDArray[np.int64]] | None, kind: str
+    options: TrainOptions, dataset: SmoothedDataset, evaluated: tuple[SmoothedDataset, NDArray[np.int64]] | None, kind: TaskKind
 ) -> tuple[str, ...]:
-    """Names of the classes (LABEL_0 … where nothing has any); none unless labels are classes. DatasetError if a label is no class."""
-    if kind != "class":
+    """Names of the classes (LABEL_0 … without names); empty if labels are not classes. DatasetError for a label that is not a class."""
+    if not kind.has_classes:
         return ()
-    names = _names(dataset.manifest)
-    if names is not None and not _named_by_label(dataset, kind):
-        return tuple(names)
+    known = _names(dataset.manifest)
+    if known is not None and not _classes_depend_on_labels(dataset, kind):
+        return tuple(known)
     splits = (dataset, *([] if evaluated is None else [evaluated[0]]))
     highest = max((int(split.labels.max()) for split in splits if split.labels is not None), default=-1)
-    if names is None and highest >= MOST_CLASSES:
+    if known is None and highest >= MOST_CLASSES:
         raise DatasetError(f"label {highest} is taken for a class, and {MOST_CLASSES:,} are the most; generate with another --label-column")
-    found = tuple(names or (f"LABEL_{i}" for i in range(max(highest + 1, 2))))
-    if highest >= len(found):
-        raise DatasetError(f"label {highest} is none of the {len(found)} classes {', '.join(found)}; generate the dataset again")
-    return found
+    names = tuple(known or (f"LABEL_{i}" for i in range(max(highest + 1, 2))))
+    if highest >= len(names):
+        raise DatasetError(f"label {highest} is none of the {len(names)} classes {', '.join(names)}; generate the dataset again")
+    return names

@@ -28,7 +28,7 @@ def student_folder(options: TrainOptions) -> Path:
 def out_folder(options: TrainOptions) -> Path:
     """Where to save. UsageError if that is the dataset, the student, or a folder they lie in or that lies in the dataset."""
     elsewhere = is_uri(options.dataset)
-    objective = "" if options.objective == "task" else f"{options.objective.replace('+', '-')}-"
+    objective = "" if options.objective == TrainOptions.objective else f"{options.objective.replace('+', '-')}-"
     out = Path(options.out or Path("students") / f"{dataset_name(options.dataset)}-{objective}{options.reads}").expanduser()
     place = out.resolve()
     kept = {} if hub_student(options.student) else {"student": Path(options.student).expanduser().resolve()}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 from textsmooth.pipeline.formatting import counted
 from textsmooth.schemas.errors import ConflictError, DatasetError
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.schemas.train import TrainOptions, as_recorded
+from textsmooth.schemas.task_kinds import MASKED_TOKENS, task_kind
+from textsmooth.schemas.train import TrainOptions
 from textsmooth.schemas.version import VERSION
 from textsmooth.stages.storage.atomic import read_json
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from textsmooth.stages.training.checkpoint import TrainState
 
 RECORD = "train.json"  # what was done, beside the saved student
-_PIPELINES = {"class": "text-classification", "value": "text-classification", "span": "question-answering", "mlm": "fill-mask"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +56,14 @@ class TrainResult:
         what = "row" if self.corpus_rows is None else "window"
         of = "" if self.corpus_rows is None else f" of {counted(self.corpus_rows, 'row')}"
         left_out = f", {counted(self.unlabelled_rows, f'unlabelled {what}')} left out" if self.unlabelled_rows else ""
-        needed = "labelled validation split" if self.kind in ("class", "value") else "validation split"
+        kind = task_kind(self.kind)
+        needed = "labelled validation split" if kind.has_label_column else "validation split"
         score = f"not evaluated: the dataset has no {needed}; choose one with --eval-split"
         if self.metrics:
             first = {self.metric: self.metrics[self.metric], **self.metrics} if self.metric in self.metrics else self.metrics
             shown = "  ".join(f"{k} {'undefined' if v is None else f'{v:.4f}'}" for k, v in first.items())
             best = f", best of update {self.saved_step:,}" if self.saved_step < self.steps else ""
-            read = "masked" if self.kind == "mlm" else "plain"
+            read = "masked" if kind is MASKED_TOKENS else "plain"
             score = f"{shown}  (on {self.eval_split}, {read} input{best})"
         return "\n".join(
             [
@@ -71,7 +72,7 @@ class TrainResult:
                 f"trained  {counted(self.steps, 'update')}, {self.inputs} input, from {counted(self.rows, what)}{of}{left_out}",
                 f"speed    {self.tokens_per_s:,.0f} tokens/s, {self.train_s:.1f} s",
                 f"saved    {self.out}  (details in {RECORD})",
-                f'next     transformers.pipeline("{_PIPELINES[self.kind]}", model="{self.out}")',
+                f'next     transformers.pipeline("{kind.task_category}", model="{self.out}")',
             ]
         )
 
@@ -114,7 +115,7 @@ def finished_before(out: Path, options: TrainOptions, manifest: Manifest, studen
     """
     try:
         found = read_json(out / RECORD)
-        then = TrainOptions(**as_recorded(found["options"])).fixed() | {"dataset": found["dataset"]["digest"], "student": found["student"]}
+        then = TrainOptions(**found["options"]).fixed() | {"dataset": found["dataset"]["digest"], "student": found["student"]}
         saved = (out / "config.json").is_file()
     except (OSError, DatasetError, KeyError, TypeError, ValueError):
         return None

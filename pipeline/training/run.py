@@ -15,7 +15,7 @@ from textsmooth.pipeline.training.result import RECORD, TrainResult, finished_be
 from textsmooth.pipeline.training.setup import TRAIN_SPLIT, Setup, prepare
 from textsmooth.pipeline.training.stop import Stop
 from textsmooth.schemas.errors import ConflictError, TextsmoothError
-from textsmooth.schemas.train import TrainOptions, as_recorded
+from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.collate import Batch
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.models.device import default_threads, pick_device
@@ -179,7 +179,7 @@ class _Run:
             out=out,
             inputs=self.options.reads,
             objective=self.options.objective,
-            kind=setup.label_kind,
+            kind=setup.kind.name or "",
             metric=setup.metric,
             metrics=chosen["metrics"],
             eval_split=setup.eval_split,
@@ -234,9 +234,9 @@ def _begin(setup: Setup, run: Path) -> TrainState:
 
 def differences(then: TrainState, now: TrainState) -> str | None:
     """What a run began with and what it is to go on with, where they are not the same."""
-    found, recorded = [], as_recorded(then.options)
-    for name in {**recorded, **now.options}:
-        before, after = recorded.get(name), now.options.get(name)
+    found = []
+    for name in {**then.options, **now.options}:
+        before, after = then.options.get(name), now.options.get(name)
         if before != after:
             found.append(f"{name} was {before!r}, now {after!r}")
     for what, a, b in (("dataset", then.dataset, now.dataset), ("student", then.student, now.student)):

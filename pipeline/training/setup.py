@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from textsmooth.pipeline.inspect.token_text import mending
-from textsmooth.pipeline.training.data import class_names, evaluated_split, label_kind_of, read_first, trained_rows
+from textsmooth.pipeline.training.data import class_names, evaluated_split, kind_of, read_first, trained_rows
 from textsmooth.pipeline.training.places import student_folder
 from textsmooth.schemas.errors import DatasetError, MachineError, TextsmoothError, UsageError, first_line
 from textsmooth.schemas.manifest import TOKENIZER_FOLDER, Manifest
+from textsmooth.schemas.task_kinds import TaskKind
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.batch_stream import SmoothedStream
 from textsmooth.stages.dataset.collate import Batch, SmoothedCollator
@@ -49,7 +50,7 @@ class Setup:
     dataset: SmoothedDataset
     rows: NDArray[np.bool_] | None  # [R] that are trained on; None: all
     considered: int  # rows that would be, if all had labels
-    label_kind: str  # class, value, span, or mlm
+    kind: TaskKind  # of what is predicted
     classes: int  # 0 where there are none
     evaluation: Evaluation | None
     eval_split: str | None
@@ -92,7 +93,7 @@ def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, devic
     say: is told, in a line, what takes long.
     """
     manifest = dataset.manifest
-    kind = label_kind_of(options, manifest)
+    kind = kind_of(options, manifest)
     _tell(read_first(options, dataset, kind), say)
     evaluated = evaluated_split(options, dataset, kind)
     rows, considered = trained_rows(options, dataset, kind)
@@ -102,18 +103,17 @@ def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, devic
     folder = student_folder(options)
     check_token_map(folder, manifest)
     torch.manual_seed(options.seed)  # of a new head
-    student = load_student(folder, head=kind, label_names=names, label_kind=kind, dropout=options.dropout).to(device)
+    student = load_student(folder, head=kind.name, label_names=names, dropout=options.dropout).to(device)
     for split in (dataset, *([] if evaluated is None else [evaluated[0]])):
         _check_length(split, positions(student))
     stream = _stream(options, dataset, rows, world)
-    kd_temperature = options.temperature if kind == "mlm" else options.kd_temperature
     distiller = Distiller(
         student,
         objective_for(
             options.objective,
-            None if kind == "mlm" else kind,
+            kind,
             kd_weight=options.teacher_share,
-            kd_temperature=kd_temperature,
+            kd_temperature=options.teacher_temperature,
             vocab_size=int(manifest.teacher["vocab_size"]),
         ),
         soft=_soft(options, student, manifest),
@@ -134,8 +134,8 @@ def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, devic
         dataset=dataset,
         rows=rows,
         considered=considered,
-        label_kind=kind,
-        classes=len(names) if kind == "class" else 0,
+        kind=kind,
+        classes=len(names),
         evaluation=None if evaluated is None else _evaluation(options, *evaluated, kind),
         eval_split=None if evaluated is None else evaluated[0].name,
         metric=main_metric(kind, manifest.corpus.get("task")),
@@ -151,7 +151,7 @@ def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, devic
 def planned_steps(options: TrainOptions, say: Callable[[str], object]) -> int:
     """The updates that a run would make. UsageError, DatasetError if the dataset has not what it needs. say: as of `prepare`."""
     dataset = SmoothedDataset(options.dataset, TRAIN_SPLIT)
-    kind = label_kind_of(options, dataset.manifest)
+    kind = kind_of(options, dataset.manifest)
     _check_stored(options, dataset.manifest)
     _tell(read_first(options, dataset, kind), say)
     rows, _ = trained_rows(options, dataset, kind)
@@ -163,7 +163,7 @@ def _tell(line: str | None, say: Callable[[str], object]) -> None:
         say(line)
 
 
-def _evaluation(options: TrainOptions, split: SmoothedDataset, rows: NDArray[np.int64], kind: str) -> Evaluation:
+def _evaluation(options: TrainOptions, split: SmoothedDataset, rows: NDArray[np.int64], kind: TaskKind) -> Evaluation:
     return Evaluation(split, rows, kind=kind, pad_id=split.manifest.special_ids.get("pad") or 0, dtype=options.dtype)
 
 

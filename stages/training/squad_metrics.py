@@ -1,4 +1,4 @@
-"""Answers of span tasks (SQuAD): chosen from start and end logits, compared with those of the corpus.
+"""Answers of span tasks (SQuAD): select them from start and end logits, score them against those of the corpus.
 
 Scores follow the official scripts of SQuAD v1.1 (arXiv 1606.05250) and v2.0 (arXiv 1806.03822), as shares from 0 to 1.
 Legend: L tokens of a window.
@@ -20,17 +20,17 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalized(text: str) -> str:
-    """Lower case, without punctuation, articles and superfluous spaces."""
+    """The text in lower case, without punctuation, articles and repeated spaces."""
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, golds: Sequence[str]) -> float:
-    """1 if the prediction is one of the answers, both normalized; no answers: if it is empty."""
+    """1 if the prediction equals one of the answers, both normalized; without answers, if it is empty."""
     return _best(lambda gold: float(normalized(prediction) == normalized(gold)), golds)
 
 
 def token_f1(prediction: str, golds: Sequence[str]) -> float:
-    """F1 of the words that prediction and answer share, of the answer where it is highest; 1 or 0 where one of the two is empty."""
+    """F1 of the words that prediction and answer share, for the best answer; 1 or 0 where one of the two is empty."""
     return _best(lambda gold: _f1(normalized(prediction).split(), normalized(gold).split()), golds)
 
 
@@ -50,28 +50,28 @@ def _f1(predicted: list[str], gold: list[str]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a student says to a question, of one window or of several."""
+    """A student's answer to a question, from one window or from several."""
 
     text: str  # the best span of context tokens
     score: float  # sum of its start and end logits; -inf if there is no context
-    none: float  # the same of the first token, which stands for `no answer`: the lowest of all windows
+    none: float  # score of `no answer`: the same sum of the first token, the lowest of all windows
 
-    def said(self, *, may_be_none: bool) -> str:
-        """The answer: empty where there may be none and that scores higher (SQuAD v2, threshold 0)."""
+    def prediction(self, *, may_be_none: bool) -> str:
+        """The text; empty if `no answer` is allowed and scores higher (SQuAD v2, threshold 0)."""
         return "" if may_be_none and self.none > self.score else self.text
 
     def or_better(self, other: "Answer") -> "Answer":
-        """Of two windows of a row."""
+        """The better of the answers from two windows of a row."""
         best = max(self, other, key=lambda answer: answer.score)
         return Answer(text=best.text, score=best.score, none=min(self.none, other.none))
 
 
-def answer_of(logits: NDArray[np.float32], places: NDArray[np.int32], context: str) -> Answer:
-    """The best answer of a window: of all spans of at most MAX_ANSWER_TOKENS context tokens the one with the highest sum.
+def answer_of(logits: NDArray[np.float32], offsets: NDArray[np.int32], context: str) -> Answer:
+    """The answer of a window: of all spans of at most MAX_ANSWER_TOKENS context tokens the one with the highest sum of logits.
 
-    logits: [L, 2] start and end. places: [L, 2] characters of the context, -1 for tokens that are not of it.
+    logits: [L, 2] start and end. offsets: [L, 2] characters of the context, -1 for tokens outside it.
     """
-    tokens = np.flatnonzero(places[:, 0] >= 0)
+    tokens = np.flatnonzero(offsets[:, 0] >= 0)
     start, end = logits[tokens, 0].astype(np.float64), logits[tokens, 1].astype(np.float64)
     none = float(logits[0].astype(np.float64).sum())
     best, span = -np.inf, (0, 0)
@@ -80,5 +80,5 @@ def answer_of(logits: NDArray[np.float32], places: NDArray[np.int32], context: s
         first = int(sums.argmax())
         if sums[first] > best:
             best, span = float(sums[first]), (first, first + longer)
-    text = answer_text(context, places, int(tokens[span[0]]), int(tokens[span[1]])) if best > -np.inf else ""
+    text = answer_text(context, offsets, int(tokens[span[0]]), int(tokens[span[1]])) if best > -np.inf else ""
     return Answer(text=text, score=best, none=none)

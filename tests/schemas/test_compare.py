@@ -41,13 +41,13 @@ def test_an_arm_is_read(text: str, inputs: str | None, objective: str, settings:
         ("mlm+smoothed", "mlm goes with nothing else"),
         ("mlm+kd", "mlm goes with nothing else"),
         ("smoothed:epochs=3", "cannot set 'epochs'"),
-        ("smoothed:topk=two", "topk=two in an arm is no whole number"),
+        ("smoothed:topk=two", "topk=two in an arm is not a whole number"),
         ("smoothed:lam", "'smoothed:lam' is none of"),
         ("smoothed:lam=", "lam must be"),
-        ("plain:lam=0.2", "lam changes nothing without smoothed input"),
-        ("kd:tail=mean", "tail changes nothing without smoothed input"),
-        ("mlm:draws=4", "draws changes nothing without smoothed input"),
-        ("smoothed:kd-temperature=4", "kd_temperature changes nothing without kd"),
+        ("plain:lam=0.2", "lam has no effect without smoothed input"),
+        ("kd:tail=mean", "tail has no effect without smoothed input"),
+        ("mlm:draws=4", "draws has no effect without smoothed input"),
+        ("smoothed:kd-temperature=4", "kd_temperature has no effect without kd"),
     ],
 )
 def test_what_is_no_arm_is_told(text: str, told: str) -> None:
@@ -60,7 +60,7 @@ def test_what_is_no_arm_is_told(text: str, told: str) -> None:
     [
         (("plain",), 3, "at least two arms"),
         (("plain", "plain"), 3, "one comes twice"),
-        (("plain", "mlm"), 3, "compare them apart"),
+        (("plain", "mlm"), 3, "compare them separately"),
         (("mlm", "mlm:kd-weight=0.5"), 3, "arms mlm and mlm:kd-weight=0.5 are the same training"),
         (("smoothed", "smoothed:lam=0.5"), 3, "arms smoothed and smoothed:lam=0.5 are the same training"),
         (("plain", "smoothed"), 0, "seeds must be"),
@@ -77,5 +77,5 @@ def test_a_comparison_of_masked_words_is_that_of_its_default_share() -> None:
     asked = (("mlm", "mlm:kd-weight=0"), ("kd", "plain"))
     masked, labels = (CompareOptions(common=COMMON, arms=tuple(map(Arm.parse, arms))) for arms in asked)
     assert (masked.settings()["kd-weight"], labels.settings()["kd-weight"]) == (0.5, None)
-    with pytest.raises(UsageError, match=r"--lam 0\.3 does nothing with --objective mlm"):
+    with pytest.raises(UsageError, match=r"--lam 0\.3 has no effect with --objective mlm"):
         CompareOptions(common=TrainOptions(dataset="d", student="s", lam=0.3), arms=masked.arms)

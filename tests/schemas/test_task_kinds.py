@@ -28,15 +28,12 @@ def test_classes_are_numbers_from_0_and_minus_1_without_a_label() -> None:
     assert cells == ["yes", None, 0, "no"]
     labels = CLASS.to_array(cells, ["no", "yes"])
     assert labels.dtype == np.dtype(CLASS.label_dtype) and labels.tolist() == [1, -1, 0, 0]
-    assert CLASS.is_labelled(labels).tolist() == [True, False, True, True]
 
 
 def test_numbers_are_floats_and_nan_without_a_label() -> None:
     assert isinstance(VALUE, LabelColumn)
     labels = VALUE.to_array(VALUE.from_cells(["2.5", "", "-1"], None), None, missing=-1)
     assert labels.dtype == np.dtype(VALUE.label_dtype) and labels[0] == 2.5 and np.isnan(labels[1:]).all()
-    assert VALUE.is_labelled(labels).tolist() == [True, False, False]
-    assert VALUE.is_labelled(VALUE.to_array([-1, None], None)).tolist() == [True, False]
 
 
 def test_a_student_has_one_output_per_class_a_number_or_start_and_end() -> None:

@@ -1,6 +1,5 @@
 """A run that is killed, interrupted or resumed ends with the student of a run that was not."""
 
-import json
 import random
 import shutil
 import signal
@@ -237,31 +236,3 @@ def test_the_best_state_is_saved_and_survives_an_interruption(
     again = train(options(resume=True, **asked))
     assert (again.saved_step, again.metrics) == (first.saved_step, first.metrics)
     assert same(again.out, first.out)
-
-
-def test_a_run_of_when_soft_ids_alone_were_the_default_goes_on_with_them(
-    kit: ModuleType, student: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """It recorded no share of the teacher, meaning 1, and a form of input, which it did not read."""
-    dataset = kit.small_dataset(tmp_path / "d", context="masked:3")
-
-    def options(**changes: Any) -> TrainOptions:
-        given = {"dataset": str(dataset), "student": str(student), "out": str(tmp_path / "out"), "objective": "mlm", "max_steps": 4}
-        return TrainOptions(**{**given, "threads": 1, **changes})  # type: ignore[arg-type]
-
-    fixed = TrainOptions.fixed
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainOptions, "fixed", lambda self: {**fixed(self), "kd-weight": None, "inputs": "smoothed"})
-        _stop_at(patch, 1)
-        with pytest.raises(Stopped):
-            train(options(kd_weight=1.0))
-    with pytest.raises(ConflictError, match=r"cannot resume .*: kd-weight was 1\.0, now 0\.5; give what it began with"):
-        train(options(resume=True))
-    whole = train(options(out=str(tmp_path / "whole"), kd_weight=1.0)).out
-    assert same(train(options(resume=True, kd_weight=1.0)).out, whole)
-    record = json.loads((tmp_path / "out/train.json").read_text())
-    record["options"] |= {"kd_weight": None, "inputs": "smoothed"}
-    (tmp_path / "out/train.json").write_text(json.dumps(record))
-    assert train(options(resume=True, kd_weight=1.0)).before
-    with pytest.raises(ConflictError, match=r"was trained with kd-weight 1\.0, now 0\.5"):
-        train(options(resume=True))

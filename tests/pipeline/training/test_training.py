@@ -26,6 +26,7 @@ from textsmooth.pipeline.training.dispatch import train
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import ConflictError, DatasetError, MachineError, TeacherError, TextsmoothError, UsageError
 from textsmooth.schemas.manifest import FileEntry
+from textsmooth.schemas.task_kinds import CLASS
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.open import read_manifest
@@ -62,7 +63,7 @@ def test_a_student_learns_and_is_saved_whole(kit, options, smoothed, tmp_path, m
     validation = SmoothedDataset(smoothed, "validation")
     logits = predict(saved, validation, np.arange(60), pad_id=kit.PAD)
     np.testing.assert_array_equal(logits, predict(students[0], validation, np.arange(60), pad_id=kit.PAD))
-    assert metrics(logits, validation.labels, "class") == result.metrics
+    assert metrics(logits, validation.labels, CLASS) == result.metrics
     assert AutoTokenizer.from_pretrained(out)("w5 w6")["input_ids"] == [kit.CLS, 5, 6, kit.SEP]
 
     record = json.loads((out / "train.json").read_text())
@@ -76,7 +77,9 @@ def test_a_student_learns_and_is_saved_whole(kit, options, smoothed, tmp_path, m
 @pytest.mark.parametrize("kind", ["class", "value"])
 def test_a_student_that_diverges_before_an_evaluation_is_told(kit, options, tmp_path, kind):
     folder = kit.small_dataset(tmp_path / "d", label_kind=kind, label_names=("even", "odd") if kind == "class" else None)
-    with pytest.raises(TrainingError, match="what the student says on validation is not a number; lower --lr; nothing was saved"):
+    with pytest.raises(
+        TrainingError, match="the student's predictions on validation are not finite numbers; lower --lr; nothing was saved"
+    ):
         train(options(dataset=str(folder), max_steps=1, lr=1e30, warmup=0.0))
 
 

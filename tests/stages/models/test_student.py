@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelF
 
 from textsmooth.schemas.errors import ConflictError, StorageError, TeacherError, UsageError
 from textsmooth.schemas.smoothing import Smoothing
+from textsmooth.schemas.task_kinds import task_kind
 from textsmooth.stages.dataset.collate import SmoothedCollator
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.models.student import check_token_map, load_student, model_folder, new_model_folder, positions
@@ -259,7 +260,7 @@ def test_every_family_is_a_student_with_every_head(kit, tmp_path, family):
             torch.testing.assert_close(forward(student, plain, soft)[own], forward(student, plain, None)[own], rtol=1e-4, atol=1e-4)
             if head == "value":
                 mixed = replace(mixed, labels=mixed.labels.float())
-            objective_for("task", head).loss(student, mixed, soft).backward()
+            objective_for("task", task_kind(head)).loss(student, mixed, soft).backward()
             assert student.get_input_embeddings().weight.grad.abs().sum() > 0
 
 

@@ -14,6 +14,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from textsmooth.schemas.errors import DatasetError, UsageError
+from textsmooth.schemas.task_kinds import CLASS, MASKED_TOKENS, SPAN, VALUE, task_kind
 from textsmooth.schemas.tasks import TASKS
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.mlm_collate import MaskedCollator
@@ -27,7 +28,7 @@ def _logits(predicted, classes):
 
 def test_two_classes():
     labels, predicted = np.array([0, 1, 1, 0, 1]), np.array([0, 1, 0, 1, 1])
-    found = metrics(_logits(predicted, 2), labels, "class")
+    found = metrics(_logits(predicted, 2), labels, CLASS)
     assert found["accuracy"] == pytest.approx(0.6)
     assert found["f1"] == pytest.approx(f1_score(labels, predicted))
     assert found["matthews"] == pytest.approx(matthews_corrcoef(labels, predicted))
@@ -37,27 +38,27 @@ def test_two_classes():
 
 def test_three_classes_have_a_macro_f1():
     labels, predicted = np.array([0, 1, 1, 0, 1]), np.array([0, 1, 0, 1, 1])  # class 2 never occurs
-    found = metrics(_logits(predicted, 3), labels, "class")
+    found = metrics(_logits(predicted, 3), labels, CLASS)
     assert found["f1"] == pytest.approx(f1_score(labels, predicted, average="macro", labels=[0, 1, 2], zero_division=0))
 
 
 @pytest.mark.parametrize("predicted", [0, 1])
 def test_one_class_only_scores_without_warnings(predicted):
-    found = metrics(_logits(np.full(4, predicted), 2), np.ones(4, np.int64), "class")
+    found = metrics(_logits(np.full(4, predicted), 2), np.ones(4, np.int64), CLASS)
     assert found["accuracy"] == predicted
     assert found["matthews"] == 0
 
 
 def test_values():
     labels, predicted = np.array([0.1, 0.5, 0.4, 0.9]), np.array([0.2, 0.4, 0.5, 0.7], np.float32)
-    found = metrics(predicted[:, None], labels, "value")
+    found = metrics(predicted[:, None], labels, VALUE)
     assert found["pearson"] == pytest.approx(pearsonr(predicted, labels).statistic)
     assert found["spearman"] == pytest.approx(spearmanr(predicted, labels).statistic)
     assert found["loss"] == pytest.approx(((predicted - labels) ** 2).mean())
 
 
 def test_a_constant_prediction_has_no_correlation():
-    found = metrics(np.ones((4, 1), np.float32), np.array([0.1, 0.5, 0.4, 0.9]), "value")
+    found = metrics(np.ones((4, 1), np.float32), np.array([0.1, 0.5, 0.4, 0.9]), VALUE)
     assert found["pearson"] is None and found["spearman"] is None and found["loss"] is not None
 
 
@@ -97,7 +98,7 @@ def test_every_task_of_glue_has_its_own_scores(kit, smoothed, valued, name):
     dataset.manifest.corpus["task"] = task.name
     torch.manual_seed(0)
     student = AutoModelForSequenceClassification.from_config(kit.config("bert", num_labels=len(task.label_names or ("value",))))
-    found = Evaluation(dataset, kind=task.label_kind)(student)
+    found = Evaluation(dataset, kind=task_kind(task.label_kind))(student)
     logits, labels = predict(student, dataset, np.arange(len(dataset)), pad_id=kit.PAD), dataset.labels
     said = logits.argmax(1)
     average = {"labels": [0, 1, 2], "average": "macro"} if name == "mnli" else {}
@@ -110,12 +111,12 @@ def test_every_task_of_glue_has_its_own_scores(kit, smoothed, valued, name):
     }
     for metric in task.metrics:
         assert found[metric] == pytest.approx(theirs[metric]())
-    assert tuple(found)[: len(task.metrics)] == task.metrics and main_metric(task.label_kind, task.name) == task.metrics[0]
+    assert tuple(found)[: len(task.metrics)] == task.metrics and main_metric(task_kind(task.label_kind), task.name) == task.metrics[0]
 
 
 def test_which_score_counts_and_which_way():
-    assert [main_metric(kind) for kind in ("class", "value", "span", "mlm")] == ["accuracy", "pearson", "f1", "nll"]
-    assert main_metric("mlm", "glue/cola") == "nll" and main_metric("class", "someone/reviews") == "accuracy"
+    assert [main_metric(kind) for kind in (CLASS, VALUE, SPAN, MASKED_TOKENS)] == ["accuracy", "pearson", "f1", "nll"]
+    assert main_metric(MASKED_TOKENS, "glue/cola") == "nll" and main_metric(CLASS, "someone/reviews") == "accuracy"
     better = {name: higher_is_better(name) for name in ("accuracy", "f1", "matthews", "exact_match", "loss", "nll", "perplexity", "kl")}
     assert list(better.values()) == [True] * 4 + [False] * 4
 
@@ -126,12 +127,12 @@ def test_rows_without_label_are_not_scored(kit, tmp_path):
     block = kit.random_rows(1, 9).block
     some, none = np.array([0, -1, 1, 1, -1, 0, 0, 1, 0]), np.full(9, -1)
     folder = kit.write_dataset(tmp_path / "d", {f"s{i}": [dataclasses.replace(block, label=label)] for i, label in enumerate((some, none))})
-    assert Evaluation(SmoothedDataset(folder, "s0"), kind="class").rows.tolist() == [0, 2, 3, 5, 6, 7, 8]
+    assert Evaluation(SmoothedDataset(folder, "s0"), kind=CLASS).rows.tolist() == [0, 2, 3, 5, 6, 7, 8]
     with pytest.raises(DatasetError, match="no row of split 's1' can be scored"):
-        Evaluation(SmoothedDataset(folder, "s1"), kind="class")
+        Evaluation(SmoothedDataset(folder, "s1"), kind=CLASS)
     bare = kit.write_dataset(tmp_path / "bare", {"train": [kit.random_rows(1, 9, label_kind=None).block]}, label_kind=None)
     with pytest.raises(DatasetError, match="split 'train' has no labels"):
-        Evaluation(SmoothedDataset(bare, "train"), kind="class")
+        Evaluation(SmoothedDataset(bare, "train"), kind=CLASS)
 
 
 # ---- answers ----
@@ -208,16 +209,16 @@ def _reference(dataset: SmoothedDataset, student: Reader) -> dict[str, float]:
 
 def test_answers_are_scored_over_all_windows_of_a_question(squad: SmoothedDataset) -> None:
     guessing, knowing = Reader(squad, 0.0), Reader(squad, 30.0)
-    found = Evaluation(squad, kind="span")(guessing)
+    found = Evaluation(squad, kind=SPAN)(guessing)
     assert list(found) == ["f1", "exact_match"] and not guessing.training
     assert found == pytest.approx(_reference(squad, guessing)) and 0 < found["f1"] < 0.7
-    assert Evaluation(squad, kind="span", batch_size=3)(guessing) == found
-    assert Evaluation(squad, kind="span")(knowing) == {"f1": 1.0, "exact_match": 1.0}
+    assert Evaluation(squad, kind=SPAN, batch_size=3)(guessing) == found
+    assert Evaluation(squad, kind=SPAN)(knowing) == {"f1": 1.0, "exact_match": 1.0}
 
 
 def test_answers_of_some_rows(squad: SmoothedDataset) -> None:
     rows = np.flatnonzero(np.array([squad.batch(np.array([i])).row[0] for i in range(len(squad))]) % 2)
-    half = Evaluation(squad, rows, kind="span")
+    half = Evaluation(squad, rows, kind=SPAN)
     asked = [answer for answer, _ in half._answers(Reader(squad, 30.0))]
     assert len(asked) == 65
     assert half(Reader(squad, 30.0)) == {"f1": 1.0, "exact_match": 1.0}
@@ -233,14 +234,14 @@ def test_the_teacher_itself_fills_masks_as_the_dataset_says(gen: Callable[..., R
     assert ran.code == 0, ran.err
     dataset = SmoothedDataset(tmp_path / "out", "train")
     model = AutoModelForMaskedLM.from_pretrained(teacher)
-    found = Evaluation(dataset, kind="mlm")(model)
+    found = Evaluation(dataset, kind=MASKED_TOKENS)(model)
     block = dataset.batch(np.arange(len(dataset)))
     batch = MaskedCollator.for_dataset(dataset)(block)
     masked = np.searchsorted(np.flatnonzero(batch.attention_mask.numpy()), batch.masked.places.numpy())
     nll = -float(block.soft.original_logprob[masked].astype(np.float64).mean())
     assert found["nll"] == pytest.approx(nll, rel=1e-3) and found["perplexity"] == pytest.approx(np.exp(nll), rel=1e-2)
     assert abs(found["kl"]) < 1e-3 and 0 <= found["accuracy"] <= 1
-    few = Evaluation(dataset, kind="mlm", batch_size=5)
+    few = Evaluation(dataset, kind=MASKED_TOKENS, batch_size=5)
     assert few(model) == pytest.approx(found, rel=1e-4, abs=1e-5)
     torch.manual_seed(1)
     other = AutoModelForMaskedLM.from_config(model.config)
@@ -249,4 +250,4 @@ def test_the_teacher_itself_fills_masks_as_the_dataset_says(gen: Callable[..., R
 
 def test_an_unmasked_dataset_cannot_be_scored_on_masks(smoothed):
     with pytest.raises(UsageError, match="generate with --context masked:8"):
-        Evaluation(SmoothedDataset(smoothed, "validation"), kind="mlm")
+        Evaluation(SmoothedDataset(smoothed, "validation"), kind=MASKED_TOKENS)

@@ -10,6 +10,7 @@ from helpers_families import FAMILIES, PAD, VOCAB, make
 from torch.nn import functional as F
 
 from textsmooth.schemas.errors import UsageError
+from textsmooth.schemas.task_kinds import CLASS, task_kind
 from textsmooth.stages.dataset.collate import Batch, MaskedTargets
 from textsmooth.stages.training import student_forward as forwards
 from textsmooth.stages.training.losses import objective_for, soft_cross_entropy
@@ -165,7 +166,7 @@ def reference(kind: str, student: Given, batch: Batch, row: int, temperature: fl
 def test_losses_are_the_formulas_and_add_up_over_parts(kind: str, temperature: float) -> None:
     student, batch = example(kind)
     for objective, shares in (("task", (1.0, 0.0)), ("kd", (0.0, 1.0)), ("task+kd", (0.3, 0.7))):
-        made = objective_for(objective, kind, kd_weight=0.7, kd_temperature=temperature)
+        made = objective_for(objective, task_kind(kind), kd_weight=0.7, kd_temperature=temperature)
         expected = sum(
             sum(s * x for s, x in zip(shares, reference(kind, student, batch, row, temperature), strict=True)) for row in (0, 1, 3)
         )
@@ -193,11 +194,11 @@ def test_a_row_without_label_still_has_its_teacher(kind: str, none: float) -> No
     batch = dataclasses.replace(
         batch, labels=torch.where(torch.tensor([True, False, False, False]), none, batch.labels).to(batch.labels.dtype), weight=None
     )
-    counts = {name: objective_for(name, kind).units(batch) for name in ("task", "kd", "task+kd")}
+    counts = {name: objective_for(name, task_kind(kind)).units(batch) for name in ("task", "kd", "task+kd")}
     assert counts == {"task": 3, "kd": 4, "task+kd": 4}
-    task = objective_for("task", kind).loss(student, batch, None)
+    task = objective_for("task", task_kind(kind)).loss(student, batch, None)
     torch.testing.assert_close(
-        task, objective_for("task", kind).loss(student, dataclasses.replace(batch, weight=torch.tensor([0.0, 1, 1, 1])), None)
+        task, objective_for("task", task_kind(kind)).loss(student, dataclasses.replace(batch, weight=torch.tensor([0.0, 1, 1, 1])), None)
     )
     (gradient,) = torch.autograd.grad(task, list(student.given.values()))
     assert gradient.isfinite().all() and (gradient[0] == 0).all()
@@ -208,7 +209,7 @@ def test_a_row_without_label_still_has_its_teacher(kind: str, none: float) -> No
 )
 def test_impossible_objectives_are_refused(kind: str, labels: str | None, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        objective_for(kind, labels)
+        objective_for(kind, task_kind(labels))
 
 
 # ---- masked LMs ----
@@ -280,7 +281,7 @@ def test_looking_at_the_head_leaves_the_student_in_its_mode(student: torch.nn.Mo
 @pytest.mark.parametrize(("share", "temperature"), [(1.0, 1.0), (0.0, 1.0), (0.6, 2.0)])
 def test_the_masked_loss_mixes_soft_ids_and_the_masked_token(student: object, share: float, temperature: float) -> None:
     batch = masked_batch(weight=torch.tensor([1.0, 1.0, 0.0, 1.0]))
-    made = objective_for("mlm", None, kd_weight=share, kd_temperature=temperature)
+    made = objective_for("mlm", kd_weight=share, kd_temperature=temperature)
     logits = forward(student, batch, None).flatten(0, 1)[batch.masked.places].double()
     hard = F.cross_entropy(logits, batch.masked.original, reduction="none")
     losses = share * temperature**2 * bucketed(logits, batch.masked, temperature) + (1 - share) * hard
@@ -293,7 +294,7 @@ def test_the_masked_loss_mixes_soft_ids_and_the_masked_token(student: object, sh
 def test_ids_beyond_the_teachers_are_left_out(student: object) -> None:
     batch = masked_batch(vocab=60)
     logits = masked_logits(student, batch)[:, :60].double()
-    loss = objective_for("mlm", None, kd_weight=1.0, vocab_size=60).loss(student, dataclasses.replace(batch, weight=None), None)
+    loss = objective_for("mlm", kd_weight=1.0, vocab_size=60).loss(student, dataclasses.replace(batch, weight=None), None)
     torch.testing.assert_close(loss.double(), bucketed(logits, batch.masked, 1.0).sum(), rtol=1e-5, atol=1e-4)
 
 
@@ -301,7 +302,7 @@ def test_a_batch_with_nothing_masked_has_no_loss_and_no_units(student: torch.nn.
     ints, floats = torch.zeros(0, dtype=torch.long), torch.zeros(0)
     nothing = MaskedTargets(places=ints, original=ints, ids=ints, probs=floats, offsets=torch.zeros(1, dtype=torch.long), tail=floats)
     batch = dataclasses.replace(masked_batch(), masked=nothing)
-    made = objective_for("mlm", None, kd_weight=0.5)
+    made = objective_for("mlm", kd_weight=0.5)
     loss = made.loss(student, batch, None)
     assert loss.item() == 0 and made.units(batch) == 0
     loss.backward()
@@ -313,9 +314,9 @@ def test_losses_are_float32_under_autocast(student: object, kind: str) -> None:
     batch = masked_batch(teacher_logits=torch.randn(4, 3))
     with autocast(torch.device("cpu"), "bfloat16"):
         if kind == "mlm":
-            loss = objective_for("mlm", None, kd_weight=0.5, kd_temperature=2.0).loss(student, batch, None)
+            loss = objective_for("mlm", kd_weight=0.5, kd_temperature=2.0).loss(student, batch, None)
             assert masked_logits(student, batch).dtype == torch.bfloat16
         else:
             given, batch = example("class")
-            loss = objective_for("task+kd", "class").loss(given, batch, None)
+            loss = objective_for("task+kd", CLASS).loss(given, batch, None)
     assert loss.dtype == torch.float32 and loss.isfinite()

@@ -83,6 +83,6 @@ def test_no_answer_is_said_only_where_there_may_be_none_and_every_window_says_so
     one, two = Answer(text="Paris", score=3.0, none=5.0), Answer(text="London", score=4.0, none=4.5)
     both = one.or_better(two)
     assert (both.text, both.score, both.none) == ("London", 4.0, 4.5)
-    assert both.said(may_be_none=True) == "" and both.said(may_be_none=False) == "London"
+    assert both.prediction(may_be_none=True) == "" and both.prediction(may_be_none=False) == "London"
     third = Answer(text="Rome", score=1.0, none=2.0)  # a window that is sure of its answer
-    assert both.or_better(third).said(may_be_none=True) == "London"
+    assert both.or_better(third).prediction(may_be_none=True) == "London"

@@ -8,6 +8,7 @@ import torch
 
 from textsmooth.schemas.errors import MachineError
 from textsmooth.schemas.smoothing import Smoothing
+from textsmooth.schemas.task_kinds import CLASS
 from textsmooth.stages.dataset.collate import SmoothedCollator
 from textsmooth.stages.training.losses import objective_for
 from textsmooth.stages.training.lr_schedule import rate
@@ -46,7 +47,7 @@ class Loss:
 def _distiller(kit, student, reads="both", steps=10, objective=None, **changes):
     soft = SoftEmbedding(student.get_input_embeddings(), vocab_size=kit.VOCAB)
     settings = {"lr": 1e-3, "weight_decay": 0.01, "warmup": 0.2, **changes}
-    objective = objective or objective_for("task", "class")
+    objective = objective or objective_for("task", CLASS)
     return Distiller(student, objective, soft=soft, reads=reads, steps=steps, **settings)
 
 
