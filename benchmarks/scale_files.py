@@ -25,7 +25,8 @@ from textsmooth.pipeline.plan.cut import cut
 from textsmooth.pipeline.plan.resolve import Draft, draft
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.manifest import FileEntry, Manifest, ShardEntry
-from textsmooth.schemas.plan import Plan, Receipt
+from textsmooth.schemas.plan import Plan
+from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.soft_ids.statistics import UnitStats

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import FileEntry
-from textsmooth.schemas.plan import Plan, Receipt, UnitFailure
+from textsmooth.schemas.plan import Plan
 from textsmooth.schemas.printable import printable
+from textsmooth.schemas.receipt import Receipt, UnitFailure
 
 if TYPE_CHECKING:
     from rich import progress as bars

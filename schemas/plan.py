@@ -1,7 +1,6 @@
-"""The plan of a run, its units, and the receipt that each finished unit leaves.
+"""The plan of a run: every resolved setting, and the row range of every unit.
 
-A plan holds every resolved setting and the row range of every unit; it is published once, as `plan.json`. It names files
-relative to the corpus, never where the corpus lay on some machine.
+It is published once, as `plan.json`. File names in it are relative to the corpus: no path of the machine that made it.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ SPLIT = re.compile(r"\w+(\.\w+)*")
 
 
 def check_split(name: object) -> None:
-    """UsageError unless the name of a split can be that of a folder of the dataset, as `datasets` takes it."""
+    """UsageError unless the name can be that of a folder of the dataset, as the library `datasets` accepts it."""
     if not isinstance(name, str) or not SPLIT.fullmatch(name):
         raise UsageError(f"a split cannot be called {name!r}: letters, digits and _ are needed, and dots between them; rename it")
 
@@ -52,20 +51,6 @@ class Unit:
         return self.stop - self.start
 
 
-def unit_id(
-    *,
-    split: str,
-    row: int,
-    rows_sha256: str,
-    teacher: "TeacherIdentity",
-    corpus: "CorpusIdentity",
-    config: GenerationConfig,
-    task_teacher: "TaskTeacherIdentity | None" = None,
-) -> str:
-    """32 hex digits that stand for everything that decides a shard's bytes, apart from library versions."""
-    return unit_ids(teacher=teacher, corpus=corpus, config=config, task_teacher=task_teacher)(split, row, rows_sha256)
-
-
 def unit_ids(
     *,
     teacher: "TeacherIdentity",
@@ -73,31 +58,32 @@ def unit_ids(
     config: GenerationConfig,
     task_teacher: "TaskTeacherIdentity | None" = None,
 ) -> Callable[[str, int, str], str]:
-    """unit_id as a function of split, row and rows_sha256, for the many units of a run.
+    """A function from (split, row, rows_sha256) to the id of that unit: 32 hex digits.
 
-    The id is the digest of one JSON object with sorted keys. What units share stands before and after what is their own: both are made
-    once, and the hash goes on from a copy.
+    An id stands for everything that decides the bytes of a shard, apart from library versions. It is the digest of one JSON object
+    with sorted keys. The text before and after a unit's own values is the same for all units, so it is encoded once, and the hash of
+    the beginning is copied.
     """
-    before = {
+    start = {
         "columns": corpus.columns_json(),
-        "config": {k: v for k, v in config.to_json().items() if k != "rows_per_shard"},  # how rows are cut is in the rows themselves
+        "config": {k: v for k, v in config.to_json().items() if k != "rows_per_shard"},  # how rows are grouped is in rows_sha256
         "format": FORMAT_VERSION,
     }
-    after = {
+    end = {
         **({} if task_teacher is None else {"task_teacher": task_teacher.decides_json()}),
         "teacher": teacher.digest,
         "tokenizer": teacher.tokenizer_digest,
     }
-    begun = hashlib.sha256(f"{canonical_json(before)[:-1]},".encode())
-    end = canonical_json(after)[1:]
+    start_hash = hashlib.sha256(f"{canonical_json(start)[:-1]},".encode())
+    end_text = canonical_json(end)[1:]
 
-    def made(split: str, row: int, rows_sha256: str) -> str:
-        own = canonical_json({"row": row, "rows": rows_sha256, "split": split})[1:-1]
-        whole = begun.copy()
-        whole.update(f"{own},{end}".encode())
-        return whole.hexdigest()[:32]
+    def unit_id(split: str, row: int, rows_sha256: str) -> str:
+        unit_text = canonical_json({"row": row, "rows": rows_sha256, "split": split})[1:-1]
+        hashed = start_hash.copy()
+        hashed.update(f"{unit_text},{end_text}".encode())
+        return hashed.hexdigest()[:32]
 
-    return made
+    return unit_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +102,11 @@ class CorpusIdentity:
     license: str | None = None
     revision: str | None = None  # commit, of a corpus on the Hub
     task: str | None = None  # of schemas/tasks.py
-    about: dict[str, Any] = field(default_factory=dict)  # what the corpus's own card says of language, licence …: decides nothing
+    about: dict[str, Any] = field(default_factory=dict)  # language, license … from the corpus's own card: no influence on shards
 
     def to_json(self) -> dict[str, Any]:
-        found = lean(self, ("revision", "task"))
-        return found if self.about else {name: value for name, value in found.items() if name != "about"}
+        value = lean(self, ("revision", "task"))
+        return value if self.about else {name: inner for name, inner in value.items() if name != "about"}
 
     def columns_json(self) -> dict[str, Any]:
         return {
@@ -168,17 +154,17 @@ class TaskTeacherIdentity:
     revision: str | None = None
 
     def decides_json(self) -> dict[str, Any]:
-        """What decides the bytes of `teacher_logits`."""
+        """Everything that decides the bytes of `teacher_logits`."""
         order = None if self.order is None else list(self.order)
         shared = {"digest": self.digest, "tokenizer": self.tokenizer_digest, "kind": self.kind, "order": order}
         return {**shared, "max_length": self.max_length}
 
 
 def _build(cls: type, value: dict[str, Any]) -> Any:
-    known = {f.name: f for f in fields(cls)}
-    built = {k: tuple(v) if isinstance(v, list) and k != "files" else v for k, v in value.items() if k in known}
+    names = {f.name for f in fields(cls)}
+    arguments = {k: tuple(v) if isinstance(v, list) and k != "files" else v for k, v in value.items() if k in names}
     try:
-        return cls(**built)
+        return cls(**arguments)
     except TypeError as error:
         raise DatasetError(f"plan.json does not fit this version of textsmooth: {error}") from None
 
@@ -188,30 +174,25 @@ UNIT_COLUMNS = tuple(f.name for f in fields(Unit) if f.name not in ("split", "fi
 
 
 def _stretches(units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
-    """Units as plan.json has them: for each stretch of units of one file a list of each field."""
-    for (split, file), found in groupby(units, key=lambda unit: (unit.split, unit.file)):
-        run = list(found)
-        for first in range(0, len(run), STRETCH):
-            part = run[first : first + STRETCH]
-            yield {"split": split, "file": file, **{name: [getattr(unit, name) for unit in part] for name in UNIT_COLUMNS}}
+    """Units as plan.json has them, by column: one object per stretch of units of the same file, with a list for each field."""
+    for (split, file), grouped in groupby(units, key=lambda unit: (unit.split, unit.file)):
+        of_file = list(grouped)
+        for first in range(0, len(of_file), STRETCH):
+            stretch = of_file[first : first + STRETCH]
+            yield {"split": split, "file": file, **{name: [getattr(unit, name) for unit in stretch] for name in UNIT_COLUMNS}}
 
 
-def _units(value: dict[str, Any]) -> Iterator[Unit]:
-    """The units of a plan.json, also of one in the first layout: a list of values for each unit."""
-    if "unit_fields" in value:
-        for row in value["units"]:
-            yield Unit(**dict(zip(value["unit_fields"], row, strict=True)))
-        return
-    for part in value["units"]:
-        names = tuple(part.keys() - {"split", "file"})
-        for row in zip(*(part[name] for name in names), strict=True):
-            yield Unit(split=part["split"], file=part["file"], **dict(zip(names, row, strict=True)))
+def _units(stretches: list[dict[str, Any]]) -> Iterator[Unit]:
+    """The units of a plan.json."""
+    for stretch in stretches:
+        names = tuple(stretch.keys() - {"split", "file"})
+        for values in zip(*(stretch[name] for name in names), strict=True):
+            yield Unit(split=stretch["split"], file=stretch["file"], **dict(zip(names, values, strict=True)))
 
 
 def _file_digest(body: dict[str, Any]) -> str:
-    """Over all of a plan.json. Of each stretch only its digest is taken: the text of a million units need not be in memory."""
-    units = body["units"] if "unit_fields" in body else [digest(part) for part in body["units"]]
-    return digest({**body, "units": units})
+    """Digest of a whole plan.json. Each stretch of units enters by its own digest, so the text of a million units is never in memory."""
+    return digest({**body, "units": [digest(stretch) for stretch in body["units"]]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,15 +204,15 @@ class Plan:
     config: GenerationConfig
     versions: dict[str, str]  # textsmooth, its code digest, torch, transformers, tokenizers, pyarrow
     units: tuple[Unit, ...]
-    runtime: dict[str, Any] = field(default_factory=dict)  # threads …: recorded, decides nothing
+    runtime: dict[str, Any] = field(default_factory=dict)  # threads …: recorded, no influence on shards
     source: dict[str, list[int]] = field(default_factory=dict)  # file -> [bytes, mtime ns]: the cheap identity
     task_teacher: TaskTeacherIdentity | None = None
-    predecessor: dict[str, Any] | None = None  # whose shards are taken over, what changed since; docs/format.md: decides nothing
+    predecessor: dict[str, Any] | None = None  # the dataset whose shards are reused; docs/format.md: no influence on shards
     sources: tuple[dict[str, Any], ...] = ()  # of a merged dataset: the datasets whose units these are; docs/format.md
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over everything that decides the dataset: not `runtime`, not `source`, not what the corpus says of itself."""
+        """sha256 over everything that decides the dataset: not `runtime`, `source` or `corpus.about`."""
         header = self.header_json()
         corpus = {name: value for name, value in header["corpus"].items() if name != "about"}
         return digest({**header, "corpus": corpus, "units": [unit.id for unit in self.units]})
@@ -245,18 +226,18 @@ class Plan:
         return sum(unit.rows for unit in self.units)
 
     def row_offsets(self) -> list[int]:
-        """For each unit how many rows of its split other sources have before its own: 0 unless datasets were merged."""
+        """For each unit, the number of rows of its split in earlier sources of a merged dataset; 0 in any other dataset."""
         if not self.sources:
             return [0] * len(self.units)
         rows = dict.fromkeys(self.splits, 0)
-        found = []
+        offsets = []
         for unit in self.units:
-            found.append(rows[unit.split] - unit.row)
+            offsets.append(rows[unit.split] - unit.row)
             rows[unit.split] += unit.rows
-        return found
+        return offsets
 
     def header_json(self) -> dict[str, Any]:
-        """What two plans must share to be the same run, the units apart."""
+        """Everything but the units that two plans of the same run have in common."""
         return {
             "format": FORMAT_VERSION,
             "corpus": self.corpus.to_json(),
@@ -291,7 +272,7 @@ class Plan:
                 teacher=_build(TeacherIdentity, value["teacher"]),
                 config=GenerationConfig.from_json(value["config"]),
                 versions=value["versions"],
-                units=tuple(_units(value)),
+                units=tuple(_units(value["units"])),
                 runtime=value["runtime"],
                 source=value["source"],
                 task_teacher=_build(TaskTeacherIdentity, value["task_teacher"]) if "task_teacher" in value else None,
@@ -305,61 +286,3 @@ class Plan:
         if altered:
             raise DatasetError("plan.json was altered: its digest does not fit")
         return plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """What a finished unit reports. The first receipt of a unit counts; one that names no such shard is void."""
-
-    unit: str  # Unit.id
-    split: str
-    number: int
-    shard: str  # path in the dataset folder
-    sha256: str
-    bytes: int
-    rows: int  # of the corpus
-    tokens: int
-    entries: int
-    stats: dict[str, Any]  # UnitStats.to_json()
-    versions: dict[str, str]
-    device: str
-    timings: dict[str, float]  # seconds
-    windows: int | None = None  # rows of the shard, where long rows were cut into windows
-    skipped: tuple["BadRow", ...] = ()  # rows of the corpus that are not in the shard: --skip-bad-rows
-    taken_from: str | None = None  # dataset digest of the predecessor that has made the shard
-
-    def to_json(self) -> dict[str, Any]:
-        return lean(self, ("windows", "skipped", "taken_from"))
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        try:
-            skipped = tuple(BadRow(**row) for row in value.get("skipped", ()))
-            return cls(**{**value, "skipped": skipped})
-        except (TypeError, AttributeError) as error:
-            raise DatasetError(f"a receipt is damaged: {error}") from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BadRow:
-    """A row that cannot be smoothed, for what is in it."""
-
-    split: str
-    row: int  # position in the split
-    file: str  # as Unit.file
-    file_row: int  # position in the file
-    error: str  # one line
-    values: dict[str, Any] | None = None  # the row's columns; None if they cannot be written as JSON
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitFailure:
-    """A unit that could not be done, for what is in it, or because it did not end. The rest of the run goes on without it."""
-
-    unit: str  # Unit.id
-    name: str  # Unit.name
-    error: str  # one line
-    rows: tuple[BadRow, ...] = ()  # the rows at fault, as far as they are known
-    attempts: int = 1
-    node: str = ""  # where it was tried last
-    works: bool = False  # rows beside those at fault got through: it is the data, not the set-up

@@ -27,7 +27,8 @@ from textsmooth.schemas.manifest import (
     Manifest,
     ShardEntry,
 )
-from textsmooth.schemas.plan import Plan, Receipt, Unit
+from textsmooth.schemas.plan import Plan, Unit
+from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.soft_ids.statistics import UnitStats
 from textsmooth.stages.storage.atomic import pretty_json

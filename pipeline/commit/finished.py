@@ -14,7 +14,8 @@ from textsmooth.pipeline.plan.differences import differences
 from textsmooth.pipeline.plan.resolve import Draft
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import AGAIN, PLAN, RECEIPTS, Manifest, ShardEntry
-from textsmooth.schemas.plan import Plan, Receipt, Unit
+from textsmooth.schemas.plan import Plan, Unit
+from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage import atomic as storage
 from textsmooth.stages.storage.folder import Folder, read_json

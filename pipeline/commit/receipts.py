@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.manifest import RECEIPTS_FOLDER
-from textsmooth.schemas.plan import Receipt, Unit
+from textsmooth.schemas.plan import Unit
+from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.storage.atomic import parse_json, pretty_json
 from textsmooth.stages.storage.folder import Folder, is_temp
 

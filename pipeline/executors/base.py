@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from textsmooth.pipeline.plan.inputs import Sources
 from textsmooth.pipeline.plan.machine import Machine
 from textsmooth.schemas.config import GenerateOptions
-from textsmooth.schemas.plan import Plan, Receipt, Unit, UnitFailure
+from textsmooth.schemas.plan import Plan, Unit
+from textsmooth.schemas.receipt import Receipt, UnitFailure
 from textsmooth.stages.storage.folder import Folder
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from textsmooth.pipeline.plan.inputs import Sources
 from textsmooth.pipeline.plan.machine import Machine
 from textsmooth.schemas.config import GenerateOptions, workers
 from textsmooth.schemas.errors import TextsmoothError, UsageError, WorkerError
-from textsmooth.schemas.plan import BadRow, Plan, Receipt, Unit, UnitFailure
+from textsmooth.schemas.plan import Plan, Unit
+from textsmooth.schemas.receipt import BadRow, Receipt, UnitFailure
 from textsmooth.stages.storage.folder import Folder
 from textsmooth.stages.storage.local import LocalFolder
 

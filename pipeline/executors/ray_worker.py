@@ -18,7 +18,8 @@ from textsmooth.pipeline.plan.inputs import Sources, find_model
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import CorpusError, MachineError, StorageError, TeacherError, TextsmoothError, WorkerError
 from textsmooth.schemas.manifest import PLAN
-from textsmooth.schemas.plan import Plan, Receipt, Unit, UnitFailure
+from textsmooth.schemas.plan import Plan, Unit
+from textsmooth.schemas.receipt import Receipt, UnitFailure
 from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.storage.local import LocalFolder
 

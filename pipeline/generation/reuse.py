@@ -11,7 +11,8 @@ from textsmooth.pipeline.commit.finished import Previous, Taken, _short, open_pr
 from textsmooth.pipeline.plan.rows import row_columns
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
-from textsmooth.schemas.plan import Plan, Receipt, Unit
+from textsmooth.schemas.plan import Plan, Unit
+from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.corpus import reader as readers
 from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.storage.folder import Folder

@@ -19,7 +19,8 @@ from textsmooth.pipeline.units import quarantine
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError
 from textsmooth.schemas.manifest import MANIFEST, Manifest
-from textsmooth.schemas.plan import Plan, Unit, UnitFailure
+from textsmooth.schemas.plan import Plan, Unit
+from textsmooth.schemas.receipt import UnitFailure
 from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.storage.folder import Folder
 

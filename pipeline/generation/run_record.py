@@ -13,7 +13,8 @@ from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import StorageError, TextsmoothError, first_line
 from textsmooth.schemas.manifest import RUN
-from textsmooth.schemas.plan import Plan, Receipt
+from textsmooth.schemas.plan import Plan
+from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.storage.atomic import pretty_json
 from textsmooth.stages.storage.folder import Folder
 

@@ -20,8 +20,9 @@ from textsmooth.pipeline.commit.run_folder import plan_in, publish_plan
 from textsmooth.pipeline.formatting import counted, size
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, TOKENIZER_FOLDER, FileEntry, Manifest, ShardEntry
-from textsmooth.schemas.plan import CorpusIdentity, Plan, Receipt
+from textsmooth.schemas.plan import CorpusIdentity, Plan
 from textsmooth.schemas.printable import printable
+from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.checks.shard import unreadable
 from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.storage.folder import Folder, read_json

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from textsmooth.pipeline.plan.inputs import Sources
 from textsmooth.pipeline.plan.rows import bad_text, row_columns
 from textsmooth.pipeline.units.blame import RowsError
-from textsmooth.schemas.plan import BadRow, Plan, Receipt, Unit, UnitFailure
+from textsmooth.schemas.plan import Plan, Unit
+from textsmooth.schemas.receipt import BadRow, Receipt, UnitFailure
 from textsmooth.stages.corpus.reader import Rows, scan
 
 NAMED = 16  # parts of a unit that are halved further, where no row is left out: so many rows at fault are named at least

@@ -7,7 +7,8 @@ from typing import Any
 from textsmooth.pipeline.commit.commit import finished_units, jsonl
 from textsmooth.schemas.errors import QuarantineError, TeacherError
 from textsmooth.schemas.manifest import MANIFEST, QUARANTINE
-from textsmooth.schemas.plan import Plan, Unit, UnitFailure
+from textsmooth.schemas.plan import Plan, Unit
+from textsmooth.schemas.receipt import UnitFailure
 from textsmooth.stages.storage.folder import Folder
 
 FIRST_UNITS = 3  # if they all fail, and no row gets through, a run ends: it is the set-up

@@ -29,7 +29,8 @@ from textsmooth.pipeline.units.shard_columns import kept_columns, labels, logits
 from textsmooth.pipeline.units.watchdog import Background, Steps, Watch
 from textsmooth.schemas.errors import CorpusError, TeacherError
 from textsmooth.schemas.manifest import MANIFEST
-from textsmooth.schemas.plan import BadRow, Plan, Receipt, Unit, UnitFailure
+from textsmooth.schemas.plan import Plan, Unit
+from textsmooth.schemas.receipt import BadRow, Receipt, UnitFailure
 from textsmooth.stages.corpus import reader as readers
 from textsmooth.stages.models.device import device_name
 from textsmooth.stages.models.task_teacher import TaskTeacher, planned

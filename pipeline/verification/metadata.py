@@ -31,7 +31,8 @@ from textsmooth.schemas.manifest import (
     ShardEntry,
     of_splits,
 )
-from textsmooth.schemas.plan import Plan, Receipt, Unit, unit_ids
+from textsmooth.schemas.plan import Plan, Unit, unit_ids
+from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.checks.shard import Finding, Promised, check_file, missing, unreadable
 from textsmooth.stages.soft_ids.statistics import UnitStats
 from textsmooth.stages.storage.atomic import pretty_json

@@ -16,7 +16,8 @@ from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.verification.metadata import Records
 from textsmooth.schemas.errors import CorpusError, TeacherError, UsageError
 from textsmooth.schemas.manifest import CARD, QUARANTINE, SHARD, TOKENIZER_FOLDER, FileEntry, Manifest, ShardEntry
-from textsmooth.schemas.plan import Plan, Receipt, Unit
+from textsmooth.schemas.plan import Plan, Unit
+from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.storage.folder import Folder
 from textsmooth.stages.storage.local import LocalFolder
 

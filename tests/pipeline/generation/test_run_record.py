@@ -19,7 +19,8 @@ from textsmooth.pipeline.units import worker as units
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import StorageError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, RUN
-from textsmooth.schemas.plan import Unit, UnitFailure
+from textsmooth.schemas.plan import Unit
+from textsmooth.schemas.receipt import UnitFailure
 from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.storage.local import LocalFolder
 

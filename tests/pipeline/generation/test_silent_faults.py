@@ -19,7 +19,7 @@ from textsmooth.pipeline.plan.versions import DECIDES_BYTES
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import TeacherError
-from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, TeacherIdentity, unit_id
+from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, TeacherIdentity, unit_ids
 from textsmooth.schemas.tasks import MOST_CLASSES
 from textsmooth.stages.dataset.open import open_folder, read_manifest
 
@@ -121,7 +121,8 @@ def test_a_unit_is_named_after_all_that_decides_its_bytes() -> None:
         name="c", files={}, text_columns=("text",), label_column="label", label_kind="value", label_names=None,
         keep_columns=("a", "b"), keep_types=("int64", "string"), limit=None,
     )  # fmt: skip
-    given = {"split": "train", "row": 0, "rows_sha256": "r", "teacher": teacher, "corpus": corpus, "config": GenerationConfig()}
+    own = {"split": "train", "row": 0, "rows_sha256": "r"}
+    run = {"teacher": teacher, "corpus": corpus, "config": GenerationConfig()}
     others = [
         {"corpus": replace(corpus, task="glue/stsb")},  # there, -1 is no label
         {"corpus": replace(corpus, keep_columns=("b", "a"), keep_types=("string", "int64"))},
@@ -132,7 +133,10 @@ def test_a_unit_is_named_after_all_that_decides_its_bytes() -> None:
         {"row": 1},
         {"config": GenerationConfig(context="masked:2")},
     ]
-    ids = [unit_id(**{**given, **other}) for other in ({}, *others)]
+    ids = []
+    for other in ({}, *others):
+        unit = {name: other.get(name, value) for name, value in own.items()}
+        ids.append(unit_ids(**{**run, **{name: value for name, value in other.items() if name not in own}})(*unit.values()))
     assert len(set(ids)) == len(ids)
 
 
@@ -146,6 +150,7 @@ def test_the_code_digest_covers_every_module_that_a_unit_runs() -> None:
         "schemas/version.py",
         "schemas/manifest.py",
         "schemas/manifest_fields.py",
+        "schemas/receipt.py",
         "pipeline/commit/receipts.py",
         # where the rows come from: their content is hashed
         "pipeline/plan/inputs.py",

@@ -24,7 +24,7 @@ from textsmooth.pipeline.units.blame import RowsError, blaming_rows
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import CorpusError, MachineError, StorageError, TeacherError, UsageError
-from textsmooth.schemas.plan import Receipt
+from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.models.teacher import Teacher
 from textsmooth.stages.storage import atomic as storage
