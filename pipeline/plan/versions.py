@@ -15,6 +15,7 @@ DECIDES_BYTES = {
     "bad rows": "pipeline/units/bad_rows.py",
     "blame": "pipeline/units/blame.py",
     "codec": "stages/soft_ids/codec.py",
+    "codecs": "schemas/codecs.py",
     "column types": "stages/corpus/column_types.py",
     "config": "schemas/config.py",
     "masked context": "stages/tokens/masked_context.py",
