@@ -29,10 +29,10 @@ def stats(dataset: str, as_json: bool, split: str | None, all_rows: bool, seed: 
         click.echo(json.dumps(found.to_json(), indent=1))
         return
     from textsmooth.pipeline.cli.inspect import a_console
-    from textsmooth.pipeline.inspect.stats_table import table
+    from textsmooth.pipeline.inspect.stats_table import stats_table
 
     console = a_console()
-    console.print(table(found, shutil.get_terminal_size((100, 24)).columns, ascii_only=console.options.ascii_only))
+    console.print(stats_table(found, shutil.get_terminal_size((100, 24)).columns, ascii_only=console.options.ascii_only))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The sentences of a report: rows of a dataset with their alternatives at every stored temperature, for the page to mix."""
+"""Choose the sentences of a report, with the alternatives of each token at every stored temperature."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ from textsmooth.stages.soft_ids.target_distribution import cut
 from textsmooth.stages.soft_ids.temperature import log_partition
 
 MOST_TOKENS = 80  # of a sentence
-ENTRIES = (8, 6, 5)  # of a token, where the page has so many temperatures
+ENTRIES = (8, 6, 5)  # per token, on a page with 1, 2, 3 temperatures
 DIGITS = 4  # of a probability
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sentence:
-    """A row, or the beginning of one. tokens: [space before, text as shown, data for the page; None for a token left plain]."""
+    """A row, or its first tokens. tokens: space before, text as shown, data for the page (None for a plain token)."""
 
     split: str
     row: int
@@ -35,7 +35,7 @@ class Sentence:
 
 @dataclass(kw_only=True)
 class Sentences:
-    """What a page shows. Data of a token: its own name, p(original) at each temperature, p of each entry at each, names of the entries."""
+    """All sentences of a page. Data of a token: its name, p(original) per temperature, p of each entry per temperature, entry names."""
 
     temperatures: tuple[float, ...]
     stored: tuple[float, ...]  # all of them
@@ -45,34 +45,34 @@ class Sentences:
 
 
 def choose_sentences(parts: list[SmoothedDataset], names: TokenNames, *, count: int, seed: int) -> Sentences:
-    """So many rows, drawn by the seed from the blocks that the figures are counted over, in order; those of SQuAD are windows."""
+    """`count` rows in order, drawn with the seed from the blocks that the figures are counted over; windows if rows were cut."""
     known = {1.0, *(parts[0].temperatures if len(parts[0].shards) and len(parts[0]) else ())}
     stored = tuple(sorted(known))
-    near = sorted(sorted(known, key=lambda t: abs(np.log(t)))[: len(ENTRIES)])
-    found = Sentences(temperatures=tuple(near), stored=stored)
-    places = [(part, sample) for part, start, stop in sampled_blocks(parts, seed).places() for sample in range(start, stop)]
-    chosen = np.random.default_rng(seed).permutation(len(places))
-    for at in _with_tokens(places, chosen, count):
-        part, sample = places[at]
-        found.sentences.append(_sentence(part, part[sample], names, found))
-    return found
+    shown = sorted(sorted(known, key=lambda t: abs(np.log(t)))[: len(ENTRIES)])
+    sentences = Sentences(temperatures=tuple(shown), stored=stored)
+    samples = [(part, sample) for part, start, stop in sampled_blocks(parts, seed).spans() for sample in range(start, stop)]
+    chosen = np.random.default_rng(seed).permutation(len(samples))
+    for at in _with_tokens(samples, chosen, count):
+        part, sample = samples[at]
+        sentences.sentences.append(_sentence(part, part[sample], names, sentences))
+    return sentences
 
 
-def _with_tokens(places: list[tuple[SmoothedDataset, int]], chosen: Any, count: int) -> list[int]:
-    """The first so many of the chosen that have soft ids, in order of the dataset."""
+def _with_tokens(samples: list[tuple[SmoothedDataset, int]], chosen: Any, count: int) -> list[int]:
+    """The first `count` of the chosen that have soft ids, in the order of the dataset."""
     kept: list[int] = []
     for at in chosen.tolist():
         if len(kept) == count:
             break
-        part, sample = places[at]
+        part, sample = samples[at]
         if len(part[sample].soft.ids):
             kept.append(at)
     return sorted(kept)
 
 
-def _sentence(part: SmoothedDataset, block: TokenBlock, names: TokenNames, found: Sentences) -> Sentence:
+def _sentence(part: SmoothedDataset, block: TokenBlock, names: TokenNames, sentences: Sentences) -> Sentence:
     ids = block.input_ids.tolist()[:MOST_TOKENS]
-    data = _data(part, block, names, found)
+    data = _data(part, block, names, sentences)
     spelled = names.spelled(ids)
     tokens = tuple((space, text, next(data)) for space, text in _tidied(spelled, names.apart))
     return Sentence(
@@ -85,21 +85,21 @@ def _sentence(part: SmoothedDataset, block: TokenBlock, names: TokenNames, found
     )
 
 
-def _data(part: SmoothedDataset, block: TokenBlock, names: TokenNames, found: Sentences) -> Iterator[list[Any] | None]:
-    most = ENTRIES[len(found.temperatures) - 1]
+def _data(part: SmoothedDataset, block: TokenBlock, names: TokenNames, sentences: Sentences) -> Iterator[list[Any] | None]:
+    most = ENTRIES[len(sentences.temperatures) - 1]
     vocab_size = int(part.manifest.teacher["vocab_size"])
     probs, originals = [], []
-    for temperature in found.temperatures:
+    for temperature in sentences.temperatures:
         how = Smoothing(lam=1.0, temperature=temperature)
         probs.append(cut(block.soft, how, part.temperatures, vocab_size).probs)
         partition = log_partition(block.soft, how, part.temperatures, vocab_size)
         originals.append(np.minimum(np.exp(block.soft.original_logprob.astype(np.float64) / temperature - partition), 1.0))
 
     def number(token: int) -> int:
-        if token not in found.numbers:
-            found.numbers[token] = len(found.names)
-            found.names.append(names.name(token))
-        return found.numbers[token]
+        if token not in sentences.numbers:
+            sentences.numbers[token] = len(sentences.names)
+            sentences.names.append(names.name(token))
+        return sentences.numbers[token]
 
     for n, token in enumerate(block.input_ids.tolist()):
         start, stop = int(block.soft.offsets[n]), int(block.soft.offsets[n + 1])
@@ -126,9 +126,9 @@ _SHORT_FORMS = {"s", "t", "re", "ve", "ll", "d", "m"}
 
 
 def _tidied(spelled: list[tuple[bool, str]], apart: bool) -> Iterator[tuple[bool, str]]:
-    """Signs set against their words, where the tokenizer does not tell how they stood."""
+    """Attach punctuation to its word where the tokenizer does not record spaces."""
     texts = ["", *(text for _, text in spelled), ""]
-    short = False  # the sign before was the apostrophe of a short form
+    short = False  # the token before was the apostrophe of a short form
     for (space, text), before, after in zip(spelled, texts, texts[2:], strict=False):
         joined = short or text in _CLOSING or before in _OPENING
         short = text in _APOSTROPHES and before.isalpha() and after in _SHORT_FORMS

@@ -1,4 +1,4 @@
-"""Rows by their numbers in the corpus: of a part of a dataset, or where rows were left out, that is not their place in it."""
+"""Find rows by their number in the corpus, which differs from their position in a partial dataset or after rows were left out."""
 
 from bisect import bisect_left, bisect_right
 from functools import partial
@@ -16,7 +16,7 @@ from textsmooth.stages.storage.folder import read_json
 
 
 def is_part(dataset: SmoothedDataset) -> bool:
-    """Whether shards of the split are not there, as far as its plan tells."""
+    """Whether the dataset has only some shards of the split, or its plan cannot say."""
     if dataset.manifest.partial_of is None:
         return False
     units = _units(dataset)
@@ -24,7 +24,7 @@ def is_part(dataset: SmoothedDataset) -> bool:
 
 
 def shard_spans(dataset: SmoothedDataset) -> list[tuple[int, int]] | None:
-    """First row of the split, and last + 1, of each shard, without reading it. None of a part whose plan does not tell."""
+    """First row and last + 1 of each shard, without reading shards. None for a partial dataset whose plan does not say."""
     if dataset.manifest.partial_of is None:
         ends = accumulate(shard.rows for shard in dataset.shards)
         return [(end - shard.rows, end) for shard, end in zip(dataset.shards, ends, strict=True)]
@@ -39,7 +39,7 @@ def shard_spans(dataset: SmoothedDataset) -> list[tuple[int, int]] | None:
 
 
 def _units(dataset: SmoothedDataset) -> dict[str, Unit] | None:
-    """What the split was planned to have, by name."""
+    """The planned units of the split, by name; None without a plan."""
     try:
         plan = Plan.from_json(read_json(dataset.folder, PLAN))
     except (FileNotFoundError, DatasetError):
@@ -47,20 +47,20 @@ def _units(dataset: SmoothedDataset) -> dict[str, Unit] | None:
     return {unit.name: unit for unit in plan.units if unit.split == dataset.name}
 
 
-def stretches(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans, those that follow each other made one."""
-    found: list[tuple[int, int]] = []
+def merge_spans(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans, with adjacent ones merged."""
+    merged: list[tuple[int, int]] = []
     for start, stop in spans:
-        found.append((found.pop()[0] if found and found[-1][1] == start else start, stop))
-    return found
+        merged.append((merged.pop()[0] if merged and merged[-1][1] == start else start, stop))
+    return merged
 
 
-def places_of(dataset: SmoothedDataset, rows: NDArray[np.int64], windows: NDArray[np.integer]) -> NDArray[np.int64]:
-    """[R] where rows of the corpus, and windows of them, lie in the split; -1 where they are not there. Reads only shards they may be in.
+def sample_positions(dataset: SmoothedDataset, rows: NDArray[np.int64], windows: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Positions [R] int64 of rows and windows in the split, -1 for those it does not have. Reads only shards that may have them.
 
-    rows, windows: [R]; window 0 of a row that was not cut.
+    rows: [R] numbers in the corpus. windows: [R], 0 for a row that was not cut.
     """
-    found = np.full(len(rows), -1, np.int64)
+    positions = np.full(len(rows), -1, np.int64)
     spans = shard_spans(dataset) or []
     ends = list(accumulate(shard.samples for shard in dataset.shards))
     for i, wanted in enumerate(zip(rows.tolist(), windows.tolist(), strict=True)):
@@ -69,8 +69,8 @@ def places_of(dataset: SmoothedDataset, rows: NDArray[np.int64], windows: NDArra
             samples = range(ends[shard] - dataset.shards[shard].samples, ends[shard])
             at = bisect_left(samples, wanted, key=partial(_number, dataset))
             if at < len(samples) and _number(dataset, samples[at]) == wanted:
-                found[i] = samples[at]
-    return found
+                positions[i] = samples[at]
+    return positions
 
 
 def _number(dataset: SmoothedDataset, sample: int) -> tuple[int, int]:

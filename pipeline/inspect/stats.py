@@ -1,7 +1,6 @@
-"""The figures of a smoothed dataset: what `stats` prints and `report` draws.
+"""Collect the figures of a smoothed dataset, which `stats` prints and `report` draws.
 
-What the manifest has is taken from there, exactly; the rest is counted over a seeded sample of rows, or over all of them.
-Legend: N tokens, E entries, V vocabulary, W words.
+Figures in the manifest are taken from it and are exact. The rest is counted over a seeded sample of rows, or over all rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 
 from textsmooth.pipeline.inspect.provenance import provenance
 from textsmooth.pipeline.inspect.rows import class_name
-from textsmooth.pipeline.inspect.token_counts import Histogram, SmoothedWord, Tally
+from textsmooth.pipeline.inspect.token_counts import Histogram, SmoothedWord, TokenCounts
 from textsmooth.pipeline.inspect.token_text import TokenNames, open_tokenizer
 from textsmooth.schemas.printable import printable
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
@@ -23,15 +22,15 @@ from textsmooth.stages.soft_ids.codec import TokenBlock, decode
 from textsmooth.stages.soft_ids.statistics import BINS
 
 SAMPLE_TOKENS = 500_000
-SAMPLE_SHARDS = 32  # each is read and checked as a whole
+SAMPLE_SHARDS = 32  # each shard is read and checked as a whole
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 UNLABELLED = "unlabelled"
-MANIFEST, SAMPLE, ALL = "manifest", "sample", "all rows"  # where a figure comes from
+MANIFEST, SAMPLE, ALL = "manifest", "sample", "all rows"  # source of a figure
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitFigures:
-    """What the manifest says of a split."""
+    """Totals of a split, from the manifest."""
 
     split: str
     rows: int
@@ -43,7 +42,7 @@ class SplitFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """What the figures that are not in the manifest were counted over."""
+    """The rows over which figures missing from the manifest were counted."""
 
     source: str  # SAMPLE or ALL
     rows: int  # windows, where long rows were cut
@@ -57,7 +56,7 @@ class Counted:
 class Figures:
     """The figures of a dataset, or of one of its splits. Logarithms of entropies are to base 2."""
 
-    dataset: str  # where it lies
+    dataset: str  # path or URI
     name: str  # of the corpus
     splits: tuple[SplitFigures, ...]
     rows: int
@@ -66,27 +65,27 @@ class Figures:
     bytes_per_token: float
     counted: Counted
     smoothed_share: float  # of the tokens: those with soft ids
-    captured_mass: dict[int, float]  # k -> mean probability inside the first k entries; empty where no token is smoothed, as are:
+    captured_mass: dict[int, float]  # k -> mean probability in the first k entries; empty if no token is smoothed, like the next ones
     captured_source: str
-    p_original: dict[str, float]  # mean, q05 …: quantiles are the middles of bins of 0.01, as the manifest has them
+    p_original: dict[str, float]  # mean, q05, …; quantiles are the middles of bins of 0.01
     p_original_histogram: Histogram
     p_original_source: str
-    entropy: dict[str, float]  # bits: mean and quantiles with the tail counted as one entry; mean_most with it spread evenly
+    entropy: dict[str, float]  # bits; mean and quantiles with the tail as one entry, mean_most with it spread evenly
     entropy_histogram: Histogram
     length: dict[str, float]  # tokens of a row, specials included
     length_histogram: Histogram
     words: tuple[SmoothedWord, ...]  # the most smoothed
-    words_at_least: int  # times that a word has to occur to be among them
+    words_at_least: int  # occurrences that a word needs to be listed
     labels: tuple[tuple[str, int], ...]  # of the rows counted
     provenance: tuple[tuple[str, str], ...]
 
     @property
     def cut(self) -> bool:
-        """Whether long rows were cut into windows; then these are what is counted."""
+        """Whether long rows were cut into windows; windows are then counted instead of rows."""
         return any(part.windows is not None for part in self.splits)
 
     def to_json(self) -> dict[str, Any]:
-        """For programs: a figure that there is none of is null."""
+        """JSON for programs; figures that do not exist are null."""
         of_smoothed = {name: asdict(self)[name] or None for name in ("captured_mass", "p_original", "entropy")}
         return asdict(self) | of_smoothed | {"provenance": dict(self.provenance), "labels": dict(self.labels)}
 
@@ -100,123 +99,136 @@ def figures(
     words: int = 20,
     progress: Callable[[int, int], None] | None = None,
 ) -> Figures:
-    """The figures of a dataset at a path or URI: of all its splits, or of one.
+    """The figures of the dataset at a path or URI: of all its splits together, or of one.
 
-    all_rows: count over every row, not over a sample drawn by the seed (about SAMPLE_TOKENS tokens of at most SAMPLE_SHARDS shards).
-    words: how many of the most smoothed are told. progress: called with blocks read and blocks in all.
-    DatasetError if it is none, or damaged; UsageError for a split that is not there.
+    all_rows: count every row instead of a sample of about SAMPLE_TOKENS tokens from at most SAMPLE_SHARDS shards, drawn with the seed.
+    words: number of most smoothed words to list. progress: called with blocks read and blocks in all.
+    Raises DatasetError if it is no dataset or damaged, UsageError for an unknown split.
     """
     folder = open_folder(dataset, reading=True)
     manifest = read_manifest(folder)
     names = TokenNames(open_tokenizer(folder, manifest))
-    opened = [SmoothedDataset(dataset, name) for name in ([split] if split else manifest.splits)]
-    reading = every_block(opened) if all_rows else sampled_blocks(opened, seed)
-    tally = Tally(names, vocab_size=int(manifest.teacher["vocab_size"]), topk=int(manifest.config["topk"]))
-    labels: dict[str | int, int] = {}  # classes by number
-    touched: set[tuple[str, int]] = set()
-    passes = 2  # the second counts what stands in place of the most smoothed words
-    total = passes * len(reading)
-    for number, (part, shard, block) in enumerate(reading, 1):
-        tally.add(block)
-        touched.add((part.name, shard))
-        for label, count in _labels(block).items():
-            labels[label] = labels.get(label, 0) + count
-        if progress:
-            progress(number, total)
-    tally.choose(words)
-    for number, (_, _, block) in enumerate(reading, len(reading) + 1):
-        tally.add_replacements(block)
-        if progress:
-            progress(number, total)
-    shards = [shard for name in opened for shard in name.shards]
-    counted = Counted(
-        source=ALL if all_rows or tally.stats.tokens == sum(s.tokens for s in shards) else SAMPLE,
-        rows=tally.rows,
-        tokens=tally.stats.tokens,
-        shards=len(touched),
-        of_shards=len(shards),
-        seed=None if all_rows else seed,
-    )
-    told = manifest.statistics if split is None else {}
+    splits = [SmoothedDataset(dataset, name) for name in ([split] if split else manifest.splits)]
+    blocks = every_block(splits) if all_rows else sampled_blocks(splits, seed)
+    counts = TokenCounts(names, vocab_size=int(manifest.teacher["vocab_size"]), topk=int(manifest.config["topk"]))
+    labels, shards_read = _count_blocks(blocks, counts, words, progress)
+    shards = [shard for part in splits for shard in part.shards]
     tokens, size = sum(s.tokens for s in shards), sum(s.bytes for s in shards)
-    captured, bins = told.get("captured_mass"), told.get("p_original_bins")
-    mean = told["p_original"]["mean"] if bins else tally.stats.original / max(tally.stats.smoothed, 1)
-    bins = bins or tally.stats.original_bins
-    masses = {int(k): float(v) for k, v in captured.items()} if captured else tally.stats.captured()
+    source = ALL if all_rows or counts.stats.tokens == sum(s.tokens for s in shards) else SAMPLE
+    statistics = manifest.statistics if split is None else {}
     return Figures(
         dataset=printable(str(folder)),
         name=printable(str(manifest.corpus["name"])),
-        splits=tuple(_split(part) for part in opened),
+        splits=tuple(_split(part) for part in splits),
         rows=sum(s.rows - s.skipped for s in shards),
         tokens=tokens,
         bytes=size,
         bytes_per_token=size / max(tokens, 1),
-        counted=counted,
-        smoothed_share=_share(told, tally),
-        captured_mass=masses if any(bins) else {},
-        captured_source=MANIFEST if captured else counted.source,
-        p_original={"mean": mean, **{f"q{round(100 * q):02d}": _quantile(bins, q) for q in QUANTILES}} if any(bins) else {},
-        p_original_histogram=Histogram(edges=tuple(n / BINS for n in range(BINS + 1)), counts=tuple(int(n) for n in bins)),
-        p_original_source=MANIFEST if told.get("p_original_bins") else counted.source,
-        entropy=tally.entropy(QUANTILES) if tally.stats.smoothed else {},
-        entropy_histogram=tally.entropy_histogram(),
-        length=tally.length(QUANTILES),
-        length_histogram=tally.length_histogram(),
-        words=tally.words(),
-        words_at_least=tally.at_least,
-        labels=tuple(_named(labels, manifest.corpus["label_names"])),
+        counted=Counted(
+            source=source,
+            rows=counts.rows,
+            tokens=counts.stats.tokens,
+            shards=shards_read,
+            of_shards=len(shards),
+            seed=None if all_rows else seed,
+        ),
+        **_probabilities(statistics, counts, source),
+        entropy=counts.entropy(QUANTILES) if counts.stats.smoothed else {},
+        entropy_histogram=counts.entropy_histogram(),
+        length=counts.length(QUANTILES),
+        length_histogram=counts.length_histogram(),
+        words=counts.words(),
+        words_at_least=counts.at_least,
+        labels=tuple(_named_labels(labels, manifest.corpus["label_names"])),
         provenance=provenance(manifest),
     )
 
 
-Read = tuple[SmoothedDataset, int, TokenBlock]  # a block, and which shard of which split it is of
+def _count_blocks(
+    blocks: "Blocks", counts: TokenCounts, words: int, progress: Callable[[int, int], None] | None
+) -> tuple[dict[str | int, int], int]:
+    """Read all blocks twice into `counts`; the second pass counts replacements. Returns rows per label, and the number of shards read."""
+    labels: dict[str | int, int] = {}  # classes by number
+    shards: set[tuple[str, int]] = set()
+    for number, (part, shard, block) in enumerate(blocks, 1):
+        counts.add(block)
+        shards.add((part.name, shard))
+        for label, count in _labels(block).items():
+            labels[label] = labels.get(label, 0) + count
+        if progress:
+            progress(number, 2 * len(blocks))
+    counts.choose(words)
+    for number, (_, _, block) in enumerate(blocks, len(blocks) + 1):
+        counts.add_replacements(block)
+        if progress:
+            progress(number, 2 * len(blocks))
+    return labels, len(shards)
+
+
+def _probabilities(statistics: dict[str, Any], counts: TokenCounts, source: str) -> dict[str, Any]:
+    """The fields of Figures about p(original) and captured mass: exact where the manifest's statistics have them, else as counted."""
+    stats = counts.stats
+    captured, exact_bins = statistics.get("captured_mass"), statistics.get("p_original_bins")
+    bins = exact_bins or stats.original_bins
+    mean = statistics["p_original"]["mean"] if exact_bins else stats.original / max(stats.smoothed, 1)
+    smoothed, tokens = (statistics["smoothed_tokens"], statistics["tokens"]) if statistics.get("tokens") else (stats.smoothed, stats.tokens)
+    masses = {int(k): float(v) for k, v in captured.items()} if captured else stats.captured()
+    return {
+        "smoothed_share": float(smoothed / max(tokens, 1)),
+        "captured_mass": masses if any(bins) else {},
+        "captured_source": MANIFEST if captured else source,
+        "p_original": {"mean": mean, **{f"q{round(100 * q):02d}": _quantile(bins, q) for q in QUANTILES}} if any(bins) else {},
+        "p_original_histogram": Histogram(edges=tuple(n / BINS for n in range(BINS + 1)), counts=tuple(int(n) for n in bins)),
+        "p_original_source": MANIFEST if exact_bins else source,
+    }
+
+
+Read = tuple[SmoothedDataset, int, TokenBlock]  # split, number of the shard in it, block
 
 
 class Blocks(Sequence[Read]):
-    """Blocks of at most a record batch of rows, read when they are asked for."""
+    """Blocks of at most one record batch of rows, each read on access."""
 
-    def __init__(self, places: Sequence[tuple[SmoothedDataset, int, int, int]]) -> None:
-        self._places = places
+    def __init__(self, spans: Sequence[tuple[SmoothedDataset, int, int, int]]) -> None:
+        self._spans = spans
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._spans)
 
-    def places(self) -> list[tuple[SmoothedDataset, int, int]]:
-        """Which rows they hold: split, first sample, last + 1."""
-        return [(part, start, stop) for part, _, start, stop in self._places]
+    def spans(self) -> list[tuple[SmoothedDataset, int, int]]:
+        """Split, first sample and last + 1 of each block."""
+        return [(part, start, stop) for part, _, start, stop in self._spans]
 
     def __getitem__(self, number: Any) -> Any:
-        part, shard, start, stop = self._places[number]
+        part, shard, start, stop = self._spans[number]
         return part, shard, part.batch(np.arange(start, stop))
 
 
 class EveryBlock(Blocks):
-    """All blocks, as views of the files."""
+    """All blocks of some splits, as views of the files."""
 
     def __iter__(self) -> Iterator[Read]:
-        parts = list(dict.fromkeys(part for part, *_ in self._places))
+        parts = list(dict.fromkeys(part for part, *_ in self._spans))
         batches = (batch for part in parts for batch in part.record_batches())
-        for (part, shard, _, _), batch in zip(self._places, batches, strict=True):
+        for (part, shard, _, _), batch in zip(self._spans, batches, strict=True):
             yield part, shard, decode(batch)
 
 
 def every_block(parts: Sequence[SmoothedDataset]) -> Blocks:
-    """All rows of the splits, in order."""
-    return EveryBlock(
-        [(part, number, *place) for part in parts for number in range(len(part.shards)) for place in _record_batches(part, number)]
-    )
+    """The blocks of all rows of the splits, in order."""
+    return EveryBlock([(part, n, *span) for part in parts for n in range(len(part.shards)) for span in _record_batches(part, n)])
 
 
 def sampled_blocks(parts: Sequence[SmoothedDataset], seed: int) -> Blocks:
-    """About SAMPLE_TOKENS tokens out of at most SAMPLE_SHARDS shards, in order: a pure function of the datasets and the seed."""
+    """Blocks with about SAMPLE_TOKENS tokens from at most SAMPLE_SHARDS shards, in order: a pure function of datasets and seed."""
     rng = np.random.default_rng(seed)
     shards = [(part, number) for part in parts for number in range(len(part.shards)) if part.shards[number].samples]
     chosen = sorted(rng.permutation(len(shards))[:SAMPLE_SHARDS].tolist())
-    places = [(*shards[at], *place) for at in chosen for place in _record_batches(*shards[at])]
-    tokens = [part.shards[shard].tokens * (stop - start) / part.shards[shard].samples for part, shard, start, stop in places]
-    order = rng.permutation(len(places))
-    kept = 1 + int(np.searchsorted(np.cumsum(np.array(tokens)[order]), SAMPLE_TOKENS)) if places else 0
-    return Blocks([places[at] for at in sorted(order[:kept].tolist())])
+    spans = [(*shards[at], *span) for at in chosen for span in _record_batches(*shards[at])]
+    tokens = [part.shards[shard].tokens * (stop - start) / part.shards[shard].samples for part, shard, start, stop in spans]
+    order = rng.permutation(len(spans))
+    kept = 1 + int(np.searchsorted(np.cumsum(np.array(tokens)[order]), SAMPLE_TOKENS)) if spans else 0
+    return Blocks([spans[at] for at in sorted(order[:kept].tolist())])
 
 
 def _record_batches(part: SmoothedDataset, number: int) -> Iterator[tuple[int, int]]:
@@ -239,20 +251,14 @@ def _split(part: SmoothedDataset) -> SplitFigures:
     )
 
 
-def _share(told: dict[str, Any], tally: Tally) -> float:
-    if told.get("tokens"):
-        return float(told["smoothed_tokens"] / told["tokens"])
-    return tally.stats.smoothed / max(tally.stats.tokens, 1)
-
-
 def _quantile(bins: Sequence[int], q: float) -> float:
-    """The q-quantile of numbers from 0 to 1, to within a bin."""
+    """The q-quantile of values from 0 to 1: the middle of its bin."""
     total = np.cumsum(bins)
     return float((np.searchsorted(total, q * total[-1]) + 0.5) / len(bins))
 
 
 def _labels(block: TokenBlock) -> dict[str | int, int]:
-    """How often each class occurs, by its number; for values and answers, how many rows have one."""
+    """Rows per class, by its number; for float labels and answers, rows with and without one."""
     if block.spans is not None:
         has = int((block.spans > 0).any(1).sum())
         return {"with an answer": has, "without": len(block) - has}
@@ -265,13 +271,13 @@ def _labels(block: TokenBlock) -> dict[str | int, int]:
     return {value if value >= 0 else UNLABELLED: count for value, count in zip(values.tolist(), counts.tolist(), strict=True)}
 
 
-def _named(labels: dict[str | int, int], names: list[str] | None) -> list[tuple[str, int]]:
-    """Classes by name, the most frequent first; those that are called the same are told apart by their numbers."""
-    found: dict[str | int, str] = {label: label for label in labels if isinstance(label, str)}
+def _named_labels(labels: dict[str | int, int], names: list[str] | None) -> list[tuple[str, int]]:
+    """Rows per class by name, the most frequent first. Classes with the same name get their number added."""
+    shown: dict[str | int, str] = {label: label for label in labels if isinstance(label, str)}
     numbers = sorted(label for label in labels if isinstance(label, int))
     for number in numbers:
         name = class_name(number, names)
-        while name in found.values():
+        while name in shown.values():
             name = f"{name} (class {number})"
-        found[number] = name
-    return sorted(((found[label], count) for label, count in labels.items()), key=lambda item: -item[1])
+        shown[number] = name
+    return sorted(((shown[label], count) for label, count in labels.items()), key=lambda item: -item[1])

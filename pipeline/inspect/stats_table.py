@@ -1,4 +1,4 @@
-"""The figures of a dataset as text: what `textsmooth stats` prints."""
+"""Format the figures of a dataset as text: the output of `textsmooth stats`."""
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +7,7 @@ from rich.cells import cell_len, set_cell_size
 
 from textsmooth.pipeline.formatting import size
 from textsmooth.pipeline.inspect.stats import MANIFEST, SAMPLE, Figures
-from textsmooth.pipeline.inspect.token_counts import P_BIN, Histogram, SmoothedWord, told_p
+from textsmooth.pipeline.inspect.token_counts import P_BIN, Histogram, SmoothedWord, quantile_text
 
 LEAST, MOST = 40, 100  # columns
 BLOCK = "█"  # of a bar
@@ -18,111 +18,102 @@ REPLACEMENTS = 3
 TIED = "\u00a0"  # a space at which no line is broken
 
 
-def table(found: Figures, width: int = MOST, *, ascii_only: bool = False) -> str:
-    """Lines of at most `width` columns, LEAST to MOST; only what has no space in it may be longer. ascii_only: bars of `#`."""
+def stats_table(stats: Figures, width: int = MOST, *, ascii_only: bool = False) -> str:
+    """Text at most `width` columns wide, from LEAST to MOST; only a word without spaces may be wider. ascii_only: draw bars with `#`."""
     width = max(LEAST, min(width, MOST))
-    text = "\n".join(part for line in _lines(found, width) for part in _wrapped(line, width)).replace(TIED, " ")
+    text = "\n".join(part for line in _lines(stats, width) for part in _wrapped(line, width)).replace(TIED, " ")
     return text.translate(ASCII) if ascii_only else text
 
 
 def _wrapped(line: str, width: int) -> list[str]:
-    """A line, as several where it is too long; those of tables and bars are narrow enough."""
+    """Wrap a line that is too long; lines of tables and bars are indented and always fit."""
     if line.startswith(" ") or cell_len(line) <= width:
         return [line]
     return textwrap.wrap(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def _lines(found: Figures, width: int) -> Iterator[str]:
-    yield f"{found.dataset}: {found.name}"
+def _lines(stats: Figures, width: int) -> Iterator[str]:
+    yield f"{stats.dataset}: {stats.name}"
     yield ""
-    cut, each = found.cut, "window" if found.cut else "row"
+    cut, each = stats.cut, "window" if stats.cut else "row"
     head = ["split", "rows", *(["windows"] if cut else []), "tokens", "shards", "size"]
     rows = [
         [s.split, f"{s.rows:,}", *([f"{s.windows or 0:,}"] if cut else []), f"{s.tokens:,}", f"{s.shards:,}", _size(s.bytes)]
-        for s in found.splits
+        for s in stats.splits
     ]
     if len(rows) > 1:
-        windows = [f"{sum(s.windows or 0 for s in found.splits):,}"] if cut else []
-        shards = f"{sum(s.shards for s in found.splits):,}"
-        rows.append(["all", f"{found.rows:,}", *windows, f"{found.tokens:,}", shards, _size(found.bytes)])
+        windows = [f"{sum(s.windows or 0 for s in stats.splits):,}"] if cut else []
+        shards = f"{sum(s.shards for s in stats.splits):,}"
+        rows.append(["all", f"{stats.rows:,}", *windows, f"{stats.tokens:,}", shards, _size(stats.bytes)])
     yield from _records(head, rows, width)
-    yield f"{found.bytes_per_token:,.1f} bytes per token; {found.smoothed_share:.1%} of the tokens are smoothed"
+    yield f"{stats.bytes_per_token:,.1f} bytes per token; {stats.smoothed_share:.1%} of the tokens are smoothed"
     yield ""
-    c = found.counted
+    c = stats.counted
     if c.source == SAMPLE:
         part = f"{c.rows:,} {each}s ({c.tokens:,} tokens) of {c.shards:,} of {c.of_shards:,} shards, seed {c.seed}"
-        yield f"Figures marked * are of a sample: {part}; --all counts every {each}."
+        yield f"Figures marked * come from a sample: {part}; --all counts every {each}."
         yield ""
 
     def star(source: str = c.source) -> str:
         return " *" if source == SAMPLE else ""
 
-    yield from _smoothed(found, width, star)
-    yield f"tokens per {each}, specials included{star()}"
-    if found.length:
-        yield f"{_spread(found.length, '{:,.0f}')}, from {found.length['min']:,} to {found.length['max']:,}"
-        yield from _bars(_coarse(found.length_histogram, 4), "{:,.0f}", width)
+    yield from _smoothed(stats, width, star)
+    yield f"tokens per {each}, special tokens included{star()}"
+    if stats.length:
+        yield f"{_mean_and_quantiles(stats.length, '{:,.0f}')}, from {stats.length['min']:,} to {stats.length['max']:,}"
+        yield from _bars(stats.length_histogram.coarse(4).without_empty_end(), "{:,.0f}", width)
     yield ""
-    if found.labels:
-        rows_counted = sum(count for _, count in found.labels)
+    if stats.labels:
+        rows_counted = sum(count for _, count in stats.labels)
         yield f"labels{' of windows' if cut else ''}{star()}"
-        yield from _columns([[_cell(name, width), f"{count:,}", f"{count / rows_counted:.1%}"] for name, count in found.labels])
+        yield from _columns([[_cell(name, width), f"{count:,}", f"{count / rows_counted:.1%}"] for name, count in stats.labels])
         yield ""
-    if found.words:
-        yield f"most smoothed words: lowest mean p(original), seen at least {found.words_at_least:,} times{star()}"
+    if stats.words:
+        yield f"most smoothed words: lowest mean p(original), at least {stats.words_at_least:,} occurrences{star()}"
         lines = list(
-            _columns([["word", "seen", "p"], *([_cell(w.word, width), f"{w.count:,}", f"{w.p_original:.2f}"] for w in found.words)])
+            _columns([["word", "count", "p"], *([_cell(w.word, width), f"{w.count:,}", f"{w.p_original:.2f}"] for w in stats.words)])
         )
         room = width - cell_len(lines[0]) - 2
-        instead = ["instead", *(_instead(w, width, room) for w in found.words)]
-        yield from (f"{line}  {names}".rstrip() for line, names in zip(lines, instead, strict=True))
+        replacements = ["replacements", *(_replacements(w, width, room) for w in stats.words)]
+        yield from (f"{line}  {names}".rstrip() for line, names in zip(lines, replacements, strict=True))
         yield ""
-    yield from (f"{name}: {value}" for name, value in found.provenance)
+    yield from (f"{name}: {value}" for name, value in stats.provenance)
 
 
-def _smoothed(found: Figures, width: int, star: Callable[..., str]) -> Iterator[str]:
-    """What is told of the tokens that are smoothed."""
-    if not found.p_original:
-        yield f"no token is smoothed{star(found.p_original_source)}: there is no p(original), captured mass or entropy"
+def _smoothed(stats: Figures, width: int, star: Callable[..., str]) -> Iterator[str]:
+    """p(original), captured mass and entropy of the smoothed tokens."""
+    if not stats.p_original:
+        yield f"no token is smoothed{star(stats.p_original_source)}: there is no p(original), captured mass or entropy"
         yield ""
         return
-    exact = ", of every token" if found.p_original_source == MANIFEST else ""
-    yield f"p(original): the probability of the token that is there{exact}; quantiles to within {P_BIN}{star(found.p_original_source)}"
-    yield _spread(found.p_original, "{:.2f}", told_p)
-    yield from _bars(_coarse(found.p_original_histogram, 10), "{:.1f}", width)
+    exact = " over all tokens" if stats.p_original_source == MANIFEST else ""
+    yield f"p(original): the probability of the original token{exact}; quantiles to within {P_BIN}{star(stats.p_original_source)}"
+    yield _mean_and_quantiles(stats.p_original, "{:.2f}", quantile_text)
+    yield from _bars(stats.p_original_histogram.coarse(10).without_empty_end(), "{:.1f}", width)
     yield ""
-    yield f"captured mass: the mean probability inside the first k entries{star(found.captured_source)}"
-    pairs = list(found.captured_mass.items())
+    yield f"captured mass: the mean probability in the top k entries{star(stats.captured_source)}"
+    pairs = list(stats.captured_mass.items())
     room = (width - len("  mass")) // len("  0.123")
     for start in range(0, len(pairs), room):
         some = pairs[start : start + room]
         yield from _columns([["k", *(f"{k:>5}" for k, _ in some)], ["mass", *(f"{mass:.3f}" for _, mass in some)]])
     yield ""
-    yield f"entropy of the soft ids, in bits, the tail counted as one entry{star()}"
-    if found.entropy:
-        most = f"mean {found.entropy['mean_most']:.2f} if the tail is spread evenly over all other tokens"
-        yield f"{_spread(found.entropy, '{:.2f}')}; {most}"
-        yield from _bars(_coarse(found.entropy_histogram, 5), "{:.1f}", width)
+    yield f"entropy of the soft ids in bits, with the tail as one entry{star()}"
+    if stats.entropy:
+        most = f"mean {stats.entropy['mean_most']:.2f} if the tail is spread evenly over all other tokens"
+        yield f"{_mean_and_quantiles(stats.entropy, '{:.2f}')}; {most}"
+        yield from _bars(stats.entropy_histogram.coarse(5).without_empty_end(), "{:.1f}", width)
     else:
-        yield "no token that was counted is smoothed"
+        yield "no counted token is smoothed"
     yield ""
 
 
-def _spread(told: dict[str, float], form: str, quantile: Callable[[float], str] | None = None) -> str:
-    """Mean and quantiles. quantile: how these are written, if not as the mean."""
+def _mean_and_quantiles(values: dict[str, float], form: str, quantile: Callable[[float], str] | None = None) -> str:
+    """Mean, median and quantiles. quantile: formats the quantiles if they differ from the mean."""
     write = quantile or form.format
-    at = {name: write(value).replace(" ", TIED) for name, value in told.items() if name[0] == "q"}
+    at = {name: write(value).replace(" ", TIED) for name, value in values.items() if name[0] == "q"}
     others = ", ".join(f"{int(name[1:])}{TIED}%{TIED}{value}" for name, value in at.items() if name != "q50")
-    return f"mean {form.format(told['mean'])}, median {at['q50']}; {others}"
-
-
-def _coarse(histogram: Histogram, times: int) -> Histogram:
-    """The histogram with so many bins made one, those at the end that hold nothing left out."""
-    counts = [sum(histogram.counts[n : n + times]) for n in range(0, len(histogram.counts), times)]
-    while len(counts) > 1 and not counts[-1]:
-        counts.pop()
-    edges = [histogram.edges[min(n * times, len(histogram.edges) - 1)] for n in range(len(counts) + 1)]
-    return Histogram(edges=tuple(edges), counts=tuple(counts))
+    return f"mean {form.format(values['mean'])}, median {at['q50']}; {others}"
 
 
 def _bars(histogram: Histogram, form: str, width: int) -> Iterator[str]:
@@ -143,16 +134,16 @@ def _cell(text: str, width: int) -> str:
     return text if cell_len(text) <= most else f"{set_cell_size(text, most - 1).rstrip()}…"
 
 
-def _instead(word: SmoothedWord, width: int, room: int) -> str:
-    """What stands in a word's place: as many as there is room for, one at least."""
-    found = [f"{_cell(name, width)} {p:.2f}" for name, p in word.replacements[:REPLACEMENTS]]
-    while len(found) > 1 and cell_len("  ".join(found)) > room:
-        found.pop()
-    return "  ".join(found)
+def _replacements(word: SmoothedWord, width: int, room: int) -> str:
+    """The replacements of a word: as many as fit into `room` columns, at least one."""
+    shown = [f"{_cell(name, width)} {p:.2f}" for name, p in word.replacements[:REPLACEMENTS]]
+    while len(shown) > 1 and cell_len("  ".join(shown)) > room:
+        shown.pop()
+    return "  ".join(shown)
 
 
 def _records(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """A table, or where it is too wide a line for each row."""
+    """A table, or one line per row if the table is too wide."""
     lines = list(_columns([head, *rows]))
     if max(map(cell_len, lines)) <= width:
         yield from lines
@@ -162,7 +153,7 @@ def _records(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> 
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines with columns under each other, all but the first flush right."""
+    """Aligned columns, all but the first flush right."""
     widths = [max(cell_len(row[n]) for row in rows) for n in range(len(rows[0]))]
     for row in rows:
         fills = (" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))

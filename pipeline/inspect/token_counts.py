@@ -19,22 +19,33 @@ FINE_PER_BIN = 100
 FINE_BIN = ENTROPY_BIN / FINE_PER_BIN  # bits, of the quantiles
 P_BIN = 0.01  # of p(original), as manifests have it
 LENGTH_BARS = 40  # at most, of the histogram of lengths
-REPLACEMENTS = 5  # told of a word
-LEAST = 5  # times that a word has to occur to be told, in a small dataset
-ONE_IN = 20_000  # smoothed tokens, in a large one
+REPLACEMENTS = 5  # kept per word
+LEAST = 5  # occurrences that a word needs to be listed, in a small dataset
+ONE_IN = 20_000  # smoothed tokens per occurrence, in a large one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Histogram:
-    """counts[i] numbers lie from edges[i] up to edges[i + 1]."""
+    """counts[i] values lie in edges[i] <= value < edges[i + 1]."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 
+    def coarse(self, times: int) -> "Histogram":
+        """The histogram with every `times` neighboring bins merged into one."""
+        counts = [sum(self.counts[n : n + times]) for n in range(0, len(self.counts), times)]
+        edges = [self.edges[min(n * times, len(self.edges) - 1)] for n in range(len(counts) + 1)]
+        return Histogram(edges=tuple(edges), counts=tuple(counts))
+
+    def without_empty_end(self) -> "Histogram":
+        """The histogram without the empty bins after the last value; one bin is always left."""
+        used = max((n + 1 for n, count in enumerate(self.counts) if count), default=1)
+        return Histogram(edges=self.edges[: used + 1], counts=self.counts[:used])
+
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothedWord:
-    """A word, how sure the teacher is of it where it stands, and what it finds instead."""
+    """A word, its mean probability where it occurs, and its most probable replacements."""
 
     word: str
     count: int
@@ -42,13 +53,13 @@ class SmoothedWord:
     replacements: tuple[tuple[str, float], ...]  # most probable first: mean probability over all its occurrences
 
 
-def told_p(quantile: float) -> str:
-    """A quantile of p(original), which is the middle of its bin: in the first and the last bin no more than that is known."""
+def quantile_text(quantile: float) -> str:
+    """A quantile of p(original) as text. It is the middle of its bin, so in the first and last bin only a bound is known."""
     return f"< {P_BIN}" if quantile < P_BIN else f"> {1 - P_BIN}" if quantile > 1 - P_BIN else f"{quantile:.2f}"
 
 
-class Tally:
-    """Sums over blocks; first `add` all, then `choose` the words, then `add_replacements` of all again."""
+class TokenCounts:
+    """Sums over blocks: first `add` every block, then `choose` the words, then `add_replacements` of every block again."""
 
     def __init__(self, names: TokenNames, *, vocab_size: int, topk: int) -> None:
         self._names, self._topk, self._vocab_size = names, topk, vocab_size
@@ -64,7 +75,7 @@ class Tally:
         self._p = np.zeros(vocab_size)
         self.at_least = LEAST
         self._chosen: NDArray[np.int64] = np.zeros(0, np.int64)
-        self._instead = np.zeros((0, 0))
+        self._replacement_mass = np.zeros((0, 0))
 
     def add(self, block: TokenBlock) -> None:
         self.rows += len(block)
@@ -92,11 +103,11 @@ class Tally:
         others = np.maximum(self._vocab_size - counts[smoothed], 1)
         self._entropy += float(entropy.sum())
         self._spread += float((tail * np.log2(others)).sum())
-        places = np.minimum((entropy / FINE_BIN).astype(np.int64), len(self._entropy_bins) - 1)
-        self._entropy_bins += np.bincount(np.maximum(places, 0), minlength=len(self._entropy_bins))
+        bins = np.minimum((entropy / FINE_BIN).astype(np.int64), len(self._entropy_bins) - 1)
+        self._entropy_bins += np.bincount(np.maximum(bins, 0), minlength=len(self._entropy_bins))
 
     def _whole_words(self, block: TokenBlock) -> NDArray[np.bool_]:
-        """[N] the smoothed tokens that are a word of their own, with a letter or digit: no piece of a longer one."""
+        """[N] bool: smoothed tokens that are a whole word with a letter or digit, not a piece of a longer word."""
         ids = block.input_ids
         if not len(ids):
             return np.zeros(0, bool)
@@ -116,50 +127,50 @@ class Tally:
         often = np.flatnonzero(self._seen >= self.at_least)
         mean = self._p[often] / self._seen[often]
         self._chosen = often[np.lexsort((often, mean))[:words]]
-        self._instead = np.zeros((len(self._chosen), self._vocab_size))
+        self._replacement_mass = np.zeros((len(self._chosen), self._vocab_size))
 
     def add_replacements(self, block: TokenBlock) -> None:
         if not len(self._chosen):
             return
-        place = np.full(self._vocab_size, -1)
-        place[self._chosen] = np.arange(len(self._chosen))
-        of_token = np.where(self._whole_words(block), place[block.input_ids], -1)
+        number = np.full(self._vocab_size, -1)
+        number[self._chosen] = np.arange(len(self._chosen))
+        of_token = np.where(self._whole_words(block), number[block.input_ids], -1)
         word = np.repeat(of_token, np.diff(block.soft.offsets))
         own = np.repeat(block.input_ids, np.diff(block.soft.offsets))
         counted = np.flatnonzero((word >= 0) & (block.soft.ids != own))
-        np.add.at(self._instead, (word[counted], block.soft.ids[counted]), np.exp(block.soft.logprobs[counted].astype(np.float64)))
+        np.add.at(self._replacement_mass, (word[counted], block.soft.ids[counted]), np.exp(block.soft.logprobs[counted].astype(np.float64)))
 
     def words(self) -> tuple[SmoothedWord, ...]:
         """The chosen words, the most smoothed first."""
-        found = []
-        for token, instead in zip(self._chosen.tolist(), self._instead, strict=True):
+        words = []
+        for token, mass in zip(self._chosen.tolist(), self._replacement_mass, strict=True):
             count = int(self._seen[token])
-            best = np.argsort(-instead, kind="stable")[:REPLACEMENTS]
-            replacements = tuple((self._names.name(int(i)), float(instead[i] / count)) for i in best if instead[i] > 0)
+            best = np.argsort(-mass, kind="stable")[:REPLACEMENTS]
+            replacements = tuple((self._names.name(int(i)), float(mass[i] / count)) for i in best if mass[i] > 0)
             p = float(self._p[token] / count)
-            found.append(SmoothedWord(word=self._names.name(token), count=count, p_original=p, replacements=replacements))
-        return tuple(found)
+            words.append(SmoothedWord(word=self._names.name(token), count=count, p_original=p, replacements=replacements))
+        return tuple(words)
 
     def entropy(self, quantiles: tuple[float, ...]) -> dict[str, float]:
-        """Bits. mean: with the tail as one entry, so no token has less; mean_most: spread evenly over all others, so none has more."""
+        """In bits. mean: the tail counts as one entry, a lower bound; mean_most: it is spread over all other tokens, an upper bound."""
         tokens = max(self.stats.smoothed, 1)
         upto = np.cumsum(self._entropy_bins)
-        at = {f"q{round(100 * q):02d}": float(np.searchsorted(upto, q * upto[-1]) + 0.5) * FINE_BIN for q in quantiles}
-        return {"mean": self._entropy / tokens, "mean_most": (self._entropy + self._spread) / tokens, **at}
+        at_quantiles = {f"q{round(100 * q):02d}": float(np.searchsorted(upto, q * upto[-1]) + 0.5) * FINE_BIN for q in quantiles}
+        return {"mean": self._entropy / tokens, "mean_most": (self._entropy + self._spread) / tokens, **at_quantiles}
 
     def entropy_histogram(self) -> Histogram:
         counts = self._entropy_bins.reshape(-1, FINE_PER_BIN).sum(1)
         return Histogram(edges=tuple(round(n * ENTROPY_BIN, 9) for n in range(len(counts) + 1)), counts=tuple(counts.tolist()))
 
     def length(self, quantiles: tuple[float, ...]) -> dict[str, float]:
-        """Tokens of a row: mean, least, most, quantiles."""
+        """Tokens per row: mean, minimum, maximum, quantiles."""
         upto = np.cumsum(self._lengths)
         if not upto[-1]:
             return {}
-        there = np.flatnonzero(self._lengths)
+        used = np.flatnonzero(self._lengths)
         mean = float((self._lengths * np.arange(len(self._lengths))).sum() / upto[-1])
-        at = {f"q{round(100 * q):02d}": int(np.searchsorted(upto, q * upto[-1])) for q in quantiles}
-        return {"mean": mean, "min": int(there[0]), "max": int(there[-1]), **at}
+        at_quantiles = {f"q{round(100 * q):02d}": int(np.searchsorted(upto, q * upto[-1])) for q in quantiles}
+        return {"mean": mean, "min": int(used[0]), "max": int(used[-1]), **at_quantiles}
 
     def length_histogram(self) -> Histogram:
         width = max(1, math.ceil(len(self._lengths) / LENGTH_BARS))

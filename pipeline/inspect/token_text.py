@@ -1,13 +1,13 @@
-"""What the tokens of a dataset are called, and how they spell text: safe to show on a terminal or in a page.
+"""Names of tokens and the text they spell, safe to show on a terminal or in a page.
 
-A token's piece is its share of the text, as UTF-8: with a leading space where it begins a word, empty of markers like ## or ▁. Tokens
-of byte-level and byte-fallback tokenizers may be a part of a character only.
+A token's piece is its part of the text as UTF-8, with a leading space if it begins a word and without markers like ## or ▁. A token
+of a byte-level or byte-fallback tokenizer may be only a part of a character.
 """
 
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,13 @@ from textsmooth.stages.storage.folder import Folder
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-SPACE = "▁"  # stands for a space inside a token
-MOST_GAPS = 16  # ids for each token of a vocabulary: arrays are as long as the highest
+SPACE = "▁"  # shown for a space inside a token
+MOST_GAPS = 16  # highest ratio of ids to tokens: arrays are as long as the highest id
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def open_tokenizer(folder: Folder, manifest: Manifest) -> "Tokenizer":
-    """The tokenizer that lies in a dataset. DatasetError if it is missing or damaged, or not that of the manifest's vocabulary."""
+    """The tokenizer inside a dataset. DatasetError if it is missing, damaged, or does not fit the manifest's vocabulary."""
     from tokenizers import Tokenizer
 
     name = f"{TOKENIZER_FOLDER}/tokenizer.json"
@@ -38,22 +38,22 @@ def open_tokenizer(folder: Folder, manifest: Manifest) -> "Tokenizer":
     except (DatasetError, StorageError):
         raise
     except Exception as error:  # tokenizers raises nothing narrower
-        raise DatasetError(f"{folder.at(name)} is missing or damaged ({error}); {mending(folder)}") from None
+        raise DatasetError(f"{folder.at(name)} is missing or damaged ({error}); {tokenizer_remedy(folder)}") from None
     wrong = wrong_vocabulary(tokenizer, int(manifest.teacher["vocab_size"]))
     if wrong:
-        raise DatasetError(f"{folder.at(name)} {wrong}; {mending(folder)}")
+        raise DatasetError(f"{folder.at(name)} {wrong}; {tokenizer_remedy(folder)}")
     return tokenizer
 
 
-def mending(folder: Folder) -> str:
-    """What to do about a tokenizer that is missing or damaged in a dataset."""
+def tokenizer_remedy(folder: Folder) -> str:
+    """What to do about a missing or damaged tokenizer of a dataset."""
     if folder.read_only:
         return AGAIN
-    return f"textsmooth verify {folder} --repair makes its files again from the teacher; or fetch them again"
+    return f"textsmooth verify {folder} --repair makes its files again from the teacher; or download them again"
 
 
 def wrong_vocabulary(tokenizer: "Tokenizer", vocab_size: int) -> str | None:
-    """How a tokenizer is not that of a vocabulary of this size, for whose every id there has to be room; None if it is."""
+    """Why a tokenizer does not fit a vocabulary of this size; None if it fits."""
     known = tokenizer.get_vocab(with_added_tokens=True)
     highest = max(known.values(), default=-1)
     if highest + 1 == vocab_size <= MOST_GAPS * len(known):
@@ -74,21 +74,21 @@ class TokenNames:
         self._fallback = "ByteFallback" in kinds or bool(parts["model"].get("byte_fallback"))
         self._prefix: str = parts["model"].get("continuing_subword_prefix") or ""
         self._suffix: str = parts["model"].get("end_of_word_suffix") or ""
-        self.apart = not (self._byte_level or self._spaced or self._suffix)  # pieces do not tell whether a space was before them
+        self.apart = not (self._byte_level or self._spaced or self._suffix)  # pieces do not show whether a space came before them
         plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes that byte-level tokenizers write as themselves
         others = [byte for byte in range(256) if byte not in plain]
         self._bytes_of = {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
     def name(self, token: int) -> str:
-        """A token on one line, markers and all: SPACE for spaces of byte-level tokens, <0xE2> for parts of a character."""
+        """A token on one line with its markers: SPACE for spaces of byte-level tokens, <0xE2> for parts of a character."""
         text = self._tokenizer.id_to_token(token)
         if text is None:
-            return f"<id {token}>"  # a width of the logits that was rounded up
+            return f"<id {token}>"  # padding of the vocabulary dimension
         data = self._bytes(token, text)
         return printable(text if data is None else data.decode("utf-8", "surrogateescape").replace(" ", SPACE))
 
     def _bytes(self, token: int, text: str) -> bytes | None:
-        """The bytes of a byte-level token; None if it is none."""
+        """The bytes of a byte-level token; None for another token."""
         if not self._byte_level or token in self._added or any(char not in self._bytes_of for char in text):
             return None
         return bytes(self._bytes_of[char] for char in text)
@@ -97,16 +97,16 @@ class TokenNames:
         return token in self._added and bool(self._added[token].special)
 
     def piece(self, token: int) -> bytes:
-        """A token's share of the text, in UTF-8; a space for a special token."""
+        """A token's part of the text in UTF-8; a space for a special token."""
         text = self._tokenizer.id_to_token(token)
         if text is None or self.is_special(token):
             return b" "
         data = self._bytes(token, text)
         if data is not None:
             return data
-        found = _BYTE.fullmatch(text) if self._fallback else None
-        if found:
-            return bytes([int(found[1], 16)])
+        byte = _BYTE.fullmatch(text) if self._fallback else None
+        if byte:
+            return bytes([int(byte[1], 16)])
         if self._spaced:
             text = text.replace(SPACE, " ")
         elif self._suffix:
@@ -128,37 +128,32 @@ class TokenNames:
         return [known[token] if token < len(known) else b" " for token in tokens]
 
     def spelled(self, tokens: Iterable[int]) -> list[tuple[bool, str]]:
-        """For each token of a row: whether a space comes before it, and what it spells; its name where it spells nothing."""
-        found, open_before = [], True
+        """For each token of a row: whether a space comes before it, and its text, or its name if it spells nothing."""
+        texts, open_before = [], True
         for token in tokens:
             (piece,) = self.pieces_of([token])
             text = piece.decode("utf-8", "surrogateescape")
             shown = printable(text.strip(" "))
-            found.append((open_before or text.startswith(" "), shown or self.name(token)))
+            texts.append((open_before or text.startswith(" "), shown or self.name(token)))
             open_before = text.endswith(" ")
-        return found
+        return texts
 
     def word_flags(self, vocab_size: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-        """[V] of each token: whether a space is in front of it, whether one is behind it, and whether it has a letter or digit."""
+        """Three arrays [V] bool: the token begins with a space, ends with a space, has a letter or digit."""
         texts = [piece.decode("utf-8", "surrogateescape") for piece in self.pieces_of(range(vocab_size))]
-        before, after = (np.array([test(text) for text in texts], bool) for test in (_begins, _ends))
+        before, after = np.array([t.startswith(" ") for t in texts], bool), np.array([t.endswith(" ") for t in texts], bool)
         return before, after, np.array([any(map(str.isalnum, text)) for text in texts], bool)
 
 
-def readable(tokenizer: "Tokenizer") -> Callable[[int], str]:
-    """What turns a token's id into text that shows on one line: TokenNames.name."""
-    return TokenNames(tokenizer).name
-
-
 def fold(text: str) -> str:
-    """The text without case and accents, for comparing."""
+    """The text without case and accents, for comparison."""
     if text.isascii():
         return text.lower()
     return "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char)).casefold()
 
 
 def word_pattern(word: str) -> re.Pattern[str]:
-    """What finds a word, or several in a row, in folded text: whole words only, and whatever space a tokenizer put around signs."""
+    """A pattern for a word, or words in a row, in folded text: whole words only, with any space a tokenizer puts around punctuation."""
     chars = " ".join(fold(word).split())
     parts = [re.escape(chars[:1])]
     for left, right in pairwise(chars):
@@ -170,20 +165,12 @@ def word_pattern(word: str) -> re.Pattern[str]:
 
 
 def _apart(char: str) -> bool:
-    """Whether tokenizers may put a space next to a character inside a word: signs, and scripts that write none."""
+    """Whether a tokenizer may put a space next to this character: punctuation, and scripts written without spaces."""
     return not char.isalnum() or unicodedata.east_asian_width(char) in "WF"
 
 
-def _begins(text: str) -> bool:
-    return text.startswith(" ")
-
-
-def _ends(text: str) -> bool:
-    return text.endswith(" ")
-
-
 def _kinds(part: Any) -> Iterable[str]:
-    """The types of a part of tokenizer.json and of all parts inside it."""
+    """The types of a part of tokenizer.json and of all its nested parts."""
     if isinstance(part, dict):
         if isinstance(part.get("type"), str):
             yield part["type"]

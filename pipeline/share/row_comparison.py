@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from textsmooth.pipeline.inspect.row_numbers import places_of
+from textsmooth.pipeline.inspect.row_numbers import sample_positions
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.soft_ids.codec import TokenBlock
 from textsmooth.stages.soft_ids.divergence import divergence
@@ -82,7 +82,7 @@ def _texts(block: TokenBlock) -> list[bytes]:
 def _in_other(block: TokenBlock, other: SmoothedDataset, *, search: bool) -> NDArray[np.int64]:
     """[R] where the other dataset has rows with the tokens of these: under the same number, else anywhere; -1 where it has none."""
     texts = _texts(block)
-    found = places_of(other, block.row, np.zeros(len(block), np.int64) if block.window is None else block.window)
+    found = sample_positions(other, block.row, np.zeros(len(block), np.int64) if block.window is None else block.window)
     there = np.flatnonzero(found >= 0)
     if len(there):
         found[there[[text != texts[i] for i, text in zip(there.tolist(), _texts(other.batch(found[there])), strict=True)]]] = -1

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textsmooth.pipeline.inspect.token_text import mending
+from textsmooth.pipeline.inspect.token_text import tokenizer_remedy
 from textsmooth.pipeline.training.data import class_names, evaluated_split, kind_of, read_first, trained_rows
 from textsmooth.pipeline.training.places import student_folder
 from textsmooth.schemas.errors import DatasetError, MachineError, TextsmoothError, UsageError, first_line
@@ -258,5 +258,5 @@ def _tokenizer_files(folder: Folder, manifest: Manifest) -> dict[str, bytes]:
     found = folder.read_all([entry.path for entry in entries])
     for entry in entries:
         if hashlib.sha256(found.get(entry.path, b"")).hexdigest() != entry.sha256:
-            raise DatasetError(f"{entry.path} in {folder} is missing or was altered; {mending(folder)}")
+            raise DatasetError(f"{entry.path} in {folder} is missing or was altered; {tokenizer_remedy(folder)}")
     return {PurePosixPath(name).name: data for name, data in found.items()}

@@ -14,7 +14,7 @@ from helpers_gen import Ran, write_jsonl
 from rich.cells import cell_len
 
 from textsmooth.pipeline.cli.app import run, textsmooth
-from textsmooth.pipeline.inspect.rows import readable
+from textsmooth.pipeline.inspect.token_text import TokenNames
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.tokens.tokenize import load_tokenizer
@@ -223,7 +223,7 @@ def test_every_name_of_a_token_is_printable(tmp_path: Path) -> None:
         (folder / "config.json").write_text('{"model_type": "%s"}' % ("bert" if kind is word_pieces else "roberta"))
         backend: Tokenizer = load_tokenizer(folder).backend_tokenizer
         backend.add_tokens([AddedToken("é\x1b[31m\u200b ok", normalized=False)])
-        name = readable(backend)
+        name = TokenNames(backend).name
         names = [name(i) for i in range(backend.get_vocab_size())]
         assert all(text.isprintable() and text for text in names)
         assert names[-1] == "é\\x1b[31m\\u200b ok"

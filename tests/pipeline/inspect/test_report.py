@@ -255,9 +255,9 @@ def test_a_hundred_long_sentences_stay_under_2_mb(kit: ModuleType, tmp_path: Pat
 def test_other_files_and_the_dataset_are_not_written(smoothed: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.html"
     mine.write_text("<p>mine</p>")
-    with pytest.raises(ConflictError, match="/dev/zero is there and no report of textsmooth"):  # a file without end
+    with pytest.raises(ConflictError, match="/dev/zero exists and is not a textsmooth report"):  # a file without end
         report(smoothed, out="/dev/zero")
-    with pytest.raises(ConflictError, match="is there and no report of textsmooth"):
+    with pytest.raises(ConflictError, match="exists and is not a textsmooth report"):
         report(smoothed, out=mine)
     assert mine.read_text() == "<p>mine</p>"
     with pytest.raises(UsageError, match="is inside the dataset"):
@@ -307,6 +307,6 @@ def test_a_full_disk_is_told_in_words_that_fit_a_page(smoothed: Path, tmp_path: 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(StorageError, match=r"page\.html: No space left on device; make room, or give another --out$"):
+    with pytest.raises(StorageError, match=r"page\.html: No space left on device; free some space, or give another --out$"):
         report(smoothed, out=tmp_path / "page.html")
     assert list(tmp_path.iterdir()) == []

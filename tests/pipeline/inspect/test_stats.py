@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from helpers_gen import Ran, write_jsonl
+from helpers_inspect import read_row
 from helpers_report import HOSTILE, make_hostile
 from helpers_verify import Kinds
 from rich.cells import cell_len
@@ -24,8 +25,7 @@ from textsmooth.pipeline.cli.stats import stats as stats_command
 from textsmooth.pipeline.inspect import stats as gathered
 from textsmooth.pipeline.inspect import token_counts as tally
 from textsmooth.pipeline.inspect.report import report
-from textsmooth.pipeline.inspect.rows import read_row
-from textsmooth.pipeline.inspect.stats_table import table
+from textsmooth.pipeline.inspect.stats_table import stats_table
 from textsmooth.pipeline.share.diff import diff
 from textsmooth.stages.dataset.open import read_manifest
 
@@ -93,7 +93,7 @@ def test_the_figures_are_those_of_a_plain_count(smoothed: Path, kit: ModuleType)
 
 
 def test_quantiles_tell_no_more_than_is_known(smoothed: Path) -> None:
-    assert [tally.told_p(p) for p in (0.005, 0.015, 0.985, 0.995)] == ["< 0.01", "0.01", "0.98", "> 0.99"]
+    assert [tally.quantile_text(p) for p in (0.005, 0.015, 0.985, 0.995)] == ["< 0.01", "0.01", "0.98", "> 0.99"]
     found = gathered.figures(smoothed, all_rows=True)
     entropies = []
     for row in stored(smoothed):
@@ -105,7 +105,7 @@ def test_quantiles_tell_no_more_than_is_known(smoothed: Path) -> None:
         wanted = np.percentile(entropies, q, method="inverted_cdf")
         assert found.entropy[f"q{q:02d}"] == pytest.approx(wanted, abs=0.0006)
     sure = replace(found, p_original={**found.p_original, "q05": 0.005, "q50": 0.995, "q75": 0.995, "q95": 0.995})
-    text = table(sure)
+    text = stats_table(sure)
     assert "median > 0.99; 5 % < 0.01," in text and "95 % > 0.99" in text and "quantiles to within 0.01" in text
     assert "0.99\n" not in text.replace("> 0.99\n", "")
 
@@ -135,8 +135,8 @@ def test_a_sample_is_drawn_by_its_seed_and_says_so(smoothed: Path, monkeypatch: 
     one, again = (gathered.figures(smoothed, seed=1) for _ in range(2))
     assert one == again and one.counted.source == gathered.SAMPLE
     assert 300 <= one.counted.tokens < one.tokens and one.counted.rows == sum(one.length_histogram.counts)
-    told = " ".join(table(one).split())
-    assert "Figures marked * are of a sample" in told and "--all counts every row" in told
+    told = " ".join(stats_table(one).split())
+    assert "Figures marked * come from a sample" in told and "--all counts every row" in told
     assert len({gathered.figures(smoothed, seed=seed).counted for seed in range(8)}) > 2
     monkeypatch.setattr(gathered, "SAMPLE_SHARDS", 1)
     assert {gathered.figures(smoothed, seed=seed).counted.shards for seed in range(4)} == {1}
@@ -154,11 +154,11 @@ def test_stats_prints_the_figures_as_a_table_or_json(
     monkeypatch.setenv("COLUMNS", "200")
     ran = stats(capsys, smoothed)
     assert ran.code == 0
-    assert ran.out == table(gathered.figures(smoothed)) + "\n"
+    assert ran.out == stats_table(gathered.figures(smoothed)) + "\n"
     for words in (
         "p(original)",
         "captured mass",
-        "entropy of the soft ids, in bits",
+        "entropy of the soft ids in bits",
         "tokens per row",
         "most smoothed words",
         "dataset digest: ",
@@ -178,7 +178,7 @@ def test_stats_is_as_narrow_as_the_terminal(
     monkeypatch.setenv("COLUMNS", str(columns))
     out, most = stats(capsys, dataset).out, max(40, min(columns, 100))
     assert [line for line in out.splitlines() if cell_len(line) > most and len(line.split()) > 1] == []  # a digest is never broken
-    wide, narrow = (" ".join(text.split()) for text in (table(gathered.figures(dataset)), out))
+    wide, narrow = (" ".join(text.split()) for text in (stats_table(gathered.figures(dataset)), out))
     sentence = wide[wide.index("entropy of the soft ids") : wide.index(" over all other tokens")]
     assert sentence in narrow and sum("█" in line for line in out.splitlines()) > 5
 
@@ -188,7 +188,7 @@ def test_bars_are_signs_that_the_output_can_encode(smoothed: Path, monkeypatch: 
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
     assert cli.run(stats_command, "textsmooth stats", [str(smoothed)]) == 0
     sys.stdout.flush()
-    text, bars = raw.getvalue().decode("ascii"), table(gathered.figures(smoothed)).count("█")
+    text, bars = raw.getvalue().decode("ascii"), stats_table(gathered.figures(smoothed)).count("█")
     assert "\\u2588" not in text and text.count("#") == bars > 30 and max(map(len, text.splitlines())) <= 100
 
 
@@ -200,16 +200,16 @@ def test_what_is_counted_of_windows_is_not_said_of_rows(kinds: Kinds, monkeypatc
         assert told in page
     monkeypatch.setattr(gathered, "SAMPLE_TOKENS", 10)
     found = gathered.figures(folder)
-    out = " ".join(table(found).split())
+    out = " ".join(stats_table(found).split())
     assert f"sample: {found.counted.rows} windows (" in out and "--all counts every window." in out
     assert "tokens per window" in out and "labels of windows" in out and found.counted.rows < windows
 
 
 def test_sizes_are_in_units_that_say_something(smoothed: Path, tmp_path: Path) -> None:
     found = gathered.figures(smoothed)
-    small = table(replace(found, bytes=1234, splits=tuple(replace(part, bytes=617) for part in found.splits)))
+    small = stats_table(replace(found, bytes=1234, splits=tuple(replace(part, bytes=617) for part in found.splits)))
     assert "0.6 kB\n" in small and "1.2 kB\n" in small and "MB" not in small
-    assert "12.3 MB\n" in table(replace(found, bytes=12_345_678))
+    assert "12.3 MB\n" in stats_table(replace(found, bytes=12_345_678))
     made = report(smoothed, sentences=1, out=tmp_path / "page.html")
     assert re.fullmatch(r"Wrote .* \(\d+\.\d kB, 1 sentence\): open it in a browser", made.summary())
     assert "1 sentence<" in made.path.read_text()
@@ -218,8 +218,8 @@ def test_sizes_are_in_units_that_say_something(smoothed: Path, tmp_path: Path) -
 def test_a_table_too_wide_for_the_terminal_is_told_line_by_line(smoothed: Path) -> None:
     found = gathered.figures(smoothed)
     many = replace(found, splits=tuple(replace(part, split="a" * 30, tokens=10**12) for part in found.splits))
-    assert f"  {'a' * 30}  " in table(many) and f"\n{'a' * 30}: rows " not in table(many)
-    lines = table(many, 50).splitlines()
+    assert f"  {'a' * 30}  " in stats_table(many) and f"\n{'a' * 30}: rows " not in stats_table(many)
+    lines = stats_table(many, 50).splitlines()
     at = next(n for n, line in enumerate(lines) if line.startswith("a" * 30))
     assert lines[at].startswith(f"{'a' * 30}: rows ") and lines[at + 1].startswith("  ") and "tokens 1,000,000,000,000," in lines[at + 1]
     assert all(len(line) <= 50 for line in lines[at : at + 4])
@@ -237,7 +237,7 @@ def test_a_corpus_cannot_steer_the_terminal_or_break_the_columns(
     out = stats(capsys, make_hostile(tmp_path / "hostile", monkeypatch, rows=120)).out
     assert not [char for char in out if not char.isprintable() and char != "\n"]
     table = out[out.index("most smoothed") : out.index("corpus:")].splitlines()[1:-1]
-    at = table[0].index("instead")
+    at = table[0].index("replacements")
     assert len(table) > 8 and any(HOSTILE[11] in line for line in table)
     for line in table:
         cut = next(n for n in range(len(line) + 1) if cell_len(line[:n]) >= at - 2)
@@ -277,7 +277,7 @@ def test_classes_that_look_the_same_are_told_apart(kit: ModuleType, tmp_path: Pa
 
 def test_a_dataset_without_words_has_figures(bare_dataset: Path) -> None:
     found = gathered.figures(bare_dataset)
-    assert found.words == () and found.rows == 2 and table(found)
+    assert found.words == () and found.rows == 2 and stats_table(found)
 
 
 def test_where_no_token_is_smoothed_there_are_no_figures_of_them(
@@ -288,15 +288,15 @@ def test_where_no_token_is_smoothed_there_are_no_figures_of_them(
     told = json.loads(stats(capsys, bare_dataset, "--json").out)
     assert told["p_original"] is told["captured_mass"] is told["entropy"] is None and told["length"]["max"] == 2
     page = report(bare_dataset, out=tmp_path / "page.html").path.read_text()
-    assert "No token is smoothed" in page and "Most, 0.0%" not in page and "mean p(original)" not in page
+    assert "No token is smoothed" in page and "with 0.0%" not in page and "mean p(original)" not in page
     found = diff(smoothed, bare_dataset, rows=0)
-    assert "no token of B is smoothed" in table(found) and "no token of A" not in table(found)
+    assert "no token of B is smoothed" in found.summary() and "no token of A" not in found.summary()
     assert {c.b for c in found.numbers if c.what.startswith(("captured mass", "p(original)", "entries per"))} == {None}
 
 
 def test_a_sample_without_smoothed_tokens_says_so(smoothed: Path) -> None:
     found = replace(gathered.figures(smoothed), entropy={})
-    assert "no token that was counted is smoothed" in table(found) and "p(original): the probability" in table(found)
+    assert "no counted token is smoothed" in stats_table(found) and "p(original): the probability" in stats_table(found)
 
 
 @pytest.fixture

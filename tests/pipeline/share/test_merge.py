@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from helpers_gen import Ran, files_of, shards_of
+from helpers_inspect import read_row
 from helpers_merge import LABELLED, logical, same_dataset
 
 from textsmooth.pipeline.commit.card import card
-from textsmooth.pipeline.inspect.rows import read_row
 from textsmooth.pipeline.share import merge as merging
 from textsmooth.pipeline.share.merge import Merged, merge
 from textsmooth.pipeline.share.pull import pull

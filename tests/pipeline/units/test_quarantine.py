@@ -15,9 +15,9 @@ import pyarrow as pa
 import pytest
 import torch
 from helpers_gen import VOCAB, Ran, files_of, make_model, make_tokenizer, rows, shards_of, write_jsonl
+from helpers_inspect import read_row
 
 from textsmooth.pipeline.generation.run import generate
-from textsmooth.pipeline.inspect.rows import read_row
 from textsmooth.pipeline.share.pull import pull
 from textsmooth.pipeline.units.bad_rows import tell_apart
 from textsmooth.pipeline.units.worker import UnitWorker

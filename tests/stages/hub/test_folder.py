@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_hub import at_hub, bodies, go_offline
+from helpers_inspect import read_row
 from hub_server import Fault, Hub
 
-from textsmooth.pipeline.inspect.rows import read_row
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.open import open_folder, read_manifest
