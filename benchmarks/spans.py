@@ -47,9 +47,9 @@ def main() -> int:
                 max_length=config.max_length,
                 vocab_size=asked.teacher.vocab_size,
                 stride=config.stride,
-                places=True,
+                char_spans=True,
             )
-            assert tokens.places is not None
+            assert tokens.char_spans is not None
             spans = find_spans(tokens, answers, part.count)
             seen["rows"] += part.count
             seen["windows"] += len(tokens)
@@ -59,7 +59,7 @@ def main() -> int:
             for w, row in enumerate(tokens.source.tolist()):
                 if not spans.end[w]:
                     continue
-                places = tokens.places[tokens.row_offsets[w] : tokens.row_offsets[w + 1]]
+                places = tokens.char_spans[tokens.row_offsets[w] : tokens.row_offsets[w + 1]]
                 first, last = int(spans.start[w]), int(spans.end[w])
                 text, low = answers[row]["text"][0], answers[row]["answer_start"][0]
                 found = answer_text(contexts[row], places, first, last)

@@ -103,7 +103,7 @@ def _sample(preview: Preview, sample: Sample, price_per_hour: float | None) -> I
         at = [q for q in sample.p_original if q is not None]
         quantiles = f"at {', '.join(f'{100 * q:.0f}' for q in at)} %: {', '.join(significant(sample.p_original[q]) for q in at)}"
         yield f"  p(original)  mean {significant(sample.p_original[None])}; {quantiles}"
-    asked = next(loss for loss in sample.losses if loss.cut == preview.asked)
+    asked = next(loss for loss in sample.losses if loss.truncation == preview.asked)
     yield f"  size         about {significant(preview.bytes(asked) / max(tokens, 1))} bytes per token, {size(preview.bytes(asked))} in all"
     passes = f", {config.passes} passes" if config.passes > 1 else ""
     yield f"  time         about {duration(preview.seconds)} on this device, at {significant(sample.tokens_per_s)} tokens/s{passes}"
@@ -132,8 +132,8 @@ def _table(preview: Preview, sample: Sample) -> Iterator[str]:
 def _row(preview: Preview, loss: Loss, tokens: float) -> str:
     total = preview.bytes(loss)
     values = (loss.entries, loss.captured, loss.tv, loss.tv_95, loss.kl_q_p, loss.kl_p_spread, total / max(tokens, 1))
-    name = f"k {loss.cut.topk}" if loss.cut.mass >= 1 else f"mass {loss.cut.mass:g}"
-    mark = ">" if loss.cut == preview.asked else " "
+    name = f"k {loss.truncation.topk}" if loss.truncation.mass >= 1 else f"mass {loss.truncation.mass:g}"
+    mark = ">" if loss.truncation == preview.asked else " "
     return f"{mark} {name:<11}" + "".join(
         f"{word:>{width}}" for word, width in zip((*map(significant, values), size(total)), WIDTHS, strict=True)
     )

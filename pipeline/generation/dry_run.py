@@ -33,7 +33,7 @@ from textsmooth.stages.corpus.source_file import SCAN_ROWS
 from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.soft_ids.codec import find_codec
 from textsmooth.stages.soft_ids.topk import ChunkSoftIds
-from textsmooth.stages.soft_ids.truncation import Cut, Fidelity, Loss
+from textsmooth.stages.soft_ids.truncation import Loss, Truncation, TruncationLoss
 from textsmooth.stages.tokens.tokenize import NO_LIMIT, tokenize
 
 SEED = 0
@@ -84,8 +84,8 @@ class Preview:
     statistics: dict[str, Any] | None = None  # the manifest's, if finished
 
     @property
-    def asked(self) -> Cut:
-        return Cut(topk=self.plan.config.topk, mass=self.plan.config.mass)
+    def asked(self) -> Truncation:
+        return Truncation(topk=self.plan.config.topk, mass=self.plan.config.mass)
 
     @property
     def exact(self) -> bool:
@@ -105,7 +105,7 @@ class Preview:
         """All shards, were the entries those of `loss`: as many bytes more or less as there are ids and log-probabilities."""
         sample = self.sample
         assert sample is not None
-        asked = next(found for found in sample.losses if found.cut == self.asked)
+        asked = next(found for found in sample.losses if found.truncation == self.asked)
         per_entry = find_codec(self.plan.config.codec).entry_bytes(self.plan.teacher.vocab_size)
         other = (loss.entries - asked.entries) * sample.smoothed * per_entry if sample.smoothed else 0
         return len(self.scope) * sample.empty_bytes + (sample.content_bytes + other) * self.of_all(sample.tokens) / max(
@@ -206,25 +206,25 @@ def _pick(unit: Unit, wanted: NDArray[np.int64], names: tuple[str, ...], sources
     return found
 
 
-def cuts(config: GenerationConfig, vocab_size: int) -> tuple[Cut, ...]:
+def truncations(config: GenerationConfig, vocab_size: int) -> tuple[Truncation, ...]:
     """What is compared: every k of TOPKS up to V and the one asked for, then every mass at that k."""
     topks = sorted({config.topk, *(k for k in TOPKS if k <= vocab_size)})
     masses = sorted({*MASSES, *([config.mass] if config.mass < 1 else [])})
-    return (*(Cut(topk=k) for k in topks), *(Cut(topk=config.topk, mass=mass) for mass in masses))
+    return (*(Truncation(topk=k) for k in topks), *(Truncation(topk=config.topk, mass=mass) for mass in masses))
 
 
 class _Watched:
     """The sparsifier, with the figures taken from the same logits; keeps the time that these took."""
 
-    def __init__(self, sparsify: Any, fidelity: Fidelity) -> None:
-        self.sparsify, self.fidelity, self.seconds = sparsify, fidelity, 0.0
+    def __init__(self, sparsify: Any, truncation_loss: TruncationLoss) -> None:
+        self.sparsify, self.truncation_loss, self.seconds = sparsify, truncation_loss, 0.0
 
     def __call__(self, logits: Tensor, original: Tensor) -> ChunkSoftIds:
         found: ChunkSoftIds = self.sparsify(logits, original)
         if logits.device.type == "cuda":
             torch.cuda.synchronize(logits.device)  # what was waiting there is not ours
         start = time.perf_counter()
-        self.fidelity.add(logits, original)
+        self.truncation_loss.add(logits, original)
         self.seconds += time.perf_counter() - start
         return found
 
@@ -236,8 +236,8 @@ def measure(worker: UnitWorker, rows: readers.Rows, shown: Progress) -> Sample:
     lengths = _Lengths(worker)
     total = len(next(iter(rows.values())))
     lengths.add(rows, total)
-    fidelity = Fidelity(cuts(config, plan.teacher.vocab_size))
-    watched = _Watched(worker.sparsify, fidelity)
+    truncation_loss = TruncationLoss(truncations(config, plan.teacher.vocab_size))
+    watched = _Watched(worker.sparsify, truncation_loss)
     worker.sparsify = watched
     scored = tokens = smoothed = content = empty = 0
     speeds: list[tuple[int, float]] = []
@@ -254,7 +254,7 @@ def measure(worker: UnitWorker, rows: readers.Rows, shown: Progress) -> Sample:
         scored, tokens, smoothed = scored + count, tokens + stats.tokens, smoothed + stats.smoothed
         shown.sampling(scored)
     warm = speeds[1:] or speeds  # the first pass through a teacher is slower
-    original = fidelity.p_original
+    original = truncation_loss.p_original
     return Sample(
         rows=lengths.rows,
         lines=lengths.lines,
@@ -264,7 +264,7 @@ def measure(worker: UnitWorker, rows: readers.Rows, shown: Progress) -> Sample:
         scored_rows=scored,
         scored_tokens=tokens,
         smoothed=smoothed,
-        losses=fidelity.losses(),
+        losses=truncation_loss.losses(),
         p_original={None: float(original.mean()), **{q: float(np.quantile(original, q)) for q in QUANTILES}} if len(original) else {},
         content_bytes=content,
         empty_bytes=empty,
@@ -280,7 +280,7 @@ def _empty_bytes(schema: pa.Schema) -> int:
 
 
 class _Lengths:
-    """Counts tokens, as the run cuts them and as they would be uncut."""
+    """Counts tokens, as the run truncations them and as they would be uncut."""
 
     def __init__(self, worker: UnitWorker) -> None:
         self.worker = worker

@@ -13,7 +13,7 @@ from textsmooth.schemas.printable import printable
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.soft_ids.codec import TokenBlock
-from textsmooth.stages.soft_ids.target_distribution import cut
+from textsmooth.stages.soft_ids.target_distribution import target_distribution
 from textsmooth.stages.soft_ids.temperature import log_partition
 
 MOST_TOKENS = 80  # of a sentence
@@ -91,7 +91,7 @@ def _data(part: SmoothedDataset, block: TokenBlock, names: TokenNames, sentences
     probs, originals = [], []
     for temperature in sentences.temperatures:
         how = Smoothing(lam=1.0, temperature=temperature)
-        probs.append(cut(block.soft, how, part.temperatures, vocab_size).probs)
+        probs.append(target_distribution(block.soft, how, part.temperatures, vocab_size).probs)
         partition = log_partition(block.soft, how, part.temperatures, vocab_size)
         originals.append(np.minimum(np.exp(block.soft.original_logprob.astype(np.float64) / temperature - partition), 1.0))
 

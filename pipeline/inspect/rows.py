@@ -20,7 +20,7 @@ from textsmooth.stages.dataset.collate import SmoothedCollator
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode
-from textsmooth.stages.soft_ids.target_distribution import cut
+from textsmooth.stages.soft_ids.target_distribution import target_distribution
 from textsmooth.stages.soft_ids.temperature import log_partition, temperature_note
 
 NO_LABEL = "no label"
@@ -179,7 +179,7 @@ class SmoothedRows:
     def _teacher_probs(self, block: TokenBlock) -> tuple[list[tuple[NDArray[Any], NDArray[Any]]], NDArray[np.float64]]:
         """For each token the ids and p at the temperature, most probable first; and p(original), which may be missing from them."""
         stored = self.dataset.temperatures
-        entries = cut(block.soft, self.how, stored, self._vocab_size)
+        entries = target_distribution(block.soft, self.how, stored, self._vocab_size)
         partition = log_partition(block.soft, self.how, stored, self._vocab_size)
         original = np.exp(block.soft.original_logprob.astype(np.float64) / self.how.temperature - partition)
         ends = np.cumsum(entries.counts)[:-1]

@@ -25,16 +25,16 @@ def window_columns(tokens: TokenRows) -> dict[str, pa.Array]:
 
 def span_columns(rows: Rows, tokens: TokenRows, spans: Spans, plan: Plan) -> dict[str, pa.Array]:
     """What training on answers, and scoring them, needs: of every window."""
-    assert tokens.places is not None and plan.corpus.label_column is not None
+    assert tokens.char_spans is not None and plan.corpus.label_column is not None
     source = pa.array(tokens.source)
-    places = pa.FixedSizeListArray.from_arrays(pa.array(tokens.places.reshape(-1)), type=PLACE)
+    char_spans = pa.FixedSizeListArray.from_arrays(pa.array(tokens.char_spans.reshape(-1)), type=PLACE)
 
     def of_rows(values: list[Any], kind: pa.DataType) -> pa.Array:
         return pa.array(values, kind).take(source)
 
     return {
         "example_id": of_rows([None if v is None else str(v) for v in rows[ID_COLUMN]], pa.string()),
-        "offsets": per_row(tokens.row_offsets, places),
+        "offsets": per_row(tokens.row_offsets, char_spans),
         "context": of_rows(rows[plan.corpus.text_columns[-1]], pa.string()),
         "answers": of_rows([{k: list(v[k]) for k in ("text", "answer_start")} for v in rows[plan.corpus.label_column]], ANSWERS),
         "start_positions": pa.array(spans.start),

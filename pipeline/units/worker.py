@@ -34,7 +34,7 @@ from textsmooth.schemas.receipt import BadRow, Receipt, UnitFailure
 from textsmooth.stages.corpus import reader as readers
 from textsmooth.stages.models.device import device_name
 from textsmooth.stages.models.task_teacher import TaskTeacher, planned
-from textsmooth.stages.models.teacher import Batch, Teacher, chunks, teacher_digest
+from textsmooth.stages.models.teacher import PaddedRows, Teacher, chunks, teacher_digest
 from textsmooth.stages.soft_ids.codec import TokenBlock, encode
 from textsmooth.stages.soft_ids.shard import shard_bytes
 from textsmooth.stages.soft_ids.statistics import UnitStats
@@ -242,7 +242,7 @@ class UnitWorker:
                 max_length=config.max_length,
                 vocab_size=self.plan.teacher.vocab_size,
                 stride=config.stride if config.long == "window" else None,
-                places=identity.label_kind == "span",
+                char_spans=identity.label_kind == "span",
             )
             task_tokens = tokens
             if own is not None and second_teacher is not None and second_teacher.tokenizer_digest != self.plan.teacher.tokenizer_digest:
@@ -271,7 +271,7 @@ class UnitWorker:
         padded = passed = 0
         counts = np.empty(0, np.bool_)  # of the pass that runs
 
-        def source() -> Iterator[Batch]:
+        def source() -> Iterator[PaddedRows]:
             nonlocal counts
             for run in passes(tokens, ready.wanted, count=config.passes, mask_id=self.tokenizer.mask_token_id):
                 counts = run.counts
@@ -279,7 +279,7 @@ class UnitWorker:
                     self.on_batch(0, 0, run.idle)
                 yield from self.teacher.batches(run.tokens, run.wanted, max_batch_tokens=config.max_batch_tokens, only=run.rows)
 
-        def done(batch: Batch) -> None:
+        def done(batch: PaddedRows) -> None:
             nonlocal padded, passed
             real = int(batch.attention_mask.sum())
             padded, passed = padded + batch.input_ids.numel(), passed + real

@@ -1,4 +1,4 @@
-"""What was found wrong, and where: the first place of each kind, and how many more there are.
+"""Collect what is wrong with a file: the first place of each kind of finding, and how many more there are.
 
 Legend: R rows, N tokens, M some of them.
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from textsmooth.schemas.printable import printable
 
-Say = Callable[[int], str]  # what is wrong, by the number of a row or token
+Describe = Callable[[int], str]  # what is wrong with a row or token, by its index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class Finding:
     row: int | None = None  # of the split, as column `row` has it
     token: int | None = None  # of that row, or of its window
     window: int | None = None
-    more: int = 0  # further rows or tokens of this file of which the same is true
-    altered: bool = False  # the file is missing, or its bytes are not those of the manifest: it may be had again
-    remedy: str = ""  # what to do about it, where no general advice fits
+    more: int = 0  # further rows or tokens of this file with the same fault
+    altered: bool = False  # the file is missing or differs from the manifest: fetching it again may help
+    remedy: str = ""  # advice for this finding, where the general advice does not fit
 
     def __str__(self) -> str:
         numbers = (("row", self.row), ("window", self.window), ("token", self.token))
@@ -49,49 +49,50 @@ class Finding:
 
 
 @dataclass(kw_only=True)
-class Tally:
-    """The findings of one file: of each kind the first, with how many more there are."""
+class Findings:
+    """The findings of one file: the first of each kind, with the number of further ones."""
 
     path: str
-    _found: dict[str, Finding] = field(default_factory=dict)
+    _by_kind: dict[str, Finding] = field(default_factory=dict)
 
     @property
     def findings(self) -> list[Finding]:
-        return list(self._found.values())
+        return list(self._by_kind.values())
 
     def file(self, what: str) -> None:
-        """Something is wrong with the file as a whole."""
+        """Add a finding about the file as a whole."""
         self.add(what, Finding(path=self.path, what=what), 1)
 
     def add(self, kind: str, first: Finding, count: int) -> None:
-        before = self._found.get(kind)
-        self._found[kind] = replace(first, more=count - 1) if before is None else replace(before, more=before.more + count)
+        """Add `count` findings of a kind; only the first one of a kind is kept."""
+        before = self._by_kind.get(kind)
+        self._by_kind[kind] = replace(first, more=count - 1) if before is None else replace(before, more=before.more + count)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Which rows, and which of their tokens, a record batch holds; what is wrong with them goes to `tally`."""
+class FirstPlaces:
+    """The rows of a record batch and their tokens, to add findings about them: the first row or token, and how many."""
 
-    tally: Tally
+    findings: Findings
     row: NDArray[np.int64]  # [R] as column `row` has it
     row_offsets: NDArray[np.integer]  # [R + 1]
     window: NDArray[np.int32] | None  # [R]
 
-    def rows(self, kind: str, bad: NDArray[np.bool_], say: Say) -> None:
-        """bad: [R]. say: what is wrong with a row, by its number in the batch."""
+    def rows(self, kind: str, bad: NDArray[np.bool_], describe: Describe) -> None:
+        """Add a finding if any of the rows is bad, [R]. describe: gets the index of the row in the batch."""
         if bad.any():
             row = int(bad.argmax())
-            self._add(kind, row, None, say(row), int(bad.sum()))
+            self._add(kind, row, None, describe(row), int(bad.sum()))
 
-    def tokens(self, kind: str, bad: NDArray[np.bool_], say: Say, some: NDArray[np.int64] | None = None) -> None:
-        """bad: [N], or [M] where `some` of the tokens are meant, [M]. say: what is wrong with one, by its number there."""
+    def tokens(self, kind: str, bad: NDArray[np.bool_], describe: Describe, subset: NDArray[np.int64] | None = None) -> None:
+        """Add a finding if any token is bad: [N], or [M] of a `subset` of the tokens, [M]. describe: gets the index in `bad`."""
         if bad.any():
             first = int(bad.argmax())
-            token = first if some is None else int(some[first])
+            token = first if subset is None else int(subset[first])
             row = int(np.searchsorted(self.row_offsets, token, side="right")) - 1
-            self._add(kind, row, token - int(self.row_offsets[row]), say(first), int(bad.sum()))
+            self._add(kind, row, token - int(self.row_offsets[row]), describe(first), int(bad.sum()))
 
     def _add(self, kind: str, row: int, token: int | None, what: str, count: int) -> None:
         window = None if self.window is None else int(self.window[row])
-        found = Finding(path=self.tally.path, what=what, row=int(self.row[row]), token=token, window=window)
-        self.tally.add(kind, found, count)
+        finding = Finding(path=self.findings.path, what=what, row=int(self.row[row]), token=token, window=window)
+        self.findings.add(kind, finding, count)

@@ -1,10 +1,11 @@
-"""Whether the files of a dataset are what its manifest says: sizes, sha256, and of a shard all that is in it."""
+"""Check the files of a dataset against its manifest: sizes, sha256, and the contents of shards."""
 
 import contextlib
 import hashlib
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,25 @@ from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError, first_line
 from textsmooth.schemas.manifest import FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.shard import METADATA_KEY, ROWS_PER_RECORD_BATCH, ShardMeta, columns_of
-from textsmooth.stages.checks.findings import Finding, Tally
-from textsmooth.stages.checks.rows import RowRules, check_order, check_rows, fitting, places_of, whole
+from textsmooth.stages.checks.findings import Finding, Findings
+from textsmooth.stages.checks.rows import RowRules, check_order, check_rows, decode_checked, first_places, lists_are_valid
 from textsmooth.stages.checks.soft_ids import Sums, check_soft, rounding_of
 from textsmooth.stages.corpus.column_types import arrow_type
 from textsmooth.stages.soft_ids.shard import shard_schema
 
-EPSILON = 1e-4  # relative, of float32 sums over a shard
-LOOK_BYTES = 2 << 20  # of rows that are looked at together
+EPSILON = 1e-4  # relative error of float32 sums over a shard
+CHECK_BYTES = 2 << 20  # of rows that are checked together
 
 __all__ = ["Finding", "Looked", "Promised", "check_file", "check_shard", "expected_schema", "missing", "unreadable"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """What was found in a shard, and how much was looked at; counts of a shard that was not read to its end are 0."""
+    """Findings about a shard, and how much was checked. Counts are 0 if the shard could not be read to its end."""
 
     findings: tuple[Finding, ...] = ()
     bytes: int = 0  # compared with the sha256
-    whole: bool = False  # every row was looked at, or, where only bytes were asked for, all of them
+    whole: bool = False  # every row was checked; with inside=False, every byte
     rows: int = 0
     tokens: int = 0
     entries: int = 0
@@ -43,28 +44,28 @@ class Looked:
 
 @dataclass(frozen=True, kw_only=True)
 class Promised:
-    """What plan and receipts say of a shard; None: not known, and not compared."""
+    """What plan and receipts say about a shard. None: not known, and not compared."""
 
     unit: str | None = None  # id
-    rows: NDArray[np.int64] | None = None  # what its column `row` holds, each number once
+    rows: NDArray[np.int64] | None = None  # numbers in its column `row`, each once
     stats: dict[str, Any] | None = None  # UnitStats.to_json()
-    template: tuple[int, ...] | None = None  # ids of the special tokens that the tokenizer puts into a row
+    template: tuple[int, ...] | None = None  # ids of the special tokens that the tokenizer adds to a row
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator["mmap.mmap | bytes"]:
-    """The bytes of a file, mapped."""
+    """A file, memory-mapped."""
     with path.open("rb") as file:
         try:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError:  # empty
             yield b""
             return
-        yield data  # closed when nobody looks at it any more: Arrow may still
+        yield data  # not closed here: Arrow may still refer to it
 
 
 def missing(path: str) -> Finding:
-    """What is said of a file that the manifest lists, and that is not there."""
+    """The finding about a file that the manifest lists and the folder does not have."""
     return Finding(path=path, what="is missing", altered=True)
 
 
@@ -83,7 +84,7 @@ def unreadable(path: str, error: OSError) -> Finding:
 
 
 def check_file(data: "mmap.mmap | bytes", entry: FileEntry | ShardEntry) -> list[Finding]:
-    """What is wrong with the bytes of a file that the manifest lists: nothing, or one finding."""
+    """Compare size and sha256 of a file with the manifest: no finding, or one."""
     if len(data) != entry.bytes:
         return [Finding(path=entry.path, what=f"has {len(data):,} bytes, the manifest says {entry.bytes:,}", altered=True)]
     if hashlib.sha256(data).hexdigest() != entry.sha256:
@@ -94,9 +95,9 @@ def check_file(data: "mmap.mmap | bytes", entry: FileEntry | ShardEntry) -> list
 def check_shard(
     path: "Path | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised | None = None, *, inside: bool = True
 ) -> Looked:
-    """All that is wrong with a shard: its bytes, and what is in them. Reads any file whatever it holds, raises only OSError.
+    """Check a shard: size, sha256, and its contents. Safe for files with any content; raises only OSError.
 
-    path: of the file, or its bytes. promised: by plan and receipts. inside: look at what is in it; else at size and sha256 alone.
+    path: the file, or its bytes. promised: by plan and receipts. inside: check the contents too.
     """
     if not isinstance(path, bytes):
         with opened(path) as data:
@@ -105,37 +106,37 @@ def check_shard(
 
 
 def _check_bytes(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised, *, inside: bool) -> Looked:
-    wrong, tally = check_file(data, entry), Tally(path=entry.path)
+    wrong, findings = check_file(data, entry), Findings(path=entry.path)
     if not inside:
         return Looked(findings=tuple(wrong), bytes=len(data) if len(data) == entry.bytes else 0, whole=True)
-    sums = _check_inside(data, entry, manifest, promised, tally)
+    sums = _check_inside(data, entry, manifest, promised, findings)
     return Looked(
-        findings=(*wrong, *tally.findings),
+        findings=(*wrong, *findings.findings),
         bytes=len(data) if len(data) == entry.bytes else 0,
         whole=sums is not None,
         **({} if sums is None else {"rows": sums.rows, "tokens": sums.tokens, "entries": sums.entries}),
     )
 
 
-def _check_inside(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised, tally: Tally) -> Sums | None:
-    """Tell what is wrong in the Arrow file, whatever its sha256; what it adds up to, None if not all of it can be read."""
+def _check_inside(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised, findings: Findings) -> Sums | None:
+    """Check the contents of the Arrow file, whatever its sha256. Returns its sums, None if not all of it can be read."""
     try:
         file = pa.ipc.open_file(pa.py_buffer(data))
-        if not _check_schema(file.schema, manifest, entry, promised, tally):
+        if not _check_schema(file.schema, manifest, entry, promised, findings):
             return None
         batches = [file.get_batch(number) for number in range(file.num_record_batches)]
     except (pa.ArrowException, OSError, ValueError) as error:
-        tally.file(f"cannot be read: {first_line(error)}")
+        findings.file(f"cannot be read: {first_line(error)}")
         return None
     sizes = [batch.num_rows for batch in batches]
     if any(size != ROWS_PER_RECORD_BATCH for size in sizes[:-1]) or not all(0 < size <= ROWS_PER_RECORD_BATCH for size in sizes[-1:]):
-        tally.file(f"has record batches of {', '.join(map(str, sizes[:9]))} rows, {ROWS_PER_RECORD_BATCH} and a rest are promised")
+        findings.file(f"has record batches of {', '.join(map(str, sizes[:9]))} rows, {ROWS_PER_RECORD_BATCH} and a rest are promised")
         return None
-    return _check_batches(batches, entry, manifest, promised, tally)
+    return _check_batches(batches, entry, manifest, promised, findings)
 
 
 def expected_schema(manifest: Manifest, split: str, unit: str) -> pa.Schema:
-    """The schema that the manifest promises of a shard. KeyError, TypeError or ValueError if it does not say."""
+    """The schema of a shard, by the manifest. Raises KeyError, TypeError or ValueError if the manifest is incomplete."""
     corpus, config = manifest.corpus, GenerationConfig.from_json(manifest.config)
     meta = ShardMeta.promised(config, manifest.teacher, split=split, unit=unit)
     keep = zip(corpus["keep_columns"], corpus["keep_types"], strict=True)
@@ -149,39 +150,35 @@ def expected_schema(manifest: Manifest, split: str, unit: str) -> pa.Schema:
     )
 
 
-def _check_schema(schema: pa.Schema, manifest: Manifest, entry: ShardEntry, promised: Promised, tally: Tally) -> bool:
-    """Whether a shard's columns are those that the manifest promises; what its metadata says otherwise is only told."""
+def _check_schema(schema: pa.Schema, manifest: Manifest, entry: ShardEntry, promised: Promised, findings: Findings) -> bool:
+    """Whether a shard's columns are those of the manifest. Adds findings, also where only the metadata differs."""
     try:
         meta = ShardMeta.of(schema, "its schema")
     except DatasetError as error:
-        tally.file(f"is not to be trusted: {error}")
+        findings.file(f"is not to be trusted: {error}")
         return False
     expected = expected_schema(manifest, entry.split, promised.unit or meta.unit)
-    there, due = ([(field.name, str(field.type), field.nullable) for field in s] for s in (schema, expected))
-    if there != due:
-        wrong = next((a or b for a, b in _pairs(there, due) if a != b), None)
-        wanted = next((b for a, b in _pairs(there, due) if a != b), None)
-        tally.file(f"has column {_column(wrong)} where the manifest promises {_column(wanted)}")
+    columns, due = ([(field.name, str(field.type), field.nullable) for field in s] for s in (schema, expected))
+    if columns != due:
+        column, wanted = next(pair for pair in zip_longest(columns, due) if pair[0] != pair[1])
+        findings.file(f"has column {_column(column)} where the manifest promises {_column(wanted)}")
         return False
     wanted_meta = ShardMeta.of(expected, "its schema")
     for name, value in vars(wanted_meta).items():
         if getattr(meta, name) != value:
-            tally.file(f"says {name} {getattr(meta, name)!r} in its metadata, the manifest {value!r}")
+            findings.file(f"says {name} {getattr(meta, name)!r} in its metadata, the manifest {value!r}")
     if set(schema.metadata) != {METADATA_KEY} or any(field.metadata for field in schema):
-        tally.file("has metadata of somebody else")
+        findings.file("has metadata that is not textsmooth's")
     return True
-
-
-def _pairs(there: list[Any], due: list[Any]) -> Iterator[tuple[Any, Any]]:
-    for number in range(max(len(there), len(due))):
-        yield (there[number] if number < len(there) else None), (due[number] if number < len(due) else None)
 
 
 def _column(column: tuple[str, str, bool] | None) -> str:
     return "none" if column is None else f"{column[0]}: {column[1]}{'' if column[2] else ' not null'}"
 
 
-def _check_batches(batches: list[pa.RecordBatch], entry: ShardEntry, manifest: Manifest, promised: Promised, tally: Tally) -> Sums | None:
+def _check_batches(
+    batches: list[pa.RecordBatch], entry: ShardEntry, manifest: Manifest, promised: Promised, findings: Findings
+) -> Sums | None:
     config, corpus = GenerationConfig.from_json(manifest.config), manifest.corpus
     names = corpus["label_names"]
     rules = RowRules(
@@ -195,13 +192,13 @@ def _check_batches(batches: list[pa.RecordBatch], entry: ShardEntry, manifest: M
     windows: list[NDArray[np.int32]] = []
     good = []
     for batch in batches:
-        if whole(batch, tally, first, columns_of(config.codec), entry.row_offset):
+        if lists_are_valid(batch, findings, first, columns_of(config.codec), entry.row_offset):
             good.append(batch)
         first += batch.num_rows
     complete = len(good) == len(batches)
-    for batch in _together(good):
-        places = places_of(batch, tally, entry.row_offset)
-        block = fitting(batch, places, config.codec)
+    for batch in _joined(good):
+        places = first_places(batch, findings, entry.row_offset)
+        block = decode_checked(batch, places, config.codec)
         if block is None:
             complete = False
             continue
@@ -213,59 +210,59 @@ def _check_batches(batches: list[pa.RecordBatch], entry: ShardEntry, manifest: M
         if block.label is not None:
             unlabelled += int((np.isnan(block.label) if block.label.dtype.kind == "f" else block.label < 0).sum())
     if first != entry.samples:
-        tally.file(f"has {first:,} rows, the manifest says {entry.samples:,}")
+        findings.file(f"has {first:,} rows, the manifest says {entry.samples:,}")
     if not complete:
-        return None  # the rest is unknown
+        return None
     sums.rows = first
     for name in ("tokens", "entries"):
         if getattr(sums, name) != getattr(entry, name):
-            tally.file(f"has {getattr(sums, name):,} {name}, the manifest says {getattr(entry, name):,}")
+            findings.file(f"has {getattr(sums, name):,} {name}, the manifest says {getattr(entry, name):,}")
     row = np.concatenate([np.zeros(0, np.int64), *rows])
     window = np.concatenate([np.zeros(0, np.int32), *windows]) if config.long == "window" else None
-    check_order(row, window, None if promised.rows is None else promised.rows + entry.row_offset, tally)
+    check_order(row, window, None if promised.rows is None else promised.rows + entry.row_offset, findings)
     if promised.stats is not None:
-        _check_stats(sums, unlabelled, promised.stats, config, tally)
+        _check_stats(sums, unlabelled, promised.stats, config, findings)
     return sums
 
 
-def _together(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Record batches made larger, where they are small: each look at one has its price."""
+def _joined(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Join small record batches into larger ones: checking one has a fixed cost."""
     waiting: list[pa.RecordBatch] = []
     size = 0
     for batch in batches:
         waiting.append(batch)
         size += batch.nbytes
-        if size >= LOOK_BYTES:
-            yield _one(waiting)
+        if size >= CHECK_BYTES:
+            yield _join(waiting)
             waiting, size = [], 0
     if waiting:
-        yield _one(waiting)
+        yield _join(waiting)
 
 
-def _one(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+def _join(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
-def _check_stats(sums: Sums, unlabelled: int, stats: dict[str, Any], config: GenerationConfig, tally: Tally) -> None:
-    """What the shard's receipt counted, as far as the shard itself tells."""
+def _check_stats(sums: Sums, unlabelled: int, stats: dict[str, Any], config: GenerationConfig, findings: Findings) -> None:
+    """Compare the counts of the shard's receipt with the shard, as far as the shard determines them."""
     counted = {"tokens": sums.tokens, "entries": sums.entries, "smoothed": sums.smoothed}
     counted |= {"windows": sums.rows} if config.long == "window" else {}
     counted |= {"unlabelled_rows": unlabelled} if config.long != "window" else {}
     for name, value in counted.items():
         if stats.get(name) != value:
-            tally.file(f"has {name} {value:,}, its receipt says {stats.get(name)!r}")
+            findings.file(f"has {name} {value:,}, its receipt says {stats.get(name)!r}")
     if sums.skipped:
         return
-    said = np.asarray(stats["mass_by_rank"], np.float64)
-    mass = np.zeros(max(len(said), len(sums.mass_by_rank)))
+    expected = np.asarray(stats["mass_by_rank"], np.float64)
+    mass = np.zeros(max(len(expected), len(sums.mass_by_rank)))
     mass[: len(sums.mass_by_rank)] = sums.mass_by_rank
-    said = np.concatenate([said, np.zeros(len(mass) - len(said))])
-    off = ~(np.abs(mass - said) <= sums.smoothed * sums.rounding.slack.max() + EPSILON * said)
+    expected = np.concatenate([expected, np.zeros(len(mass) - len(expected))])
+    off = ~(np.abs(mass - expected) <= sums.smoothed * sums.rounding.slack.max() + EPSILON * expected)
     if off.any():
         rank = int(off.argmax())
-        tally.file(f"has mass {mass[rank]:.4f} at rank {rank + 1}, its receipt says {said[rank]:.4f}")
+        findings.file(f"has mass {mass[rank]:.4f} at rank {rank + 1}, its receipt says {expected[rank]:.4f}")
     if not abs(sums.original[0] - stats["original"]) <= sums.original[1] + EPSILON * (1 + sums.original[0]):
-        tally.file(f"has p(original) of {sums.original[0]:.4f} in all, its receipt says {stats['original']:.4f}")
+        findings.file(f"has p(original) of {sums.original[0]:.4f} in all, its receipt says {stats['original']:.4f}")
     bins = np.cumsum(stats["original_bins"])
     if len(bins) != sums.below.shape[1] or (bins < sums.below[0]).any() or (bins > sums.below[1]).any():
-        tally.file("has other p(original) than its receipt counted")
+        findings.file("has a histogram of p(original) that is not its receipt's")

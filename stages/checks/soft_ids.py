@@ -1,7 +1,7 @@
-"""Whether the numbers of soft ids can be what a teacher gave: in order, unique, in the vocabulary, and their mass what it says.
+"""Check the numbers of soft ids: entries in order, unique and in the vocabulary, and masses that add up to 1.
 
-float16 rounds a log-probability l by at most |l| 2^-11, so every sum is compared within what that can make of it: never "at most 1" to
-the last bit. Legend: N tokens, M tokens with entries, E entries, K entries per token at most, S extra temperatures.
+Stored log-probabilities are rounded. Every sum is compared within the error bound that the codec states (`Codec.log_error`), never to the
+last bit. Legend: N tokens, M tokens with entries, E entries, K entries per token at most, S extra temperatures.
 """
 
 from dataclasses import dataclass, field
@@ -13,26 +13,26 @@ from numpy.typing import NDArray
 
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.stages.checks.findings import Places, Say
+from textsmooth.stages.checks.findings import Describe, FirstPlaces
 from textsmooth.stages.soft_ids.codec import find_codec
 from textsmooth.stages.soft_ids.statistics import BINS
 
 SIGN, MINUS_INFINITY = np.uint16(0x8000), np.uint16(0xFC00)  # bits of a float16
 EPSILON = 1e-5  # of float32 sums over a vocabulary
-EXACT = 1024  # numbers of at most 1 that einsum adds up in float32; no matrix product, as threads of BLAS get into the way of ours
+EXACT = 1024  # numbers of at most 1 that einsum adds in float32; a matrix product would start BLAS threads beside ours
 LEAST_TAIL = -87.0  # log of the least mass that float32 holds: a smaller tail is stored as -inf
 
-_size = np.arange(0x8000, dtype=np.uint16).view(np.float16).astype(np.float64)  # |l| by the bits of a float16 without its sign
-_size[0x7C01:] = np.inf  # NaN, of which nothing is looked up
+_size = np.arange(0x8000, dtype=np.uint16).view(np.float16).astype(np.float64)  # |l|, indexed by the bits of a float16 without its sign
+_size[0x7C01:] = np.inf  # NaN, never looked up
 PROBABILITY = np.exp(-_size).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
-    """How far what a codec stores may be from what was exact: tables by the bits of a float16 log-probability without its sign."""
+    """Error bounds of a codec's rounding: tables indexed by the bits of a float16 log-probability without its sign."""
 
-    log_error: NDArray[np.float64]  # [32768] of the log-probability
-    slack: NDArray[np.float32]  # [32768] of the probability
+    log_error: NDArray[np.float64]  # [32768] bound for the log-probability
+    slack: NDArray[np.float32]  # [32768] bound for the probability
 
 
 @cache
@@ -43,36 +43,38 @@ def rounding_of(codec: str) -> Rounding:
 
 @dataclass(kw_only=True)
 class Sums:
-    """What the tokens seen so far add up to."""
+    """Sums over the tokens seen so far."""
 
     rounding: Rounding
-    rows: int = 0  # once they were all seen
+    rows: int = 0  # set at the end
     tokens: int = 0
     smoothed: int = 0
     entries: int = 0
     mass_by_rank: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # [K]
-    original: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # sum, and how far rounding may have moved it
-    below: NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, BINS), np.int64))  # tokens up to a bin: surely, possibly
-    skipped: bool = False  # some tokens could not be added up
+    original: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # sum of p(original), and the error bound of the sum
+    below: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros((2, BINS), np.int64)
+    )  # cumulative counts of tokens by bin of p(original): at least, at most
+    skipped: bool = False  # some tokens could not be added
 
     def add(self, probabilities: NDArray[np.float32], original: NDArray[np.uint16]) -> None:
-        """Of M tokens: [M, K], and the bits of log p(original) without sign, [M]."""
+        """Add M tokens: probabilities of their entries [M, K], and the bits of log p(original) without sign, [M]."""
         grown = np.zeros(max(len(self.mass_by_rank), probabilities.shape[1]))
         grown[: len(self.mass_by_rank)] = self.mass_by_rank
         for first in range(0, len(probabilities), EXACT):
             grown[: probabilities.shape[1]] += np.einsum("mk->k", probabilities[first : first + EXACT])
         self.mass_by_rank = grown
-        p, moved = PROBABILITY.take(original).astype(np.float64), self.rounding.slack.take(original) + 1e-6
-        self.original += (p.sum(), moved.sum())
-        for counts, values in zip(self.below, (p + moved, p - moved), strict=True):
+        p, error = PROBABILITY.take(original).astype(np.float64), self.rounding.slack.take(original) + 1e-6
+        self.original += (p.sum(), error.sum())
+        for counts, values in zip(self.below, (p + error, p - error), strict=True):
             bins = np.clip(values * (BINS / (1.0 + 1e-6)), 0, BINS - 1).astype(np.int64)
             counts += np.cumsum(np.bincount(bins, minlength=BINS))
 
 
 def check_soft(
-    soft: SoftIds, input_ids: NDArray[Any], places: Places, *, config: GenerationConfig, vocab_size: int, sums: Sums | None = None
+    soft: SoftIds, input_ids: NDArray[Any], places: FirstPlaces, *, config: GenerationConfig, vocab_size: int, sums: Sums | None = None
 ) -> None:
-    """Tell `places` of the tokens of a record batch that are wrong, and add the others up in `sums`."""
+    """Check the tokens of a record batch, add findings to `places`, and add the numbers to `sums`."""
     sums = sums or Sums(rounding=rounding_of(config.codec))
     sizes = np.diff(soft.offsets)
     has = sizes > 0
@@ -80,11 +82,11 @@ def check_soft(
     bits, tail, original = (np.ascontiguousarray(v).view(np.uint16) for v in (soft.logprobs, soft.log_tail, soft.original_logprob))
     sums.tokens, sums.smoothed, sums.entries = sums.tokens + len(sizes), sums.smoothed + len(some), sums.entries + len(bits)
     _check_plain(soft, ~has, tail, original, places)
-    wanted, most = min(config.topk, vocab_size), "" if config.mass >= 1 else "at most "
+    wanted, bound = min(config.topk, vocab_size), "" if config.mass >= 1 else "at most "
     wrong = has & (sizes != wanted) if config.mass >= 1 else sizes > wanted
-    places.tokens("count", wrong, lambda n: f"has {sizes[n]} entries, {most}{wanted} are promised")
+    places.tokens("count", wrong, lambda n: f"has {sizes[n]} entries, {bound}{wanted} are promised")
     for name, values in (("log_tail", tail), ("original_logprob", original)):
-        _tell_odd(name, values, has & _strange(values), places)
+        _check_log(name, values, has & _not_logprob(values), places)
     if not len(some):
         return
     sizes = sizes[some]
@@ -98,7 +100,7 @@ def check_soft(
         places=places,
         rounding=sums.rounding,
     )
-    if not entries.in_order(vocab_size) or _strange(entries.tail).any() or _strange(entries.original).any():
+    if not entries.in_order(vocab_size) or _not_logprob(entries.tail).any() or _not_logprob(entries.original).any():
         sums.skipped = True
         return
     p = PROBABILITY.take(entries.bits & ~SIGN)
@@ -109,12 +111,14 @@ def check_soft(
         entries.check_partition(soft.log_partition[some, column], vocab_size - sizes, temperature)
 
 
-def _tell_odd(name: str, values: NDArray[np.uint16], odd: NDArray[np.bool_], places: Places) -> None:
-    places.tokens(f"odd {name}", odd, lambda n: f"has {name} {_number(values[n])}, not a number of at most 0")
+def _check_log(name: str, values: NDArray[np.uint16], bad: NDArray[np.bool_], places: FirstPlaces) -> None:
+    places.tokens(f"odd {name}", bad, lambda n: f"has {name} {_number(values[n])}, not a number of at most 0")
 
 
-def _check_plain(soft: SoftIds, plain: NDArray[np.bool_], tail: NDArray[np.uint16], original: NDArray[np.uint16], places: Places) -> None:
-    """A token without entries stands for certainty."""
+def _check_plain(
+    soft: SoftIds, plain: NDArray[np.bool_], tail: NDArray[np.uint16], original: NDArray[np.uint16], places: FirstPlaces
+) -> None:
+    """Check that a token without entries has log_tail -inf, original_logprob 0 and log_partition 0."""
     but = "has no entries, but"
     places.tokens("plain tail", plain & (tail != MINUS_INFINITY), lambda n: f"{but} log_tail {soft.log_tail[n]:g}, not -inf")
     places.tokens("plain original", plain & (original != 0), lambda n: f"{but} original_logprob {soft.original_logprob[n]:g}, not 0")
@@ -125,87 +129,87 @@ def _check_plain(soft: SoftIds, plain: NDArray[np.bool_], tail: NDArray[np.uint1
 
 @dataclass(frozen=True, kw_only=True)
 class _Entries:
-    """The entries of M tokens, side by side."""
+    """The entries of M tokens as rectangles."""
 
-    some: NDArray[np.int64]  # [M] which tokens of the record batch
+    some: NDArray[np.int64]  # [M] indexes of the tokens in the record batch
     sizes: NDArray[Any]  # [M]
-    ids: NDArray[Any]  # [M, K], below 0 behind a token's entries
-    bits: NDArray[np.uint16]  # [M, K] log-probabilities, -inf behind
+    ids: NDArray[Any]  # [M, K], padded with negative ids
+    bits: NDArray[np.uint16]  # [M, K] bits of float16 log-probabilities, padded with -inf
     tail: NDArray[np.uint16]  # [M]
     original: NDArray[np.uint16]  # [M]
-    places: Places
+    places: FirstPlaces
     rounding: Rounding
 
-    def tell(self, kind: str, bad: NDArray[np.bool_], say: Say) -> None:
-        self.places.tokens(kind, bad, say, self.some)
+    def add(self, kind: str, bad: NDArray[np.bool_], describe: Describe) -> None:
+        self.places.tokens(kind, bad, describe, self.some)
 
     def in_order(self, vocab_size: int) -> bool:
-        """Ids of the vocabulary, each once, most probable first; False if the log-probabilities are none."""
+        """Check that ids are in the vocabulary, unique, most probable first. False if log-probabilities are not numbers of at most 0."""
         ids, bits = self.ids, self.bits
         outside: NDArray[np.bool_] = ids >= vocab_size
         if outside.any():
-            self.tell("vocabulary", _in_rows(outside), lambda m: f"has soft id {int(ids[m].max()):,} in a vocabulary of {vocab_size:,}")
+            self.add("vocabulary", _in_rows(outside), lambda m: f"has soft id {int(ids[m].max()):,} in a vocabulary of {vocab_size:,}")
         ordered = np.sort(ids, axis=1)
         twice: NDArray[np.bool_] = ordered[:, 1:] == ordered[:, :-1]
         if twice.any():
-            self.tell("twice", _in_rows(twice), lambda m: f"has soft id {int(ordered[m, 1:][twice[m]][0]):,} twice")
-        odd = _strange(bits)
+            self.add("twice", _in_rows(twice), lambda m: f"has soft id {int(ordered[m, 1:][twice[m]][0]):,} twice")
+        odd = _not_logprob(bits)
         if odd.any():
             no = "which is no number of at most 0"
-            self.tell("odd entries", _in_rows(odd), lambda m: f"has log-probability {_number(bits[m][odd[m]][0])}, {no}")
+            self.add("odd entries", _in_rows(odd), lambda m: f"has log-probability {_number(bits[m][odd[m]][0])}, {no}")
             return False
         keys = bits | SIGN  # they grow as the value falls
         rises: NDArray[np.bool_] = keys[:, 1:] < keys[:, :-1]
         if rises.any():
 
-            def said(m: int) -> str:
+            def describe(m: int) -> str:
                 k = int(rises[m].argmax())
                 return f"has entry {k + 1} more probable than entry {k}: {_number(bits[m, k + 1])} after {_number(bits[m, k])}"
 
-            self.tell("order", _in_rows(rises), said)
+            self.add("order", _in_rows(rises), describe)
         return True
 
     def check_mass(self, p: NDArray[np.float32], mass: float, wanted: int) -> None:
-        """Entries and tail are all there is; and no fewer entries reach the mass that was asked for."""
+        """Check that entries and tail add up to 1, and that no fewer entries reach the configured mass."""
         inside, slack = np.einsum("mk->m", p), self.rounding.slack
         whole = inside + PROBABILITY.take(self.tail & ~SIGN)
         doubtful = np.flatnonzero(np.abs(whole - 1) > EPSILON)
-        room = np.full(len(p), EPSILON)
-        room[doubtful] += slack.take(self.bits[doubtful] & ~SIGN).sum(1) + slack.take(self.tail[doubtful] & ~SIGN)
-        self.tell(
+        bound = np.full(len(p), EPSILON)
+        bound[doubtful] += slack.take(self.bits[doubtful] & ~SIGN).sum(1) + slack.take(self.tail[doubtful] & ~SIGN)
+        self.add(
             "mass",
-            np.abs(whole - 1) > room,
-            lambda m: f"has entries and tail of {whole[m]:.6f} in all; 1, within {room[m]:.6f} for rounding, is needed",
+            np.abs(whole - 1) > bound,
+            lambda m: f"has entries and tail of {whole[m]:.6f} in all; 1, within {bound[m]:.6f} for rounding, is needed",
         )
         if mass < 1:
-            room = slack.take(self.bits & ~SIGN).sum(1) + EPSILON
-            short = (self.sizes < wanted) & (inside + room < mass)
-            self.tell("short", short, lambda m: f"has {self.sizes[m]} entries, which are {inside[m]:.4f}: mass {mass:g} is promised")
+            bound = slack.take(self.bits & ~SIGN).sum(1) + EPSILON
+            short = (self.sizes < wanted) & (inside + bound < mass)
+            self.add("short", short, lambda m: f"has {self.sizes[m]} entries, which are {inside[m]:.4f}: mass {mass:g} is promised")
             before = inside - p[np.arange(len(p)), self.sizes - 1]
-            self.tell("long", before - room >= mass, lambda m: f"has {self.sizes[m]} entries, fewer reach the mass of {mass:g}")
+            self.add("long", before - bound >= mass, lambda m: f"has {self.sizes[m]} entries, fewer reach the mass of {mass:g}")
 
     def check_original(self, input_ids: NDArray[Any]) -> None:
-        """The input token's own log-probability: its entry's, or, where it has none, at most the last entry's and the tail's."""
+        """Check original_logprob: equal to the input token's entry, or else at most the last entry and the tail."""
         rows, widest = np.arange(len(self.ids)), self.ids.shape[1]
-        found = np.flatnonzero(self.ids == input_ids[:, None])
+        entries = np.flatnonzero(self.ids == input_ids[:, None])  # of the input tokens, in the flat [M, K]
         among = np.zeros(len(rows), np.bool_)
-        among[found // widest] = True
-        own, there, last = self.original, self.original.copy(), self.bits[rows, self.sizes - 1]
-        there[found // widest] = self.bits.reshape(-1)[found]
-        differs = among & (own | SIGN != there | SIGN)
-        self.tell("original", differs, lambda m: f"has original_logprob {_number(own[m])}, and {_number(there[m])} for the same id")
+        among[entries // widest] = True
+        own, of_entry, last = self.original, self.original.copy(), self.bits[rows, self.sizes - 1]
+        of_entry[entries // widest] = self.bits.reshape(-1)[entries]
+        differs = among & (own | SIGN != of_entry | SIGN)
+        self.add("original", differs, lambda m: f"has original_logprob {_number(own[m])}, and {_number(of_entry[m])} for the same id")
         above = ~among & (own | SIGN < last | SIGN)
         no = "though it is not among the entries"
-        self.tell("above", above, lambda m: f"has original_logprob {_number(own[m])} above the last entry's {_number(last[m])}, {no}")
+        self.add("above", above, lambda m: f"has original_logprob {_number(own[m])} above the last entry's {_number(last[m])}, {no}")
         p, rest, slack = own & ~SIGN, self.tail & ~SIGN, self.rounding.slack
         more = ~among & (PROBABILITY.take(p) > PROBABILITY.take(rest) + slack.take(p) + slack.take(rest) + EPSILON)
-        self.tell("tail", more, lambda m: f"has original_logprob {_number(own[m])} above log_tail {_number(self.tail[m])}, {no}")
+        self.add("tail", more, lambda m: f"has original_logprob {_number(own[m])} above log_tail {_number(self.tail[m])}, {no}")
 
     def check_partition(self, values: NDArray[np.float32], outside: NDArray[Any], temperature: float) -> None:
-        """values: [M] log-partition at a temperature. outside: [M] ids that are not among the entries."""
+        """Check [M] log-partitions at a temperature. outside: [M] number of ids that are not among the entries."""
         low, high = partition_bounds(self.bits.view(np.float16), self.tail.view(np.float16), outside, temperature, self.rounding)
         name = f"log_partition at temperature {temperature:g}"
-        self.tell(
+        self.add(
             name,
             ~((values >= low) & (values <= high)),  # NaN is neither
             lambda m: f"has {name} of {values[m]:.5g}, entries and tail allow {low[m]:.5g} to {high[m]:.5g}",
@@ -215,18 +219,18 @@ class _Entries:
 def partition_bounds(
     logprobs: NDArray[np.float16], log_tail: NDArray[np.float16], outside: NDArray[Any], temperature: float, rounding: Rounding
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Between what the log-partition at a temperature must lie: [M] each.
+    """Lower and upper bound of the log-partition at a temperature: [M] float64 each.
 
-    logprobs: [M, K], -inf behind a token's entries. outside: [M] ids that are not among them: their mass may be spread evenly, or lie with
-    one of them.
+    logprobs: [M, K], padded with -inf. outside: [M] number of ids that are not among the entries: the tail may be spread evenly, or
+    belong to one id.
     """
     power = 1.0 / temperature
     spread = (1 - power) * np.log(np.maximum(outside, 1))
     (tail, tail_error), (entry, entry_error) = (
         (values.astype(np.float64), rounding.log_error.take(values.view(np.uint16) & ~SIGN)) for values in (log_tail, logprobs)
     )
-    found = []
-    for sign in (1, -1):  # all that was rounded taken as low as it may have been, then as high
+    bounds = []
+    for sign in (1, -1):  # all rounded numbers at their lowest, then at their highest
         scaled = power * (entry - sign * entry_error)
         peak = scaled[:, :1]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -234,18 +238,18 @@ def partition_bounds(
             mass = power * np.where(np.isneginf(tail), -np.inf if sign > 0 else LEAST_TAIL, tail - sign * tail_error)
             rest = mass + (np.minimum(spread, 0) if sign > 0 else np.maximum(spread, 0))
             whole = np.logaddexp(entries, np.where(outside > 0, rest, -np.inf))
-        found.append(whole - sign * (1e-3 + 1e-5 * np.abs(whole)))
-    return found[0], found[1]
+        bounds.append(whole - sign * (1e-3 + 1e-5 * np.abs(whole)))
+    return bounds[0], bounds[1]
 
 
 def _in_rows(bad: NDArray[Any]) -> NDArray[np.bool_]:
-    """[M, K] -> [M]: whether there is one in a row."""
-    found: NDArray[np.bool_] = np.logical_or.reduce(bad, axis=1)
-    return found
+    """[M, K] -> [M]: whether any in the row is bad."""
+    any_bad: NDArray[np.bool_] = np.logical_or.reduce(bad, axis=1)
+    return any_bad
 
 
-def _strange(bits: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """float16 numbers that are no log-probability: above 0, or NaN."""
+def _not_logprob(bits: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Which float16 numbers are not log-probabilities: above 0, or NaN."""
     return (bits - np.uint16(1) < np.uint16(0x7FFF)) | (bits > MINUS_INFINITY)
 
 
@@ -254,10 +258,10 @@ def _number(bits: np.uint16) -> str:
 
 
 def _dense(values: NDArray[Any], sizes: NDArray[Any], fill: Any) -> NDArray[Any]:
-    """Entries of M tokens as [M, K], filled up behind; a view where all have K."""
+    """Entries of M tokens as [M, K], padded with `fill`; a view if all tokens have K."""
     widest = int(sizes.max())
     if int(sizes.min()) == widest:
         return values.reshape(-1, widest)
-    found = np.broadcast_to(fill, (len(sizes), widest)).copy()
-    found[np.arange(widest) < sizes[:, None]] = values
-    return found
+    padded = np.broadcast_to(fill, (len(sizes), widest)).copy()
+    padded[np.arange(widest) < sizes[:, None]] = values
+    return padded

@@ -21,7 +21,7 @@ from textsmooth.stages.dataset.row_gather import concatenate
 from textsmooth.stages.dataset.row_source import SoftIdSource
 from textsmooth.stages.soft_ids.codec import TokenBlock
 from textsmooth.stages.soft_ids.counter_rng import beta, uniform
-from textsmooth.stages.soft_ids.target_distribution import cut, draw, only
+from textsmooth.stages.soft_ids.target_distribution import draw, keep_entries, target_distribution
 from textsmooth.stages.soft_ids.temperature import temperature_note
 
 _Moved = TypeVar("_Moved", "SoftBag", "MaskedTargets", "Batch")
@@ -209,8 +209,8 @@ class SmoothedCollator:
         lengths, slot = np.diff(block.row_offsets), np.flatnonzero(mask)
         soft = block.soft
         if how.smoothed_share < 1.0:
-            soft = only(soft, np.repeat(self._uniform("share", block) < how.smoothed_share, lengths))
-        entries = cut(soft, how, self.temperatures, self.vocab_size)
+            soft = keep_entries(soft, np.repeat(self._uniform("share", block) < how.smoothed_share, lengths))
+        entries = target_distribution(soft, how, self.temperatures, self.vocab_size)
         if how.draws is not None:
             entries = draw(entries, self._draws(block, lengths, how.draws))
         if how.lam_shape is None:

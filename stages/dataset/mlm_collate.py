@@ -23,7 +23,7 @@ from textsmooth.stages.dataset.row_gather import concatenate
 from textsmooth.stages.dataset.row_source import SoftIdSource
 from textsmooth.stages.soft_ids.codec import TokenBlock
 from textsmooth.stages.soft_ids.counter_rng import uniform
-from textsmooth.stages.soft_ids.target_distribution import cut
+from textsmooth.stages.soft_ids.target_distribution import target_distribution
 
 
 class MaskedCollator:
@@ -101,7 +101,7 @@ class MaskedCollator:
         return replace(batch, masked=self._targets(_of(block.soft, chosen), np.flatnonzero(mask)[chosen], original))
 
     def _targets(self, soft: SoftIds, places: NDArray[np.int64], original: NDArray[np.int64]) -> MaskedTargets:
-        entries = cut(soft, self.smoothing, self.temperatures)
+        entries = target_distribution(soft, self.smoothing, self.temperatures)
         return MaskedTargets(
             places=torch.from_numpy(places),
             original=torch.from_numpy(original),

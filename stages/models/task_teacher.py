@@ -15,7 +15,7 @@ from torch import Tensor
 from textsmooth.schemas.errors import TeacherError, UsageError, first_line
 from textsmooth.schemas.plan import TaskTeacherIdentity
 from textsmooth.stages.models.load import PADDING_NOISE, load_checked, taken_inputs, teacher_digest
-from textsmooth.stages.tokens.padding import ROOM, Batch, batches, probe, shortest_alone, split
+from textsmooth.stages.tokens.padding import TOO_LARGE_ADVICE, PaddedRows, batches, probe, shortest_alone, split
 from textsmooth.stages.tokens.tokenize import TokenRows, load_tokenizer, tokenizer_digest
 
 GENERIC = "LABEL_"  # what transformers calls classes without names
@@ -87,7 +87,7 @@ class TaskTeacher:
         self.identity = (teacher_digest(folder), tokenizer_digest(self.tokenizer))
 
     @torch.inference_mode()
-    def _forward(self, batch: Batch) -> Tensor:
+    def _forward(self, batch: PaddedRows) -> Tensor:
         """[B, C], or [B, L, 2] of a span model; float32."""
         out = self.model(**batch.inputs(self._takes, self.device))
         found: Tensor = torch.stack([out.start_logits, out.end_logits], dim=-1) if self.kind == "span" else out.logits
@@ -107,14 +107,16 @@ class TaskTeacher:
             row, short[0], rtol=0.0, atol=PADDING_NOISE[dtype] * float(torch.nan_to_num(padded).abs().max()), equal_nan=True
         )
 
-    def _values(self, batch: Batch) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+    def _values(self, batch: PaddedRows) -> Iterator[tuple[PaddedRows, NDArray[np.float32]]]:
         """A batch and its logits; one that the device has no room for in halves, again and again."""
         try:
             values = self._forward(batch).cpu().numpy()
         except torch.OutOfMemoryError as error:
             if len(batch.rows) == 1:
                 tokens = batch.input_ids.shape[1]
-                raise TeacherError(f"a single row of {tokens} tokens does not fit on {self.device}, in the task teacher; {ROOM}") from error
+                raise TeacherError(
+                    f"a single row of {tokens} tokens does not fit on {self.device}, in the task teacher; {TOO_LARGE_ADVICE}"
+                ) from error
         else:
             yield batch, values
             return

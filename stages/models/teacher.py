@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from textsmooth.schemas.errors import TeacherError, first_line
 from textsmooth.stages.models.load import PADDING_NOISE, check_masked_lm, load_checked, position_limit, taken_inputs, teacher_digest
-from textsmooth.stages.tokens.padding import ROOM, Batch, batches, probe, shortest_alone, split
+from textsmooth.stages.tokens.padding import TOO_LARGE_ADVICE, PaddedRows, batches, probe, shortest_alone, split
 from textsmooth.stages.tokens.tokenize import TokenRows
 
-__all__ = ["Batch", "Teacher", "batches", "chunks", "load_checked", "position_limit", "teacher_digest"]
+__all__ = ["PaddedRows", "Teacher", "batches", "chunks", "load_checked", "position_limit", "teacher_digest"]
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Teacher:
         if self.apart and self.device.type == "cpu":
             self._pack_projection()
 
-    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+    def _inputs(self, batch: PaddedRows) -> dict[str, Tensor]:
         return batch.inputs(self._takes, self.device)
 
     @torch.inference_mode()
@@ -172,12 +172,12 @@ class Teacher:
 
     def batches(
         self, rows: TokenRows, wanted: NDArray[np.bool_], *, max_batch_tokens: int, only: NDArray[np.int64] | None = None
-    ) -> Iterator[Batch]:
+    ) -> Iterator[PaddedRows]:
         """As `batches`, padded as this model needs it."""
         return batches(rows, wanted, max_batch_tokens=max_batch_tokens, pad_id=self.pad_id, equal_lengths=not self.pads, only=only)
 
     @torch.inference_mode()
-    def encode(self, batch: Batch) -> Tensor:
+    def encode(self, batch: PaddedRows) -> Tensor:
         """Hidden states of the wanted tokens, [N, H], in the order of `batch.positions`; their logits [N, V] if not `apart`."""
         found: Tensor = self.encoder(**self._inputs(batch))[0] if self.apart else self.model(**self._inputs(batch)).logits
         return found[batch.wanted.to(self.device)]
@@ -194,13 +194,15 @@ class Teacher:
             self._given.hidden = None
 
 
-def _encoded(teacher: Teacher, batch: Batch) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+def _encoded(teacher: Teacher, batch: PaddedRows) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
     """(What `encode` gives, positions) of a batch; a batch the device has no room for is halved, again and again."""
     try:
         found = teacher.encode(batch)
     except torch.OutOfMemoryError as error:
         if len(batch.rows) == 1:
-            raise TeacherError(f"a single row of {batch.input_ids.shape[1]} tokens does not fit on {teacher.device}; {ROOM}") from error
+            raise TeacherError(
+                f"a single row of {batch.input_ids.shape[1]} tokens does not fit on {teacher.device}; {TOO_LARGE_ADVICE}"
+            ) from error
     except (RuntimeError, IndexError) as error:
         raise TeacherError(f"{teacher.name} failed at rows of {batch.input_ids.shape[1]} tokens: {first_line(error)}") from error
     else:
@@ -233,10 +235,10 @@ def _projected(
 
 def chunks(
     teacher: Teacher,
-    source: Iterable[Batch],
+    source: Iterable[PaddedRows],
     *,
     chunk_tokens: int,
-    done: Callable[[Batch], None] = lambda batch: None,
+    done: Callable[[PaddedRows], None] = lambda batch: None,
     use: Callable[[Tensor, NDArray[np.int64]], Any] = lambda logits, where: logits,
 ) -> Iterator[tuple[Any, NDArray[np.int64]]]:
     """Logits in chunks of chunk_tokens: ([N, V] of the leading n wanted tokens and filler, their n positions among all tokens).

@@ -1,12 +1,12 @@
-"""What is lost when only some entries of a distribution are kept: measured against the full softmax, in float64.
+"""Measure what a truncation to the top entries loses, against the full softmax, in float64.
 
     p   the teacher's distribution over the vocabulary
     q   the kept entries scaled to sum 1: what a student reads with --tail renormalize
-    q'  the kept entries as they are, what is outside spread evenly over the rest of the vocabulary
+    q'  the kept entries as they are, the mass outside spread evenly over the rest of the vocabulary
 
 With m the mass of the kept entries: total variation between p and q is 1 - m, KL(q || p) is -log m, and KL(p || q) is infinite,
 for q is 0 where p is not; KL(p || q') is finite. Rounding to float16 on disk is not in these figures.
-Legend: N tokens, V vocabulary, K entries of the largest cut, G rows of a group.
+Legend: N tokens, V vocabulary, K entries of the largest truncation, C truncations, G rows of a group.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ LOWEST = -800.0  # logit below the largest: exp of it is 0 in float64, and so is
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class Truncation:
     """Which entries are kept: the fewest that reach the mass, at most topk."""
 
     topk: int
@@ -33,9 +33,9 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What a cut keeps and loses, over the tokens seen; nan where there were none."""
+    """What a truncation keeps and loses, over the tokens seen; NaN if there were none."""
 
-    cut: Cut
+    truncation: Truncation
     entries: float  # per token, mean
     captured: float  # mass of the kept entries, mean
     tv: float  # total variation between p and q, mean
@@ -44,12 +44,12 @@ class Loss:
     kl_p_spread: float  # KL(p || q') in nats, mean
 
 
-class Fidelity:
-    """Takes logits chunk by chunk and keeps, per token, what each cut loses and p(original). ValueError if a cut's k > V."""
+class TruncationLoss:
+    """Collects, from chunks of logits, what each truncation loses per token, and p(original). Raises ValueError if topk > V."""
 
-    def __init__(self, cuts: Sequence[Cut]) -> None:
-        self.cuts = tuple(cuts)
-        self._chunks: list[NDArray[np.float64]] = []  # [N, cuts, 3]: entries, tail mass, KL(p || q')
+    def __init__(self, truncations: Sequence[Truncation]) -> None:
+        self.truncations = tuple(truncations)
+        self._chunks: list[NDArray[np.float64]] = []  # [N, C, 3]: entries, tail mass, KL(p || q')
         self._original: list[NDArray[np.float64]] = []  # [N]
 
     @torch.inference_mode()
@@ -58,10 +58,10 @@ class Fidelity:
         if logits.device.type == "mps":  # has no float64
             logits, original = logits.cpu(), original.cpu()
         rows, vocab = logits.shape
-        most = max(cut.topk for cut in self.cuts)
-        if most > vocab:
-            raise ValueError(f"topk {most} is more than the {vocab} entries of the vocabulary")
-        top, ids = topk_exact(logits, most)
+        largest = max(truncation.topk for truncation in self.truncations)
+        if largest > vocab:
+            raise ValueError(f"topk {largest} is more than the {vocab} entries of the vocabulary")
+        top, ids = topk_exact(logits, largest)
         peak = top[:, :1].double()
         outside = peak.new_empty(rows, 2)  # sums of e and e x outside the K entries; x: logit - peak, e: exp(x)
         work = peak.new_empty(2, min(GROUP, rows), vocab)
@@ -74,21 +74,21 @@ class Fidelity:
             outside[part, 1] = e.mul_(x).sum(-1)
         x = (top.double() - peak).clamp_(min=LOWEST)
         e = x.exp()
-        # behind the r-th entry, summed from the small end: no cancellation. [N, K + 1]
-        behind_e = torch.cat([outside[:, :1], e.flip(-1)], -1).cumsum(-1).flip(-1)
-        behind_ex = torch.cat([outside[:, 1:], (e * x).flip(-1)], -1).cumsum(-1).flip(-1)
-        total = behind_e[:, :1]
-        found = []
-        for cut in self.cuts:
-            keep = _keep(e[:, : cut.topk] / total, cut)[:, None]
-            rest, rest_x = behind_e.gather(1, keep)[:, 0], behind_ex.gather(1, keep)[:, 0]
+        # sums after the r-th entry, added from the small end to avoid cancellation: [N, K + 1]
+        after_e = torch.cat([outside[:, :1], e.flip(-1)], -1).cumsum(-1).flip(-1)
+        after_ex = torch.cat([outside[:, 1:], (e * x).flip(-1)], -1).cumsum(-1).flip(-1)
+        total = after_e[:, :1]
+        losses = []
+        for truncation in self.truncations:
+            keep = _keep(e[:, : truncation.topk] / total, truncation)[:, None]
+            rest, rest_x = after_e.gather(1, keep)[:, 0], after_ex.gather(1, keep)[:, 0]
             tail = rest / total[:, 0]
             # tail * (log(V - keep) - entropy of the tail)
             spread = tail * ((vocab - keep[:, 0]).double().log() + rest_x / rest - rest.log())
-            found.append(torch.stack([keep[:, 0].double(), tail, torch.where(rest > 0, spread.clamp(min=0.0), 0.0)], -1))
+            losses.append(torch.stack([keep[:, 0].double(), tail, torch.where(rest > 0, spread.clamp(min=0.0), 0.0)], -1))
         own = (logits.gather(1, original[:, None])[:, 0].double() - peak[:, 0]).exp() / total[:, 0]
-        losses, own = torch.stack(found, 1).cpu(), own.cpu()  # last what can fail for want of memory: a caller may try again
-        self._chunks.append(losses.numpy())
+        by_truncation, own = torch.stack(losses, 1).cpu(), own.cpu()  # the last steps that can run out of memory: a caller may retry
+        self._chunks.append(by_truncation.numpy())
         self._original.append(own.numpy())
 
     @property
@@ -100,24 +100,24 @@ class Fidelity:
         return len(self.p_original)
 
     def losses(self) -> tuple[Loss, ...]:
-        """What each cut loses, in the order of the cuts."""
-        seen = np.concatenate([*self._chunks, np.empty((0, len(self.cuts), 3))])
-        return tuple(_loss(cut, *seen[:, i].T) for i, cut in enumerate(self.cuts))
+        """What each truncation loses, in order."""
+        seen = np.concatenate([*self._chunks, np.empty((0, len(self.truncations), 3))])
+        return tuple(_loss(truncation, *seen[:, i].T) for i, truncation in enumerate(self.truncations))
 
 
-def _keep(probs: Tensor, cut: Cut) -> Tensor:
-    """How many of the leading entries [N, K] a cut keeps: [N]."""
-    if cut.mass >= 1.0:
-        return torch.full((len(probs),), cut.topk, device=probs.device)
-    return ((probs.cumsum(-1) < cut.mass).sum(-1) + 1).clamp_max(cut.topk)
+def _keep(probs: Tensor, truncation: Truncation) -> Tensor:
+    """How many of the leading entries, [N, K] probabilities, a truncation keeps: [N] int64."""
+    if truncation.mass >= 1.0:
+        return torch.full((len(probs),), truncation.topk, device=probs.device)
+    return ((probs.cumsum(-1) < truncation.mass).sum(-1) + 1).clamp_max(truncation.topk)
 
 
-def _loss(cut: Cut, entries: NDArray[np.float64], tail: NDArray[np.float64], spread: NDArray[np.float64]) -> Loss:
+def _loss(truncation: Truncation, entries: NDArray[np.float64], tail: NDArray[np.float64], spread: NDArray[np.float64]) -> Loss:
     if not len(tail):
         nan = float("nan")
-        return Loss(cut=cut, entries=nan, captured=nan, tv=nan, tv_95=nan, kl_q_p=nan, kl_p_spread=nan)
+        return Loss(truncation=truncation, entries=nan, captured=nan, tv=nan, tv_95=nan, kl_q_p=nan, kl_p_spread=nan)
     return Loss(
-        cut=cut,
+        truncation=truncation,
         entries=float(entries.mean()),
         captured=float((1 - tail).mean()),
         tv=float(tail.mean()),

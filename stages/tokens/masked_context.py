@@ -1,4 +1,4 @@
-"""Masked context: which tokens of a row are masked in which pass, so that each token is predicted once without being seen.
+"""Masked context (`--context masked:N`): mask each token of a row in exactly one of N passes, and predict it there.
 
 Legend: W rows, N tokens.
 """
@@ -14,25 +14,26 @@ from textsmooth.stages.tokens.tokenize import TokenRows
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """One forward pass over rows."""
+    """One forward pass over the rows."""
 
-    tokens: TokenRows  # with mask tokens where this pass masks
-    wanted: NDArray[np.bool_]  # [N] tokens whose soft ids this pass gives
-    rows: NDArray[np.int64]  # which rows are run, ascending
-    counts: NDArray[np.bool_]  # [W] rows that this pass counts as done: of each row of text one, in one of its passes, spread over them
-    idle: int  # rows of text that are run in no pass; told by the first
+    tokens: TokenRows  # with mask tokens in place of those that this pass masks
+    wanted: NDArray[np.bool_]  # [N] tokens whose soft ids come from this pass
+    rows: NDArray[np.int64]  # numbers of the rows to run, ascending
+    counts: NDArray[np.bool_]  # [W] rows to count as done after this pass: one per row of text, spread over the passes
+    idle: int  # rows of text that no pass runs; given by the first pass
 
 
 def passes(tokens: TokenRows, wanted: NDArray[np.bool_], *, count: int, mask_id: int | None) -> Iterator[Pass]:
-    """The passes over rows: one over the plain text if count is 1; else pass j masks every token whose number in its row is j mod count.
+    """The passes over rows: one over the plain text if count is 1; else pass j masks the tokens number j, j + count, … of each row.
 
-    Numbers count from 0 and leave special tokens out, which are never masked. wanted: [N], of which each pass has the masked ones.
-    A row with nothing to mask in a pass is not run in it; one without tokens, in none.
+    Tokens are numbered from 0 without the special ones, which are never masked. wanted: [N] tokens that need soft ids; each pass
+    has those that it masks. A pass leaves out rows in which it masks nothing; rows without tokens are in no pass.
     """
     first = tokens.window == 0
     if count == 1:
-        full = np.diff(tokens.row_offsets) > 0
-        yield Pass(tokens=tokens, wanted=wanted, rows=np.flatnonzero(full), counts=first & full, idle=int((first & ~full).sum()))
+        has_tokens = np.diff(tokens.row_offsets) > 0
+        idle = int((first & ~has_tokens).sum())
+        yield Pass(tokens=tokens, wanted=wanted, rows=np.flatnonzero(has_tokens), counts=first & has_tokens, idle=idle)
         return
     assert mask_id is not None
     before = np.concatenate([[0], np.cumsum(~tokens.special)])  # maskable tokens before each token

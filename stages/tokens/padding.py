@@ -1,4 +1,4 @@
-"""Rows of tokens cut into padded batches of similar length.
+"""Group rows of similar length into padded batches.
 
 Legend: B rows of a batch, L padded length, N tokens.
 """
@@ -14,24 +14,24 @@ from torch import Tensor
 
 from textsmooth.stages.tokens.tokenize import TokenRows
 
-ROOM = "lower --max-length, and --max-batch-tokens to leave it more room"  # what to do if a batch of one row is too large
+TOO_LARGE_ADVICE = "lower --max-length, and --max-batch-tokens to leave it more memory"  # where a batch of one row does not fit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Rows of one forward pass, of similar length."""
+class PaddedRows:
+    """The rows of one forward pass, padded to the longest of them."""
 
-    rows: NDArray[np.int64]  # [B] which rows
-    input_ids: Tensor  # [B, L] int64, padded
+    rows: NDArray[np.int64]  # [B] numbers of the rows
+    input_ids: Tensor  # [B, L] int64
     attention_mask: Tensor  # [B, L] int64
     token_type_ids: Tensor | None  # [B, L] int64
-    wanted: Tensor  # [B, L] bool: tokens whose logits are asked for
-    positions: NDArray[np.int64]  # of the wanted tokens among all tokens, in row-major order
+    wanted: Tensor  # [B, L] bool: tokens whose logits are needed
+    positions: NDArray[np.int64]  # of the wanted tokens among all tokens of the unit, in row-major order
 
-    def inputs(self, taken: set[str], device: torch.device) -> dict[str, Tensor]:
-        """What a model is called with: input_ids, and those of attention_mask and token_type_ids that it takes."""
-        found = {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "token_type_ids": self.token_type_ids}
-        return {k: v.to(device) for k, v in found.items() if v is not None and (k == "input_ids" or k in taken)}
+    def inputs(self, accepted: set[str], device: torch.device) -> dict[str, Tensor]:
+        """Arguments of a model: input_ids, and attention_mask and token_type_ids if it accepts them."""
+        tensors = {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "token_type_ids": self.token_type_ids}
+        return {k: v.to(device) for k, v in tensors.items() if v is not None and (k == "input_ids" or k in accepted)}
 
 
 def batches(
@@ -42,11 +42,11 @@ def batches(
     pad_id: int,
     equal_lengths: bool = False,
     only: NDArray[np.int64] | None = None,
-) -> Iterator[Batch]:
-    """Cut rows, longest first, into batches of at most max_batch_tokens padded tokens (one row at least); rows without tokens are in none.
+) -> Iterator[PaddedRows]:
+    """Batches of at most max_batch_tokens padded tokens, but at least one row; longest rows first. Rows without tokens are left out.
 
-    wanted: [N] tokens whose logits are asked for. equal_lengths: no padding, a batch holds rows of one length. only: which rows, ascending.
-    Rows of equal length keep their order: equal rows, equal batches.
+    wanted: [N] tokens whose logits are needed. equal_lengths: no padding, all rows of a batch have the same length. only: numbers of the
+    rows to batch, ascending. Rows of equal length keep their order: equal rows give equal batches.
     """
     lengths = np.diff(rows.row_offsets)
     chosen_rows = np.arange(len(rows)) if only is None else only
@@ -65,19 +65,19 @@ def batches(
         def padded(values: NDArray[Any], fill: int, tokens: NDArray[Any] = tokens, mask: NDArray[Any] = mask) -> Tensor:
             return torch.from_numpy(np.where(mask, values[tokens], fill).astype(np.int64))
 
-        asked = wanted[tokens] & mask
-        yield Batch(
+        is_wanted = wanted[tokens] & mask  # [B, L]
+        yield PaddedRows(
             rows=chosen,
             input_ids=padded(rows.input_ids, pad_id),
             attention_mask=torch.from_numpy(mask.astype(np.int64)),
             token_type_ids=None if rows.token_type_ids is None else padded(rows.token_type_ids, 0),
-            wanted=torch.from_numpy(asked),
-            positions=tokens[asked],
+            wanted=torch.from_numpy(is_wanted),
+            positions=tokens[is_wanted],
         )
 
 
-def split(batch: Batch, rows: int) -> Iterator[Batch]:
-    """A batch in parts of at most so many rows, at the same padded length."""
+def split(batch: PaddedRows, rows: int) -> Iterator[PaddedRows]:
+    """Split a batch into parts of at most `rows` rows, at the same padded length."""
     if len(batch.rows) <= rows:
         yield batch
         return
@@ -96,8 +96,8 @@ def split(batch: Batch, rows: int) -> Iterator[Batch]:
         )
 
 
-def probe(vocab_size: int, pad_id: int) -> Batch:
-    """Two rows, 9 and 5 tokens, of ids that are not pad_id; the first row a pair."""
+def probe(vocab_size: int, pad_id: int) -> PaddedRows:
+    """A batch to try a model with: two rows, of 9 and 5 tokens, whose ids are not pad_id; the first row is a pair."""
     lengths = np.array([9, 5])
     ids = np.arange(3, 3 + lengths.sum()) * 37 % vocab_size
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -111,8 +111,8 @@ def probe(vocab_size: int, pad_id: int) -> Batch:
     return next(batches(rows, ~rows.special, max_batch_tokens=18, pad_id=pad_id))
 
 
-def shortest_alone(batch: Batch) -> Batch:
-    """The last, shortest row of a batch without its padding."""
+def shortest_alone(batch: PaddedRows) -> PaddedRows:
+    """The last and shortest row of a batch, without padding."""
     (last,) = list(split(batch, 1))[-1:]
     length = int(last.attention_mask.sum())
     types = last.token_type_ids

@@ -26,7 +26,7 @@ from textsmooth.pipeline.progress import Progress
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import CorpusError
 from textsmooth.schemas.plan import Unit
-from textsmooth.stages.soft_ids.truncation import Cut, Loss
+from textsmooth.stages.soft_ids.truncation import Loss, Truncation
 
 
 def options(corpus: Path, teacher: Path, out: Path, **asked: Any) -> GenerateOptions:
@@ -68,7 +68,7 @@ def every_token(texts: list[str], teacher: Path, specials: str, passes: int) -> 
     return np.concatenate(found), np.concatenate(own)
 
 
-def dense(logp: np.ndarray, cut: Cut) -> dict[str, float]:
+def dense(logp: np.ndarray, cut: Truncation) -> dict[str, float]:
     p = -np.sort(-np.exp(logp), -1)
     before = np.cumsum(p, -1) - p
     kept = (np.arange(p.shape[1]) < cut.topk) & (before < (cut.mass if cut.mass < 1 else 2.0))
@@ -94,12 +94,12 @@ def test_every_figure_is_that_of_the_dense_teacher(specials: str, passes: int, r
     logp, ids = every_token(texts, teacher, specials, passes)
     assert found is not None
     assert (found.rows, found.scored_rows, found.smoothed) == (40, 40, len(ids))
-    assert [(loss.cut.topk, loss.cut.mass) for loss in found.losses] == [
+    assert [(loss.truncation.topk, loss.truncation.mass) for loss in found.losses] == [
         *((k, 1.0) for k in (4, 8, 16, 32, 64)),  # 128 is more than the vocabulary
         *((8, mass) for mass in (0.9, 0.95, 0.97, 0.99, 0.999)),
     ]
     for loss in found.losses:
-        assert figures(loss) == pytest.approx(dense(logp, loss.cut), rel=1e-4), loss.cut
+        assert figures(loss) == pytest.approx(dense(logp, loss.truncation), rel=1e-4), loss.truncation
     original = np.exp(logp[np.arange(len(ids)), ids])
     expected = {None: original.mean(), **{q: np.quantile(original, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}}
     assert found.p_original == pytest.approx(expected, rel=1e-4)
@@ -109,7 +109,7 @@ def test_more_entries_keep_more_and_cost_more(reviews: Path, teacher: Path, tmp_
     found = preview(options(reviews, teacher, tmp_path / "out"))
     assert found.sample is not None
     for mass in (True, False):
-        losses = [loss for loss in found.sample.losses if (loss.cut.mass < 1) is mass]
+        losses = [loss for loss in found.sample.losses if (loss.truncation.mass < 1) is mass]
         for name in ("entries", "captured"):
             values = [getattr(loss, name) for loss in losses]
             assert values == sorted(values)
@@ -140,7 +140,7 @@ def test_tokens_and_bytes_are_those_of_the_run(asked: dict[str, Any], reviews: P
     )
     assert sample.long_rows == statistics["truncated_rows"]
     assert (sample.whole_tokens > sample.tokens) is bool(sample.long_rows)
-    loss = next(loss for loss in sample.losses if loss.cut == found.asked)
+    loss = next(loss for loss in sample.losses if loss.truncation == found.asked)
     assert loss.entries * sample.smoothed == pytest.approx(statistics["entries"])
     assert found.bytes(loss) == pytest.approx(statistics["bytes"], rel=0.02)  # Arrow pads its buffers
 
@@ -150,7 +150,7 @@ def test_the_bytes_of_another_k_are_those_of_a_run_with_it(reviews: Path, teache
     assert found.sample is not None
     for asked in ({"topk": 4}, {"topk": 64}, {"topk": 32, "mass": 0.95}):
         made = generate(options(reviews, teacher, tmp_path / str(asked), **asked)).manifest.statistics["bytes"]
-        loss = next(loss for loss in found.sample.losses if loss.cut == Cut(**asked))
+        loss = next(loss for loss in found.sample.losses if loss.truncation == Truncation(**asked))
         assert found.bytes(loss) == pytest.approx(made, rel=0.02), asked
 
 
@@ -162,7 +162,7 @@ def test_a_sample_tells_of_the_whole(teacher: Path, tmp_path: Path) -> None:
     assert 500 <= found.sample.rows <= ROWS
     statistics = generate(wish).manifest.statistics
     assert found.of_all(found.sample.tokens) == pytest.approx(statistics["tokens"], rel=0.1)
-    loss = next(loss for loss in found.sample.losses if loss.cut == found.asked)
+    loss = next(loss for loss in found.sample.losses if loss.truncation == found.asked)
     assert found.bytes(loss) == pytest.approx(statistics["bytes"], rel=0.1)
     assert loss.captured == pytest.approx(statistics["captured_mass"]["8"], abs=0.02)
     assert found.sample.p_original[None] == pytest.approx(statistics["p_original"]["mean"], abs=0.02)

@@ -11,7 +11,7 @@ import torch
 from helpers_families import FAMILIES, PAD, VOCAB, WIDE, assert_parity, dense, make, random_rows, soft_ids
 
 from textsmooth.schemas.errors import TeacherError
-from textsmooth.stages.models.teacher import Batch, Teacher, chunks
+from textsmooth.stages.models.teacher import PaddedRows, Teacher, chunks
 from textsmooth.stages.soft_ids.topk import Sparsifier, gather_soft_ids
 
 NO_PADDING = {"convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"}  # padding changes their logits, in transformers too
@@ -98,7 +98,7 @@ def test_where_head_and_encoder_cannot_be_taken_apart_the_whole_model_is_run(
     shapes = []
     real = Teacher.encode
 
-    def encode(self: Teacher, batch: Batch) -> Any:
+    def encode(self: Teacher, batch: PaddedRows) -> Any:
         shapes.append(tuple(batch.input_ids.shape))
         return real(self, batch)
 

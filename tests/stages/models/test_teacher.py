@@ -12,7 +12,7 @@ from helpers_gen import POSITIONS, VOCAB, make_model, make_tokenizer, rows
 from numpy.typing import NDArray
 
 from textsmooth.schemas.errors import TeacherError
-from textsmooth.stages.models.teacher import Batch, Teacher, batches, chunks, teacher_digest
+from textsmooth.stages.models.teacher import PaddedRows, Teacher, batches, chunks, teacher_digest
 from textsmooth.stages.tokens.tokenize import TokenRows, tokenize
 
 PAD = 0
@@ -126,7 +126,7 @@ def test_a_batch_without_room_is_halved_and_nothing_else_changes(
     whole = score(loaded, token_rows, wanted)
     real, seen, refused = Teacher.encode, [], []
 
-    def encode(self: Teacher, batch: Batch) -> Any:
+    def encode(self: Teacher, batch: PaddedRows) -> Any:
         if len(batch.rows) > room:
             refused.append(len(batch.rows))
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -143,7 +143,7 @@ def test_a_batch_without_room_is_halved_and_nothing_else_changes(
 
 
 def test_a_single_row_without_room_is_an_error(loaded: Teacher, token_rows: TokenRows, monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: Teacher, batch: Batch) -> Any:
+    def encode(self: Teacher, batch: PaddedRows) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Teacher, "encode", encode)
@@ -157,7 +157,7 @@ def test_no_wanted_tokens_give_no_chunks(loaded: Teacher, token_rows: TokenRows)
 
 
 def test_every_batch_is_told(loaded: Teacher, token_rows: TokenRows) -> None:
-    told: list[Batch] = []
+    told: list[PaddedRows] = []
     source = batches(token_rows, ~token_rows.special, max_batch_tokens=60, pad_id=PAD)
     list(chunks(loaded, source, chunk_tokens=1000, done=told.append))
     assert sum(int(b.attention_mask.sum()) for b in told) == len(token_rows.input_ids)

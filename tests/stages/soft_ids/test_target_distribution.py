@@ -11,7 +11,7 @@ from scipy.stats import kstest
 from textsmooth.schemas.smoothing import TAILS, Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.soft_ids.counter_rng import uniform
-from textsmooth.stages.soft_ids.target_distribution import cut, draw, only
+from textsmooth.stages.soft_ids.target_distribution import draw, keep_entries, target_distribution
 
 GOLDEN = [0.07930913679348084, 0.4705365602888165, 0.39853469713645795]
 
@@ -55,19 +55,19 @@ def test_numbers_are_uniform_and_neighbours_are_independent():
 @pytest.mark.parametrize("tail", TAILS)
 def test_a_cut_is_a_prefix_whose_mass_and_tail_sum_to_1(tail, dtype):
     soft = soft_of([0.5, 0.2, 0.1], [], [0.9], [0.4, 0.3, 0.2, 0.05], dtype=dtype)
-    found = cut(soft, Smoothing(mass=0.65, tail=tail))
+    found = target_distribution(soft, Smoothing(mass=0.65, tail=tail))
     assert found.counts.tolist() == [2, 0, 1, 2]
     assert found.ids.tolist() == [10, 11, 10, 10, 11]
     sums = [found.probs[:2].sum(), found.probs[2], found.probs[3:].sum()]
     np.testing.assert_allclose(sums, [1, 1, 1] if tail == "renormalize" else [0.7, 0.9, 0.7], atol=1e-3)
     np.testing.assert_allclose(sums + found.tail[[0, 2, 3]], 1, atol=1e-6)
     assert found.tail[1] == 0
-    assert cut(soft, Smoothing(topk=1, mass=0.65, tail=tail)).ids.tolist() == [10, 10, 10]
+    assert target_distribution(soft, Smoothing(topk=1, mass=0.65, tail=tail)).ids.tolist() == [10, 10, 10]
 
 
 def test_nothing_to_cut():
     for soft in (soft_of([], []), soft_of([])):
-        found = cut(soft, Smoothing(temperature=0.5, tail="renormalize"))
+        found = target_distribution(soft, Smoothing(temperature=0.5, tail="renormalize"))
         assert not found.counts.any() and not len(found.ids) and not found.tail.any()
         assert draw(found, np.zeros((len(soft), 4))) is found
 
@@ -78,16 +78,16 @@ def test_the_stored_arrays_are_never_written_to():
         array.flags.writeable = False
     for tail in TAILS:
         for mass in (0.55, 1.0):
-            draw(cut(soft, Smoothing(tail=tail, mass=mass)), np.full((2, 3), 0.5))
+            draw(target_distribution(soft, Smoothing(tail=tail, mass=mass)), np.full((2, 3), 0.5))
 
 
 def test_a_very_cold_temperature_leaves_the_first_entry():
-    found = cut(soft_of([0.3, 0.2], [0.001, 0.0001]), Smoothing(temperature=0.001, tail="renormalize"))
+    found = target_distribution(soft_of([0.3, 0.2], [0.001, 0.0001]), Smoothing(temperature=0.001, tail="renormalize"))
     np.testing.assert_array_equal(found.probs, [1, 0, 1, 0])
 
 
 def test_draws_are_the_inverse_of_the_distribution():
-    entries = cut(soft_of([0.5, 0.25, 0.125], [], [0.75]), Smoothing(tail="mean"))
+    entries = target_distribution(soft_of([0.5, 0.25, 0.125], [], [0.75]), Smoothing(tail="mean"))
     u = np.array([[0.0, 0.49, 0.51, 0.74, 0.76, 0.874, 0.876, 0.999]])
     found = draw(entries, np.repeat(u, 3, axis=0))
     assert found.ids.tolist() == [10, 10, 11, 11, 12, 12, *[10] * 4]
@@ -97,7 +97,7 @@ def test_draws_are_the_inverse_of_the_distribution():
 
 
 def test_without_a_tail_every_draw_is_an_entry():
-    entries = cut(soft_of([0.5, 0.2, 0.1], [0.3, 0.3]), Smoothing(tail="renormalize"))
+    entries = target_distribution(soft_of([0.5, 0.2, 0.1], [0.3, 0.3]), Smoothing(tail="renormalize"))
     found = draw(entries, np.full((2, 5), np.nextafter(1, 0)))
     assert found.ids.tolist() == [12] * 5 + [11] * 5
     assert not found.tail.any()
@@ -109,7 +109,7 @@ _PROBS = st.lists(st.integers(1, 1000), max_size=9).map(lambda parts: [part / (s
 @given(st.lists(_PROBS, min_size=1, max_size=6), st.integers(1, 5), st.sampled_from(TAILS), st.data())
 def test_a_draw_is_the_entry_whose_stretch_a_number_falls_in(tokens, draws, tail, data):
     """Also where it is an end of a stretch, to the bit."""
-    entries = cut(soft_of(*tokens), Smoothing(tail=tail))
+    entries = target_distribution(soft_of(*tokens), Smoothing(tail=tail))
     begins = np.concatenate([[0], np.cumsum(entries.counts)])
     ends = [np.cumsum(entries.probs[a:b], dtype=np.float64) for a, b in itertools.pairwise(begins)]
     numbers = [st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, *end.tolist()])) for end in ends]
@@ -126,7 +126,7 @@ def test_a_draw_is_the_entry_whose_stretch_a_number_falls_in(tokens, draws, tail
 
 def test_entries_of_other_tokens_are_taken_out():
     soft = soft_of([0.5, 0.2], [], [0.9], [0.4, 0.3])
-    found = only(soft, np.array([True, True, False, True]))
+    found = keep_entries(soft, np.array([True, True, False, True]))
     assert found.offsets.tolist() == [0, 2, 2, 2, 4]
     assert found.ids.tolist() == [10, 11, 10, 11]
     assert found.log_tail[2] == -np.inf and found.log_tail[3] == soft.log_tail[3]

@@ -12,7 +12,7 @@ from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.dataset.collate import SmoothedCollator
 from textsmooth.stages.dataset.dataset import SmoothedDataset
-from textsmooth.stages.soft_ids.target_distribution import cut
+from textsmooth.stages.soft_ids.target_distribution import target_distribution
 from textsmooth.stages.soft_ids.temperature import MOST_ERROR, interpolate, interpolation_error, temperature_note
 
 
@@ -110,12 +110,12 @@ def test_plain_tokens_are_certain():
 def test_a_cut_at_an_interpolated_temperature_sums_to_1_with_its_tail():
     logprobs = random_logprobs(np.random.default_rng(4), (20, 500), 2.0, 3.0)
     soft = stored_as(logprobs, np.full(20, 8), (2.0,))
-    found = cut(soft, Smoothing(temperature=3.0, tail="mean"), (2.0,), 500)
+    found = target_distribution(soft, Smoothing(temperature=3.0, tail="mean"), (2.0,), 500)
     np.testing.assert_allclose(found.probs.reshape(20, 8).sum(1) + found.tail, 1, atol=1e-6)
     off = np.abs(found.tail - tail_share(logprobs, np.full(20, 8), 3.0))
     assert (off <= interpolate(soft, 3.0, (2.0,), 500)[1] + 1e-4).all()
     with pytest.raises(UsageError, match="temperature 3 is not stored in this dataset, it has 1, 2"):
-        cut(soft, Smoothing(temperature=3.0, tail="mean"), (2.0,))
+        target_distribution(soft, Smoothing(temperature=3.0, tail="mean"), (2.0,))
 
 
 def test_a_trainer_can_tell_how_far_off_it_may_be(smoothed):

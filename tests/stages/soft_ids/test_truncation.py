@@ -11,29 +11,29 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr
 
 from textsmooth.stages.soft_ids.topk import Sparsifier
-from textsmooth.stages.soft_ids.truncation import Cut, Fidelity, Loss
+from textsmooth.stages.soft_ids.truncation import Loss, Truncation, TruncationLoss
 
 VOCAB = 700
-CUTS = (*(Cut(topk=k) for k in (1, 4, 32, 128, VOCAB)), *(Cut(topk=32, mass=m) for m in (0.5, 0.9, 0.999)))
+CUTS = (*(Truncation(topk=k) for k in (1, 4, 32, 128, VOCAB)), *(Truncation(topk=32, mass=m) for m in (0.5, 0.9, 0.999)))
 
 
 def logits(seed: int, tokens: int, scale: float) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(0, scale, (tokens, VOCAB)).astype(np.float32))
 
 
-def measured(table: torch.Tensor, cuts: tuple[Cut, ...] = CUTS, chunk: int = 64) -> Fidelity:
-    fidelity = Fidelity(cuts)
+def measured(table: torch.Tensor, truncations: tuple[Truncation, ...] = CUTS, chunk: int = 64) -> TruncationLoss:
+    truncation_loss = TruncationLoss(truncations)
     original = torch.arange(len(table)) % table.shape[1]
     for start in range(0, len(table), chunk):
-        fidelity.add(table[start : start + chunk], original[start : start + chunk])
-    return fidelity
+        truncation_loss.add(table[start : start + chunk], original[start : start + chunk])
+    return truncation_loss
 
 
 def figures(loss: Loss) -> dict[str, float]:
-    return {name: value for name, value in vars(loss).items() if name != "cut"}
+    return {name: value for name, value in vars(loss).items() if name != "truncation"}
 
 
-def dense(table: torch.Tensor, cut: Cut) -> Loss:
+def dense(table: torch.Tensor, cut: Truncation) -> Loss:
     """The same, from p, q and q' written out over the vocabulary."""
     p = np.exp(log_softmax(table.double().numpy(), -1))
     q, spread = np.zeros_like(p), np.empty_like(p)
@@ -48,7 +48,7 @@ def dense(table: torch.Tensor, cut: Cut) -> Loss:
         entries[n] = len(kept)
     tv = np.abs(p - q).sum(-1) / 2
     return Loss(
-        cut=cut,
+        truncation=cut,
         entries=entries.mean(),
         captured=np.where(q > 0, p, 0).sum(-1).mean(),
         tv=tv.mean(),
@@ -77,8 +77,8 @@ def test_p_original_is_the_dense_one() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_is_kept_is_what_the_sparsifier_keeps(dtype: torch.dtype) -> None:
     table = logits(4, 60, 3.0).to(dtype)
-    cuts = (Cut(topk=16), Cut(topk=16, mass=0.9))
-    for cut, loss in zip(cuts, measured(table, cuts).losses(), strict=True):
+    truncations = (Truncation(topk=16), Truncation(topk=16, mass=0.9))
+    for cut, loss in zip(truncations, measured(table, truncations).losses(), strict=True):
         soft = Sparsifier(topk=cut.topk, mass=cut.mass)(table, torch.arange(60))
         assert loss.entries == pytest.approx(float(soft.keep.double().mean()))
         assert loss.tv == pytest.approx(float(soft.log_tail.double().exp().mean()), rel=1e-5)
@@ -86,8 +86,8 @@ def test_what_is_kept_is_what_the_sparsifier_keeps(dtype: torch.dtype) -> None:
 
 def test_more_entries_lose_less() -> None:
     table = logits(5, 80, 3.0)
-    by_k = measured(table, tuple(Cut(topk=k) for k in (1, 2, 4, 8, 64, VOCAB))).losses()
-    by_mass = measured(table, tuple(Cut(topk=256, mass=m) for m in (0.1, 0.5, 0.9, 0.99, 1.0))).losses()
+    by_k = measured(table, tuple(Truncation(topk=k) for k in (1, 2, 4, 8, 64, VOCAB))).losses()
+    by_mass = measured(table, tuple(Truncation(topk=256, mass=m) for m in (0.1, 0.5, 0.9, 0.99, 1.0))).losses()
     for losses in (by_k, by_mass):
         for less, more in itertools.pairwise(losses):
             assert more.captured > less.captured
@@ -115,14 +115,14 @@ def test_impossible_tokens_count_for_nothing() -> None:
     table[2] = -1e6
     table[2, 2] = 0.0
     p = np.exp(log_softmax(table.double().numpy(), -1))
-    top4, top32 = measured(table, (Cut(topk=4), Cut(topk=32))).losses()
+    top4, top32 = measured(table, (Truncation(topk=4), Truncation(topk=32))).losses()
     assert top4.captured == pytest.approx(np.sort(p, -1)[:, -4:].sum(-1).mean())
     assert (top32.tv, top32.kl_p_spread) == (0, 0)
 
 
 def test_nothing_seen_is_nan_and_more_entries_than_the_vocabulary_an_error() -> None:
-    empty = Fidelity((Cut(topk=4),))
+    empty = TruncationLoss((Truncation(topk=4),))
     assert len(empty) == 0
     assert all(math.isnan(value) for value in figures(empty.losses()[0]).values())
     with pytest.raises(ValueError, match="topk 701 is more than the 700"):
-        measured(logits(8, 2, 1.0), (Cut(topk=VOCAB + 1),))
+        measured(logits(8, 2, 1.0), (Truncation(topk=VOCAB + 1),))

@@ -20,7 +20,7 @@ def answer(text: str, start: int) -> dict[str, Any]:
 
 
 def spans(question: str, context: str, found: dict[str, Any], *, max_length: int = 20, stride: int = 4) -> Any:
-    tokens = tokenize(TOKENIZER, [question], [context], max_length=max_length, vocab_size=V, stride=stride, places=True)
+    tokens = tokenize(TOKENIZER, [question], [context], max_length=max_length, vocab_size=V, stride=stride, char_spans=True)
     return tokens, find_spans(tokens, [found], 1)
 
 
@@ -36,7 +36,7 @@ def test_every_answer_of_whole_words_comes_back(words: list[str], data: Any) -> 
     assert with_answer
     for w in range(len(tokens)):
         low, high = tokens.row_offsets[w], tokens.row_offsets[w + 1]
-        ids, places = tokens.input_ids[low:high], tokens.places[low:high]
+        ids, places = tokens.input_ids[low:high], tokens.char_spans[low:high]
         if w in with_answer:
             assert answer_text(context, places, found.start[w], found.end[w]) == text
         else:
@@ -47,12 +47,12 @@ def test_every_answer_of_whole_words_comes_back(words: list[str], data: Any) -> 
 
 def test_an_answer_inside_a_word_takes_its_tokens() -> None:
     tokens, found = spans("who", "a catly dog", answer("at", 3))
-    assert answer_text("a catly dog", tokens.places, found.start[0], found.end[0]) == "cat"
+    assert answer_text("a catly dog", tokens.char_spans, found.start[0], found.end[0]) == "cat"
 
 
 def test_space_around_an_answer_belongs_to_no_token() -> None:
     tokens, found = spans("who", "  a cat  ", answer(" a cat ", 1))
-    assert answer_text("  a cat  ", tokens.places, found.start[0], found.end[0]) == "a cat"
+    assert answer_text("  a cat  ", tokens.char_spans, found.start[0], found.end[0]) == "a cat"
 
 
 def test_a_question_without_an_answer_points_at_the_first_token() -> None:
@@ -77,15 +77,15 @@ def test_an_answer_of_no_tokens_is_lost_and_told() -> None:
 def test_the_first_answer_counts() -> None:
     several = {"text": ["dog", "cat"], "answer_start": [6, 2]}
     tokens, found = spans("who", "a cat dog", several)
-    assert answer_text("a cat dog", tokens.places, found.start[0], found.end[0]) == "dog"
+    assert answer_text("a cat dog", tokens.char_spans, found.start[0], found.end[0]) == "dog"
 
 
 def test_rows_keep_apart() -> None:
     contexts = ["a cat", " ".join(WORDS), "the dog ran"]
-    tokens = tokenize(TOKENIZER, ["who"] * 3, contexts, max_length=20, vocab_size=V, stride=4, places=True)
+    tokens = tokenize(TOKENIZER, ["who"] * 3, contexts, max_length=20, vocab_size=V, stride=4, char_spans=True)
     found = find_spans(tokens, [answer("cat", 2), NONE, answer("ran", 8)], 3)
     assert found.answerable.tolist() == [True, False, True]
     last = len(tokens) - 1
-    places = tokens.places[tokens.row_offsets[last] :]  # type: ignore[index]
+    places = tokens.char_spans[tokens.row_offsets[last] :]  # type: ignore[index]
     assert answer_text(contexts[2], places, found.start[last], found.end[last]) == "ran"
     assert np.flatnonzero(found.start).tolist() == [0, last]

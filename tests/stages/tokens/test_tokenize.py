@@ -50,8 +50,8 @@ def test_windows_of_a_pair_repeat_the_first_text(rows: list[tuple[str, str]], ma
     room = max_length - 3
     stride = data.draw(st.integers(1, (room - 1) // 2))
     firsts, seconds = [a for a, _ in rows], [b for _, b in rows]
-    tokens = tokenize(TOKENIZER, firsts, seconds, max_length=max_length, vocab_size=V, stride=stride, places=True)
-    assert tokens.places is not None and tokens.token_type_ids is not None
+    tokens = tokenize(TOKENIZER, firsts, seconds, max_length=max_length, vocab_size=V, stride=stride, char_spans=True)
+    assert tokens.char_spans is not None and tokens.token_type_ids is not None
     assert np.diff(tokens.row_offsets).max() <= max_length
     most = [max(room // 2, room - len(plain_ids(second))) for second in seconds]
     assert tokens.truncated == sum(len(plain_ids(text)) > limit for text, limit in zip(firsts, most, strict=True))
@@ -59,7 +59,7 @@ def test_windows_of_a_pair_repeat_the_first_text(rows: list[tuple[str, str]], ma
         joined: list[int] = []
         for number, w in enumerate(np.flatnonzero(tokens.source == row)):
             part = slice(tokens.row_offsets[w], tokens.row_offsets[w + 1])
-            in_second = tokens.places[part, 0] >= 0
+            in_second = tokens.char_spans[part, 0] >= 0
             ids = tokens.input_ids[part]
             question = list(ids[~in_second & ~tokens.special[part]])
             assert len(question) <= most[row]
@@ -68,7 +68,7 @@ def test_windows_of_a_pair_repeat_the_first_text(rows: list[tuple[str, str]], ma
             context = list(ids[in_second])
             assert context[: stride if number else 0] == (joined[-stride:] if number else [])
             joined += context[stride if number else 0 :]
-            for token, (low, high) in zip(ids[in_second], tokens.places[part][in_second], strict=True):
+            for token, (low, high) in zip(ids[in_second], tokens.char_spans[part][in_second], strict=True):
                 piece = VOCAB[token].removeprefix("##")
                 assert VOCAB[token] == "[UNK]" or second[low:high].lower().replace("ï", "i") == piece
         assert joined == plain_ids(second)
@@ -122,5 +122,5 @@ def test_an_id_beyond_the_vocabulary_is_an_error() -> None:
 
 
 def test_no_rows() -> None:
-    tokens = tokenize(TOKENIZER, [], None, max_length=8, vocab_size=V, stride=2, places=True)
-    assert len(tokens) == 0 and tokens.places is not None and tokens.places.shape == (0, 2)
+    tokens = tokenize(TOKENIZER, [], None, max_length=8, vocab_size=V, stride=2, char_spans=True)
+    assert len(tokens) == 0 and tokens.char_spans is not None and tokens.char_spans.shape == (0, 2)
