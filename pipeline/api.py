@@ -1,7 +1,7 @@
-"""The commands as functions: the same names and defaults, nothing printed, exceptions instead of exits.
+"""The commands as Python functions: the same options and defaults, nothing printed, exceptions instead of exit codes.
 
-What goes wrong raises a TextsmoothError (schemas/errors.py) whose text is the line that the command would print. `textsmooth COMMAND
---help` explains every option; it has the same name here, with _ for -. `progress` is "none" unless asked for.
+An error is a TextsmoothError (schemas/errors.py) with the line that the command would print. Options have the name of the command's option,
+with _ for -; generate() and train() take them from GenerateOptions and TrainOptions. `progress` is "none" by default.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import UsageError
+from textsmooth.schemas.options import takes_options_of
 from textsmooth.schemas.train import TrainOptions
 
 if TYPE_CHECKING:
@@ -18,63 +19,18 @@ if TYPE_CHECKING:
     from textsmooth.pipeline.training.result import TrainResult
 
 
-def generate(
-    corpus: str | Path,
-    *,
-    corpus_revision: str | None = None,
-    streaming: str = "auto",
-    out: str | Path | None = None,
-    splits: str | Sequence[str] = (),
-    text_columns: str | Sequence[str] = (),
-    label_column: str | None = None,
-    keep_columns: str | Sequence[str] = (),
-    limit: int | None = None,
-    teacher: str | Path | None = None,
-    teacher_revision: str | None = None,
-    task_teacher: str | Path | None = None,
-    task_teacher_revision: str | None = None,
-    topk: int = 32,
-    mass: float = 1.0,
-    temperatures: float | Sequence[float] = (1.0,),
-    context: str = "unmasked",
-    specials: str = "plain",
-    codec: str = "plain",
-    max_length: int | None = None,
-    long: str | None = None,
-    stride: int | None = None,
-    max_batch_tokens: int | None = None,
-    rows_per_shard: int = 2048,
-    dtype: str | None = None,
-    device: str | None = None,
-    threads: int | None = None,
-    overwrite: bool = False,
-    executor: str = "auto",
-    num_workers: int | str | None = None,
-    initial_workers: int | None = None,
-    gpus_per_worker: float | None = None,
-    cpus_per_worker: float | None = None,
-    ray_address: str | None = None,
-    ship_code: bool = False,
-    unit_timeout_s: float | None = None,
-    skip_bad_rows: bool = False,
-    from_previous: str | Path | None = None,
-    price_per_hour: float | None = None,
-    progress: str = "none",
-) -> "Generated":
-    """Make a smoothed dataset, or finish it if it was begun: `textsmooth gen`.
+@takes_options_of(GenerateOptions, progress="none")
+def generate(**options: Any) -> "Generated":
+    """Make a smoothed dataset, or finish one that was begun: `textsmooth gen`.
 
-    corpus: as of --corpus: `demo`, `glue/sst2`, a name on the Hub, a folder, a file. splits, text_columns, keep_columns, temperatures: one
-    or several. Raises UsageError, CorpusError, TeacherError, ConflictError, StorageError, QuarantineError (rows that cannot be smoothed).
+    Raises UsageError, CorpusError, TeacherError, ConflictError, StorageError, or QuarantineError for rows that cannot be smoothed.
+
     """
     from textsmooth.pipeline.generation.run import generate as run
     from textsmooth.pipeline.progress import Progress
 
-    asked = {name: value for name, value in locals().items() if name in GenerateOptions.__dataclass_fields__}
-    for name in ("splits", "text_columns", "keep_columns", "temperatures"):
-        asked[name] = _several(asked[name])
-    if isinstance(num_workers, int):
-        asked["num_workers"] = str(num_workers)
-    return run(GenerateOptions(**_places(asked)), Progress(progress))
+    checked = GenerateOptions(**options)
+    return run(checked, Progress(checked.progress))
 
 
 def train(
@@ -149,11 +105,6 @@ def make_student(
         raise UsageError(f"layers must be a sequence of whole numbers, not {layers!r}") from None
     found = find_model(str(teacher), revision, option="--from")
     return make(model_folder(str(found.folder), "teacher"), chosen, Path(out), overwrite=overwrite)
-
-
-def _several(value: Any) -> tuple[Any, ...]:
-    """A tuple; one text or number is one of them, None is none."""
-    return (value,) if isinstance(value, str | int | float) else tuple(value or ())
 
 
 def _places(asked: dict[str, Any]) -> dict[str, Any]:

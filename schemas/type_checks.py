@@ -3,9 +3,31 @@
 import types
 from dataclasses import fields
 from numbers import Integral, Real
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Self, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 from textsmooth.schemas.errors import UsageError
+
+Given = TypeVar("Given", contravariant=True)
+Kept = TypeVar("Kept", covariant=True)
+
+
+class Converted(Generic[Given, Kept]):
+    """The type of a dataclass field whose constructor takes one type (Given) and whose attribute has another (Kept).
+
+    Type checkers read both from this descriptor (docs.python.org, "Descriptor-typed fields"). There is no instance of it: the dataclass
+    converts the value in __post_init__.
+    """
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Kept: ...
+    def __get__(self, instance: object | None, owner: type) -> Self | Kept:
+        raise NotImplementedError
+
+    def __set__(self, instance: object, value: Given) -> None:
+        raise NotImplementedError
+
 
 _KINDS: dict[Any, tuple[type, str]] = {  # numbers of numpy are numbers
     str: (str, "a text"),
@@ -31,11 +53,16 @@ def check_types(options: Any) -> None:
             raise UsageError(f"{name.replace('_', '-')} must be a tuple, each {_said(several)}, not {value!r}")
 
 
+def field_types(kind: type, *, given: bool = False) -> dict[str, Any]:
+    """The types of a dataclass's attributes; given: those that its constructor takes."""
+    hints = get_type_hints(kind)
+    types = {f.name: hints[f.name] for f in fields(kind)}
+    return {name: get_args(hint)[0 if given else 1] if get_origin(hint) is Converted else hint for name, hint in types.items()}
+
+
 def _declared(kind: type) -> dict[str, Any]:
     """The types of the fields that can be checked."""
-    hints = get_type_hints(kind)
-    known = {f.name: hints[f.name] for f in fields(kind)}
-    return {name: hint for name, hint in known.items() if all(one in _KINDS for one in _alternatives(_element(hint) or hint))}
+    return {name: hint for name, hint in field_types(kind).items() if all(one in _KINDS for one in _alternatives(_element(hint) or hint))}
 
 
 def _element(hint: Any) -> Any:

@@ -32,7 +32,7 @@ def run_job(path: str, ctx: click.Context) -> int:
     A corpus that fails does not keep the others from being done; an interruption does.
     """
     entries = read_job(path, ctx)
-    asked: list[GenerateOptions] = check(entries, options_of, ctx.params, _place)
+    asked: list[GenerateOptions] = check(entries, generate_options, ctx.params, _place)
     several = len(asked) > 1
     lines: list[str] = []
     codes: list[int] = []
@@ -71,10 +71,9 @@ def _place(options: GenerateOptions) -> str:
     return out.rstrip("/") if is_uri(out) else str(Path(out).expanduser().resolve())
 
 
-def options_of(params: dict[str, Any]) -> GenerateOptions:
-    """What the parameters of the command ask for. UsageError for what cannot work."""
-    lists = {name: tuple(part.strip() for value in params[name] for part in value.split(",")) for name in ("keep_columns", "splits")}
-    return GenerateOptions(**{f.name: params[f.name] for f in fields(GenerateOptions)} | lists)
+def generate_options(params: dict[str, Any]) -> GenerateOptions:
+    """The options that the parameters of the command give. UsageError for values that are not allowed."""
+    return GenerateOptions(**{f.name: params[f.name] for f in fields(GenerateOptions)})
 
 
 def generate_one(asked: GenerateOptions, params: dict[str, Any]) -> str:

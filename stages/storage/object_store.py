@@ -72,7 +72,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     bucket = path.partition("/")[0]
     check_place("place", uri)
     if "@" in bucket:
-        raise UsageError(f"{scheme}://…@{bucket.rpartition('@')[2]}: credentials do not belong into a URI; use AWS_PROFILE or the like")
+        raise UsageError(f"{scheme}://…@{bucket.rpartition('@')[2]}: credentials do not belong in a URI; use AWS_PROFILE or the like")
     if not bucket:
         raise UsageError(f"{uri} names no bucket: give {scheme}://bucket/folder")
     if any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path:

@@ -1,6 +1,7 @@
 """The commands as functions: the same names and defaults, nothing printed, exceptions instead of exits."""
 
 import inspect
+import pydoc
 import subprocess
 import sys
 from dataclasses import MISSING, fields
@@ -15,6 +16,7 @@ from textsmooth import pipeline
 from textsmooth.pipeline import generate, make_student, train
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, UsageError
+from textsmooth.schemas.options import REQUIRED
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages import SmoothedCollator, SmoothedDataset, SoftEmbedding
@@ -23,8 +25,21 @@ from textsmooth.stages import SmoothedCollator, SmoothedDataset, SoftEmbedding
 @pytest.mark.parametrize(("function", "options"), [(generate, GenerateOptions), (train, TrainOptions)])
 def test_functions_have_the_options_of_the_commands_and_their_defaults(function: Any, options: Any) -> None:
     empty = inspect.Parameter.empty
-    promised = {f.name: empty if f.default is MISSING else f.default for f in fields(options)} | {"progress": "none"}
+    promised = {f.name: empty if f.default in (MISSING, REQUIRED) else f.default for f in fields(options)} | {"progress": "none"}
     assert {name: p.default for name, p in inspect.signature(function).parameters.items()} == promised
+
+
+def test_help_lists_every_option_with_type_default_and_help() -> None:
+    shown = pydoc.render_doc(generate, renderer=pydoc.plaintext)
+    for text in ("topk: int = 32", "teacher: str | pathlib.Path | None = None", "progress: str = 'none'", "topk: Keep at most this many"):
+        assert text in shown.replace("pathlib._local", "pathlib"), text
+
+
+def test_wrong_arguments_are_type_errors() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'top_k'"):
+        generate("demo", top_k=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="missing a required argument: 'corpus'"):
+        generate()
 
 
 def test_from_a_corpus_to_a_student_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -125,6 +125,6 @@ def test_a_configuration_survives_json(topk: int, mass: float, temperatures: lis
 @pytest.mark.parametrize("name", ["corpus", "out", "teacher", "from_previous"])
 def test_credentials_in_a_uri_are_refused_and_not_repeated(name: str) -> None:
     for place in ("s3://KEY:SECRET@bucket/x", "s3://KEY:SEC/RET@bucket/x", "https://me:SECRET@host/x"):
-        with pytest.raises(UsageError, match="do not belong into a URI") as told:
+        with pytest.raises(UsageError, match="do not belong in a URI") as told:
             GenerateOptions(**{"corpus": "demo", name: place})
         assert "SEC" not in str(told.value)

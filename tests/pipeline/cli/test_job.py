@@ -14,6 +14,7 @@ from helpers_gen import REPOSITORY, Ran, rows, shards_of, write_jsonl, wrong
 from textsmooth.pipeline import progress
 from textsmooth.pipeline.cli import gen as cli_gen
 from textsmooth.pipeline.cli import job as cli_job
+from textsmooth.pipeline.cli.command import OrWord
 from textsmooth.pipeline.generation import run as generation
 from textsmooth.pipeline.generation.job_file import NOT_IN_A_FILE, Entry, check, read_job
 from textsmooth.schemas.config import GenerateOptions
@@ -30,7 +31,7 @@ def sample(option: click.Option) -> str:
     """A value, as it is typed, that is not the default."""
     if option.name in SPECIAL:
         return SPECIAL[option.name]
-    kind = option.type.inner if isinstance(option.type, cli_gen.Auto) else option.type
+    kind = option.type.inner if isinstance(option.type, OrWord) else option.type
     if isinstance(kind, click.Choice):
         return str(next((choice for choice in reversed(kind.choices) if choice != option.default), option.default))
     return SAMPLES[kind.name]
@@ -89,7 +90,7 @@ ship-code: false
         True,
         False,
     )
-    asked = cli_gen.options_of(found)
+    asked = cli_job.generate_options(found)
     assert asked.keep_columns == ("idx", "note")
 
 
@@ -124,8 +125,8 @@ MISTAKES = [
     ("corpus: demo\n\ntopk: true\n", "job.yaml:3: topk: 'true' is not a valid integer"),
     ("corpus: demo\ndtype: int8\n", "job.yaml:2: dtype: 'int8' is not one of 'float32', 'bfloat16', 'float16'"),
     ("corpus: demo\ntopk: 0\nmass: 0.5\n", "job.yaml:2: topk must be a whole number of at least 1, not 0"),
-    ("mass: 2\ncorpora:\n- corpus: demo\n", "job.yaml:1: mass must be above 0 and at most 1, not 2"),
-    ("corpus: demo\nstride: 4\nlong: truncate\n", "job.yaml:3: --stride is what neighbouring windows share"),
+    ("mass: 2\ncorpora:\n- corpus: demo\n", "job.yaml:1: mass must be a number above 0 and at most 1, not 2"),
+    ("corpus: demo\nstride: 4\nlong: truncate\n", "job.yaml:3: --stride is what neighboring windows share"),
     ("corpus: demo\ntemperatures: [1, x]\n", "job.yaml:2: temperatures: --temperatures takes numbers"),
     ("corpus: demo\ntop-k: 3\n", "job.yaml:2: no option 'top-k'; is topk meant?"),
     ("corpus: demo\ntext_colum: a\n", "job.yaml:2: no option 'text_colum'; is text-column meant?"),
@@ -184,7 +185,7 @@ def test_a_mistake_is_one_line_with_file_and_line(text: str | bytes, line: str, 
         (("--config", "."), "cannot read .: Is a directory"),
         (("--config", "two.yaml", "--corpus", "demo"), "--corpus on the command line does not go with two.yaml"),
         (("--config", "two.yaml", "--out", "both"), "two.yaml:3: out: "),
-        (("--config", "two.yaml", "--mass", 3), "two.yaml:2: mass must be above 0"),
+        (("--config", "two.yaml", "--mass", 3), "two.yaml:2: mass must be a number above 0"),
         ((), "Missing option '--corpus'"),
     ],
 )
@@ -317,4 +318,4 @@ def test_the_job_files_in_the_docs_are_right(doc: str, tmp_path: Path, monkeypat
     assert found
     for block in found:
         entries = read(tmp_path, block)
-        assert check(entries, cli_gen.options_of, context().params, cli_job._place)
+        assert check(entries, cli_job.generate_options, context().params, cli_job._place)

@@ -16,7 +16,7 @@ OPTIONS: list[tuple[list[object], int, str]] = [
     (["--topk", -3], 2, "-3"),
     (["--topk", len(VOCAB) + 1], 2, f"topk {len(VOCAB) + 1} is more than the teacher's vocabulary of {len(VOCAB)}"),
     (["--topk", "many"], 2, "many"),
-    (["--mass", 0], 2, "mass must be above 0 and at most 1, not 0"),
+    (["--mass", 0], 2, "mass must be a number above 0 and at most 1, not 0"),
     (["--mass", 1.5], 2, "not 1.5"),
     (["--mass", -1], 2, "not -1"),
     (["--mass", "nan"], 2, "not nan"),

@@ -285,7 +285,7 @@ def test_a_batch_as_a_dictionary_has_what_a_model_is_called_with(kit):
         ({"smoothed_share": 1.2}, "smoothed-share must be between 0 and 1, not 1.2"),
         ({"temperature": 0.0}, "temperature must be a finite number of at least 0.001"),
         ({"topk": 0}, "topk must be a whole number of at least 1"),
-        ({"mass": 1.1}, "mass must be above 0 and at most 1"),
+        ({"mass": 1.1}, "mass must be a number above 0 and at most 1"),
         ({"tail": "drop"}, "tail 'drop' is not one of renormalize, original, mean"),
     ],
 )

@@ -251,7 +251,7 @@ def test_a_uri_that_names_no_folder_is_told(uri: str, told: str) -> None:
 
 
 def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
-    with pytest.raises(UsageError, match="credentials do not belong into a URI") as told:
+    with pytest.raises(UsageError, match="credentials do not belong in a URI") as told:
         open_folder("s3://KEY:SECRET@bucket/x")
     assert "KEY" not in str(told.value) and "SECRET" not in str(told.value)
 
