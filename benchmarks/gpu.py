@@ -272,7 +272,7 @@ def memory(bench: Bench) -> None:
 
 
 def training(bench: Bench) -> None:
-    from train_step import InTheLoop, distiller
+    from train_step import InTheLoop, make_step
 
     from textsmooth.pipeline.generation.run import generate
     from textsmooth.schemas.smoothing import Smoothing
@@ -292,7 +292,7 @@ def training(bench: Bench) -> None:
         return found
 
     collate, smoothed = SmoothedCollator(pad_id=0), SmoothedCollator(pad_id=0, smoothing=Smoothing())
-    on_plain, on_smoothed = distiller(student(), "plain", bench.vocab_size), distiller(student(), "smoothed", bench.vocab_size)
+    on_plain, on_smoothed = make_step(student(), "plain", bench.vocab_size), make_step(student(), "smoothed", bench.vocab_size)
     loop = InTheLoop(student(), load_checked(_masked_lm(), bench.teacher).to(bench.device), 0.5)
     size = 64 if bench.cuda else 8
     batches = [np.arange(n * size, (n + 1) * size) for n in range(min(12, len(dataset) // size))]

@@ -31,7 +31,7 @@ from textsmooth.stages.models.student import load_student
 from textsmooth.stages.models.teacher import load_checked
 from textsmooth.stages.training.losses import objective_for
 from textsmooth.stages.training.soft_embedding import SoftEmbedding
-from textsmooth.stages.training.step import Distiller
+from textsmooth.stages.training.step import TrainStep
 
 FORMS = {
     "plain": None,
@@ -42,11 +42,11 @@ FORMS = {
 }
 
 
-def distiller(student: torch.nn.Module, inputs: str, vocab_size: int) -> Distiller:
+def make_step(student: torch.nn.Module, inputs: str, vocab_size: int) -> TrainStep:
     """What updates a student on `plain` or `smoothed` input."""
     soft = SoftEmbedding(student.get_input_embeddings(), vocab_size=vocab_size) if inputs == "smoothed" else None  # type: ignore[operator]
     objective = objective_for("task", "class", kd_weight=0.0, kd_temperature=1.0)
-    return Distiller(student, objective, soft=soft, reads=inputs, lr=1e-4, weight_decay=0.01, warmup=0.1, steps=10**6)
+    return TrainStep(student, objective, soft=soft, reads=inputs, lr=1e-4, weight_decay=0.01, warmup=0.1, steps=10**6)
 
 
 class InTheLoop:
@@ -91,7 +91,7 @@ def main() -> None:
     def arm(name: str) -> Callable[[NDArray[np.int64]], object]:
         collate = SmoothedCollator.for_dataset(dataset, smoothing=FORMS[name])
         form = "plain" if name == "plain" else "smoothed"
-        updating = distiller(student(), form, vocab_size)
+        updating = make_step(student(), form, vocab_size)
         return lambda rows: updating.update([collate(dataset.batch(rows))], form)
 
     plain = SmoothedCollator.for_dataset(dataset)

@@ -100,7 +100,7 @@ def record(setup: "Setup", state: "TrainState", found: TrainResult, seconds: dic
         "options": setup.options.to_json(),
         "dataset": {"digest": manifest.dataset, "corpus": manifest.corpus["name"], "teacher": manifest.teacher["name"]},
         "student": setup.student_digest,
-        "device": device_name(str(setup.distiller.device)),
+        "device": device_name(str(setup.train_step.device)),
         "processes": setup.world.size,
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),

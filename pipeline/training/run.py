@@ -77,21 +77,21 @@ class _Run:
 
     def __init__(self, setup: Setup, state: TrainState, run: Path, log: TrainLog, stop: Stop) -> None:
         self.setup, self.state, self.run, self.log, self.stop = setup, state, run, log, stop
-        self.options, self.distiller, self.world = setup.options, setup.distiller, setup.world
+        self.options, self.train_step, self.world = setup.options, setup.train_step, setup.world
         self._clock = time.perf_counter()
         self._saved = -1  # the update of the last checkpoint
 
     def go(self) -> None:
         """Epoch after epoch until the updates are done, or no evaluation gets better any more."""
-        state, distiller = self.state, self.distiller
-        while distiller.done < distiller.steps and not state.ended:
+        state, train_step = self.state, self.train_step
+        while train_step.done < train_step.steps and not state.ended:
             for parts in self.setup.batches(state.stream):
-                before, asked = distiller.done, False
-                for form in distiller.passes[: distiller.steps - distiller.done]:
-                    update = distiller.update(parts, form, stop=self.stop.asked)
+                before, asked = train_step.done, False
+                for form in train_step.passes[: train_step.steps - train_step.done]:
+                    update = train_step.update(parts, form, stop=self.stop.asked)
                     self._note(update)
                     asked = asked or update.asked_to_stop
-                epoch_over, over = self._move_on(parts[-1]), distiller.done == distiller.steps
+                epoch_over, over = self._move_on(parts[-1]), train_step.done == train_step.steps
                 if over or _due(self.options.eval_every, before, state.update, otherwise=epoch_over):
                     self._evaluate()
                 if asked or _due(self.options.checkpoint_every, before, state.update, otherwise=False):
@@ -99,7 +99,7 @@ class _Run:
                 if over or state.ended:
                     return
                 if asked:
-                    raise self.stop.stopped(state.update, distiller.steps, self.run)
+                    raise self.stop.stopped(state.update, train_step.steps, self.run)
 
     def _note(self, update: Update) -> None:
         state, now = self.state, time.perf_counter()
@@ -163,7 +163,7 @@ class _Run:
 
     def _save(self) -> None:
         if self.world.first and self._saved != self.state.update:
-            checkpoint.save(self.run, self.setup.student, self.distiller.optimizer, self.state)
+            checkpoint.save(self.run, self.setup.student, self.train_step.optimizer, self.state)
             self._saved = self.state.update
         self._clock = time.perf_counter()
 
@@ -209,7 +209,7 @@ def _check_no_other_run(run: Path, options: TrainOptions) -> None:
 
 def _begin(setup: Setup, run: Path) -> TrainState:
     """The state to go on from: of the last checkpoint with --resume, else of the very beginning. All processes get the first one's."""
-    options, distiller = setup.options, setup.distiller
+    options, train_step = setup.options, setup.train_step
     fresh = TrainState(options=options.fixed(), dataset=setup.manifest.dataset, student=setup.student_digest, versions=versions())
     found = None
     if setup.world.first:
@@ -227,8 +227,8 @@ def _begin(setup: Setup, run: Path) -> TrainState:
     if found is None:
         return fresh
     state = TrainState.from_json(found, str(run))
-    checkpoint.restore(run / checkpoint.name_of(state.update), setup.student, distiller.optimizer)
-    distiller.done = state.update
+    checkpoint.restore(run / checkpoint.name_of(state.update), setup.student, train_step.optimizer)
+    train_step.done = state.update
     return state
 
 
@@ -252,7 +252,7 @@ def _log(setup: Setup, run: Path, progress: TrainProgress, state: TrainState) ->
         progress.say(f"this run began with {then}: the rest may differ from what it would have been in the last digits")
         state.versions = now
     left_out = setup.considered - setup.count
-    shared: dict[str, Any] = {"steps": setup.distiller.steps, "rows": setup.count, "unlabelled_rows": left_out}
+    shared: dict[str, Any] = {"steps": setup.train_step.steps, "rows": setup.count, "unlabelled_rows": left_out}
     if setup.note is not None:
         shared["note"] = setup.note
     log.told("resumed" if state.update else "started", step=state.update, **shared)

@@ -20,7 +20,7 @@ from textsmooth.schemas.errors import DatasetError, MachineError, TextsmoothErro
 from textsmooth.schemas.manifest import TOKENIZER_FOLDER, Manifest
 from textsmooth.schemas.task_kinds import TaskKind
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.stages.dataset.batch_stream import SmoothedStream
+from textsmooth.stages.dataset.batch_stream import BatchStream
 from textsmooth.stages.dataset.collate import Batch, SmoothedCollator
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.mlm_collate import MaskedCollator
@@ -31,7 +31,7 @@ from textsmooth.stages.training.distributed import World
 from textsmooth.stages.training.evaluate import Evaluation, main_metric
 from textsmooth.stages.training.losses import objective_for
 from textsmooth.stages.training.soft_embedding import SoftEmbedding
-from textsmooth.stages.training.step import PASSES, Distiller
+from textsmooth.stages.training.step import PASSES, TrainStep
 
 TRAIN_SPLIT = "train"
 # What a tokenizer consists of; whatever else a dataset may bring there is not copied into a model's folder.
@@ -57,8 +57,8 @@ class Setup:
     metric: str
     student: Any
     student_digest: str
-    distiller: Distiller
-    stream: SmoothedStream
+    train_step: TrainStep
+    stream: BatchStream
     tokenizer_files: dict[str, bytes]
     note: str | None  # what the user should know of the input
 
@@ -107,7 +107,7 @@ def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, devic
     for split in (dataset, *([] if evaluated is None else [evaluated[0]])):
         _check_length(split, positions(student))
     stream = _stream(options, dataset, rows, world)
-    distiller = Distiller(
+    train_step = TrainStep(
         student,
         objective_for(
             options.objective,
@@ -141,7 +141,7 @@ def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, devic
         metric=main_metric(kind, manifest.corpus.get("task")),
         student=student,
         student_digest=teacher_digest(folder),
-        distiller=distiller,
+        train_step=train_step,
         stream=stream,
         tokenizer_files=tokenizer_files,
         note=getattr(stream.collate, "note", None),
@@ -184,7 +184,7 @@ def _collator(options: TrainOptions, dataset: SmoothedDataset) -> Any:
     return SmoothedCollator.for_dataset(dataset, smoothing=None if options.inputs == "plain" else options.smoothing, seed=options.seed)
 
 
-def _stream(options: TrainOptions, dataset: SmoothedDataset, rows: NDArray[np.bool_] | None, world: World) -> SmoothedStream:
+def _stream(options: TrainOptions, dataset: SmoothedDataset, rows: NDArray[np.bool_] | None, world: World) -> BatchStream:
     return dataset.stream(
         _collator(options, dataset),
         batch_size=options.rows_per_batch,
@@ -215,7 +215,7 @@ def _soft(options: TrainOptions, student: Any, manifest: Manifest) -> SoftEmbedd
     return SoftEmbedding(student.get_input_embeddings(), vocab_size=int(manifest.teacher["vocab_size"]))
 
 
-def _steps(options: TrainOptions, stream: SmoothedStream) -> int:
+def _steps(options: TrainOptions, stream: BatchStream) -> int:
     """Updates of the run: those of the epochs, or as many as were asked for."""
     if options.max_steps is not None:
         return options.max_steps
@@ -229,7 +229,7 @@ def _steps(options: TrainOptions, stream: SmoothedStream) -> int:
     return steps * passes
 
 
-def _loaded(stream: SmoothedStream, workers: int) -> Iterator[Batch]:
+def _loaded(stream: BatchStream, workers: int) -> Iterator[Batch]:
     """The batches of a stream, made by so many processes; the same ones, in the same order."""
     if not workers:
         yield from stream

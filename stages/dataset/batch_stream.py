@@ -1,6 +1,6 @@
-"""The batches of an epoch as a stream: for any number of ranks, parts and loader workers the same global batches, resumed at any of them.
+"""The batches of an epoch as a stream: the same global batches for any number of ranks, parts and loader workers; resumable at each.
 
-    global batch g       rows 0 1 2 3 4 5 6 7 …      order.py: follows from dataset, seed, epoch, batching and rows alone
+    global batch g       rows 0 1 2 3 4 5 6 7 …      order.py: a function of dataset, seed, epoch, batching and rows alone
     rank r, part a       rows [(r * parts + a) :: (world_size * parts)] of it
     loader worker w      the (w + n * i)-th batch of its rank; PyTorch pulls from its n workers in turn, so the order stays
 
@@ -28,10 +28,10 @@ Collate = Callable[[TokenBlock], Batch]
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """What, beside dataset, seed and epoch, decides the global batches. UsageError for values that cannot be."""
+    """The settings that, beside dataset, seed and epoch, decide the global batches. UsageError for invalid values."""
 
     size: int | None  # rows
-    tokens: int | None  # rows times the longest of them; takes the place of `size`
+    tokens: int | None  # number of rows times the longest one; replaces `size`
     shuffle: bool
     rows: str | None  # digest of the mask of rows; None: all
 
@@ -39,55 +39,55 @@ class Batching:
     def of(cls, *, batch_size: int | None, batch_tokens: int | None, shuffle: bool, rows: NDArray[np.bool_] | None) -> Self:
         for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
             if value is not None and value < 1:
-                raise UsageError(f"{name} {value}: at least 1 is needed")
+                raise UsageError(f"{name} must be at least 1, not {value}")
         if batch_size is None and batch_tokens is None:
-            raise UsageError("neither batch_size nor batch_tokens is given: one of them decides how long a batch is")
+            raise UsageError("neither batch_size nor batch_tokens is given: one of them is needed")
         digest = None if rows is None else hashlib.sha256(np.packbits(rows).tobytes() + str(len(rows)).encode()).hexdigest()
         return cls(size=batch_size if batch_tokens is None else None, tokens=batch_tokens, shuffle=shuffle, rows=digest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """Which rows of a global batch are whose. UsageError for a rank or a number of parts that cannot be."""
+    """Which rows of a global batch a rank gets. UsageError for an invalid rank or number of parts."""
 
     rank: int
     world_size: int
-    parts: int  # that a rank takes its rows in: for gradient accumulation
-    pad: bool
+    parts: int  # batches that a rank splits its rows into, for gradient accumulation
+    pad: bool  # fill up, so that all parts of all ranks have equally many rows
 
     def __post_init__(self) -> None:
         if not (0 <= self.rank < self.world_size and self.parts >= 1):
             raise UsageError(f"rank {self.rank} of {self.world_size} in {self.parts} parts: rank is 0 .. world_size - 1, parts at least 1")
 
     def count(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many batches the rank makes of global batches with so many rows."""
+        """The number of batches that the rank makes of global batches. rows: their numbers of rows."""
         return np.full(len(rows), self.parts) if self.pad else np.clip(rows - self.rank * self.parts, 0, self.parts)
 
     def of(self, rows: NDArray[np.int64], part: int) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
-        """The rows of a part, and their weights if some of them only fill it up."""
+        """The rows of a part, and their weights if some of them only fill it up (weight 0)."""
         shares = self.world_size * self.parts
-        place = np.arange(self.rank * self.parts + part, -(-len(rows) // shares) * shares if self.pad else len(rows), shares)
-        filler = place >= len(rows)
-        return rows[place % len(rows)], np.where(filler, 0.0, 1.0).astype(np.float32) if filler.any() else None
+        positions = np.arange(self.rank * self.parts + part, -(-len(rows) // shares) * shares if self.pad else len(rows), shares)
+        filler = positions >= len(rows)
+        return rows[positions % len(rows)], np.where(filler, 0.0, 1.0).astype(np.float32) if filler.any() else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """How far a stream is: whole global batches, and in a loader worker which of the rank's batches since the stream began."""
+class StreamState:
+    """Progress of a stream: in whole global batches; in a loader worker also in batches of the rank since the stream began."""
 
     epoch: int
     step: int = 0
     samples: int = 0
-    item: int = 0  # number of the rank's batch that the global batch at hand begins with
-    done: int = 0  # batches below this number are not for this worker any more
+    item: int = 0  # the number of the rank's batch that begins the current global batch
+    done: int = 0  # this worker has already made its batches below this number
 
 
-class SmoothedStream(IterableDataset[Batch]):
-    """The batches of one epoch for one rank, collated; for DataLoader(stream, batch_size=None, num_workers=…), or as it is.
+class BatchStream(IterableDataset[Batch]):
+    """The collated batches of one epoch for one rank; iterate over it, or use DataLoader(stream, batch_size=None, num_workers=…).
 
-    collate: makes a Batch of a block; where it has set_epoch(epoch), that is called first. batching, rows ([R] bool, which rows are used):
-    decide the global batches. share: pad False: each row exactly once, and nothing where a rank has no row of a global batch; pad True: for
-    DDP, every share of a global batch has as many rows, at least one, filled up with rows of that batch at weight 0.
+    collate: makes a Batch of a block; if it has set_epoch(epoch), that is called first. batching, rows ([R] bool, the rows to use): decide
+    the global batches. share: with pad False each row comes exactly once, and a rank without rows of a global batch yields nothing; with
+    pad True, for DDP, every share of a global batch has equally many rows, at least one, filled up with rows of that batch at weight 0.
     A batch's step and samples are those of its global batch. UsageError if there is no row to read.
     """
 
@@ -112,31 +112,31 @@ class SmoothedStream(IterableDataset[Batch]):
         self.samples = len(dataset) if self._usable is None else len(self._usable)
         if not self.samples:
             raise UsageError(f"no row of split {dataset.name!r} in {dataset.folder} is left to read; choose other rows, or another split")
-        # shared: loader workers that outlive an epoch hear of the next one
+        # in shared memory, so that persistent loader workers see the next epoch
         self._start = torch.tensor([epoch, 0, 0]).share_memory_()
-        self._given: Place | None = None  # a loader worker's own place
-        self._now: Place | None = None  # of the iterator that was made last
-        self._reading: int | None = None  # its epoch
+        self._given: StreamState | None = None  # loaded in a loader worker, for its next iterator
+        self._now: StreamState | None = None  # of the newest iterator
+        self._reading: int | None = None  # epoch of the newest iterator
         self._sizes: tuple[int, NDArray[np.int64]] | None = None
 
     @property
     def epoch(self) -> int:
-        """The epoch that is read next."""
+        """The epoch to read next."""
         return int(self._start[0])
 
     def set_epoch(self, epoch: int) -> None:
-        """Read this epoch next: from its beginning, or, if a state in the midst of it was loaded, from there."""
+        """Read this epoch next: from its beginning, or from the loaded state if that is within this epoch."""
         self._reading = None
         if epoch != self.epoch:
-            self._begin(Place(epoch=epoch))
+            self._begin(StreamState(epoch=epoch))
 
     @property
     def steps(self) -> int:
-        """Global batches of the epoch. With batch_tokens, the lengths of all rows are read for it."""
+        """The number of global batches in the epoch. With batch_tokens this reads the lengths of all rows."""
         return len(self._all_sizes())
 
     def __len__(self) -> int:
-        """Batches that this rank yields in the whole epoch. With batch_tokens, the lengths of all rows are read for it."""
+        """The number of batches that this rank yields in the epoch. With batch_tokens this reads the lengths of all rows."""
         return int(self.share.count(self._all_sizes()).sum())
 
     def __iter__(self) -> Iterator[Batch]:
@@ -145,74 +145,74 @@ class SmoothedStream(IterableDataset[Batch]):
         return self._batches(start)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the iterator made last is, as JSON: whole global batches; a finished epoch is the next one's beginning.
+        """The state of the newest iterator, as JSON, in whole global batches; after the last one it is the start of the next epoch.
 
-        Between the parts of a step it is the state before that step. In a loader worker it is that worker's own, for
-        torchdata's StatefulDataLoader; whoever reads through a plain DataLoader takes state_after(batch).
+        Between the parts of a step it is the state before that step. In a loader worker it is that worker's own, for torchdata's
+        StatefulDataLoader; with a plain DataLoader use state_after(batch).
         """
         now, worker = self._now or self._first(), get_worker_info()
         if worker is None:
-            return self._state(now if now.samples < self.samples else Place(epoch=now.epoch + 1))
+            return self._state(now if now.samples < self.samples else StreamState(epoch=now.epoch + 1))
         return {**self._state(now), "worker": {"id": worker.id, "of": worker.num_workers, "item": now.item, "done": now.done}}
 
     def state_after(self, batch: Batch) -> dict[str, Any]:
-        """The state once all of a batch's global batch was consumed, whoever read it, in the epoch at hand."""
+        """The state after the whole global batch of this batch, in the current epoch, in whichever process it was made."""
         epoch = self.epoch if self._reading is None else self._reading
         if batch.samples >= self.samples:
-            return self._state(Place(epoch=epoch + 1))
-        return self._state(Place(epoch=epoch, step=batch.step + 1, samples=batch.samples))
+            return self._state(StreamState(epoch=epoch + 1))
+        return self._state(StreamState(epoch=epoch, step=batch.step + 1, samples=batch.samples))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; world size, parts and loader workers may be others than then.
+        """Continue from a state; world size, parts and the number of loader workers may differ.
 
-        DatasetError for a state of another dataset; UsageError for another seed, batching or order, and for what is no state.
+        DatasetError for a state of another dataset; UsageError for another seed, batching or order, or a value that is not a state.
         """
-        now, worker = self._state(Place(epoch=0)), get_worker_info()
+        now, worker = self._state(StreamState(epoch=0)), get_worker_info()
         if not isinstance(state, dict) or not now.keys() <= state.keys():
             raise UsageError("this is not the state of a stream of batches: give what its state_dict or state_after returned")
         if state["dataset"] != now["dataset"]:
-            then, here = str(state["dataset"])[:12], now["dataset"][:12]
+            saved, current = str(state["dataset"])[:12], now["dataset"][:12]
             raise DatasetError(
-                f"this state is of dataset {then}, and {self.dataset.folder} is {here}: resume with that one, or start afresh"
+                f"this state is of dataset {saved}, and {self.dataset.folder} is {current}: resume with that one, or start afresh"
             )
         for name in ("version", "seed", "batching"):
             if state[name] != now[name]:
                 raise UsageError(
                     f"this state is of {name} {state[name]}, and the stream has {now[name]}: resume with the same, or start afresh"
                 )
-        place = Place(**{name: int(state[name]) for name in ("epoch", "step", "samples")})
+        resumed = StreamState(**{name: int(state[name]) for name in ("epoch", "step", "samples")})
         part = state.get("worker")
         if part is not None and (worker is None or (worker.id, worker.num_workers) != (part["id"], part["of"])):
             raise UsageError(
                 f"this state is that of loader worker {part['id']} of {part['of']} alone: load it through StatefulDataLoader with "
-                "as many workers, or keep what state_after(batch) returns"
+                "as many workers, or save what state_after(batch) returns"
             )
         if worker is None:
-            self._begin(place)
+            self._begin(resumed)
         else:
-            self._given = place if part is None else replace(place, item=int(part["item"]), done=int(part["done"]))
+            self._given = resumed if part is None else replace(resumed, item=int(part["item"]), done=int(part["done"]))
 
-    def _state(self, place: Place) -> dict[str, Any]:
+    def _state(self, state: StreamState) -> dict[str, Any]:
         return {
             "version": ORDER_VERSION,
             "dataset": self.dataset.manifest.dataset,
             "seed": self.seed,
-            "epoch": place.epoch,
-            "step": place.step,
-            "samples": place.samples,
+            "epoch": state.epoch,
+            "step": state.step,
+            "samples": state.samples,
             "batching": asdict(self.batching),
         }
 
-    def _first(self) -> Place:
+    def _first(self) -> StreamState:
         epoch, step, samples = self._start.tolist()
-        return Place(epoch=epoch, step=step, samples=samples)
+        return StreamState(epoch=epoch, step=step, samples=samples)
 
-    def _begin(self, place: Place) -> None:
-        self._start.copy_(torch.tensor([place.epoch, place.step, place.samples]))
+    def _begin(self, state: StreamState) -> None:
+        self._start.copy_(torch.tensor([state.epoch, state.step, state.samples]))
         self._now = self._reading = None
 
     def global_batches(self, epoch: int) -> GlobalBatches:
-        """What an epoch's steps are made of, whoever takes which rows."""
+        """The global batches of an epoch, before ranks and parts split them."""
         return GlobalBatches(
             order=self.dataset.order(seed=self.seed, epoch=epoch, rows=self._used, shuffle=self.batching.shuffle),
             batch_size=self.batching.size or 1,
@@ -229,41 +229,45 @@ class SmoothedStream(IterableDataset[Batch]):
             self._sizes = self.epoch, self.global_batches(self.epoch).sizes()
         return self._sizes[1]
 
-    def _batches(self, start: Place) -> Iterator[Batch]:
-        """The batches from a place on that are this process's."""
+    def _batches(self, start: StreamState) -> Iterator[Batch]:
+        """This process's batches from a state on."""
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         if hasattr(self.collate, "set_epoch"):
             self.collate.set_epoch(start.epoch)
         batches = self.global_batches(start.epoch)
         step, samples, item = start.step, start.samples, start.item
-        with self.dataset.touching() as ahead:
+        with self.dataset.touching() as prefetch:
 
             def entering(window: int) -> None:
                 for number in (window, window + 1):
                     first = batches.order.window_shards(number)
                     shards = self.dataset.shards_of(first if self._usable is None else self._usable[first])
-                    ahead.begin(self.dataset.cold(np.roll(shards, -(worker * len(shards) // workers))))  # workers begin with different ones
+                    prefetch.begin(
+                        self.dataset.cold(np.roll(shards, -(worker * len(shards) // workers)))
+                    )  # workers start at different ones
 
             for batch in batches.after(step, samples, entering):
                 count = int(self.share.count(np.array([len(batch.rows)]))[0])
                 for part in range(count):
                     number = item + part
                     if number >= start.done and number % workers == worker:
-                        made = self._make(batch, part)
+                        collated = self._make(batch, part)
                         if part < count - 1:
-                            self._now = Place(epoch=start.epoch, step=batch.step, samples=batch.begin, item=item, done=number + 1)
+                            self._now = StreamState(epoch=start.epoch, step=batch.step, samples=batch.begin, item=item, done=number + 1)
                         else:
-                            self._now = Place(epoch=start.epoch, step=batch.step + 1, samples=batch.end, item=number + 1, done=number + 1)
-                        yield made
+                            self._now = StreamState(
+                                epoch=start.epoch, step=batch.step + 1, samples=batch.end, item=number + 1, done=number + 1
+                            )
+                        yield collated
                 step, samples, item = batch.step + 1, batch.end, item + count
         if info is None:
-            self._begin(Place(epoch=start.epoch + 1))
+            self._begin(StreamState(epoch=start.epoch + 1))
             self._reading = start.epoch
         else:
-            self._now = Place(epoch=start.epoch, step=step, samples=samples, item=item, done=item)
+            self._now = StreamState(epoch=start.epoch, step=step, samples=samples, item=item, done=item)
 
     def _make(self, batch: GlobalBatch, part: int) -> Batch:
         rows, weight = self.share.of(batch.rows, part)
-        made = self.collate(self.dataset.batch(rows))
-        return replace(made, weight=None if weight is None else torch.from_numpy(weight), step=batch.step, samples=batch.end)
+        collated = self.collate(self.dataset.batch(rows))
+        return replace(collated, weight=None if weight is None else torch.from_numpy(weight), step=batch.step, samples=batch.end)

@@ -22,7 +22,7 @@ from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.dataset.order import WINDOW_ROWS, SampleOrder
-from textsmooth.stages.dataset.prefetch import Ahead
+from textsmooth.stages.dataset.prefetch import Prefetch
 from textsmooth.stages.dataset.row_gather import gather
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode
 from textsmooth.stages.soft_ids.shard import ShardReader
@@ -30,7 +30,7 @@ from textsmooth.stages.storage import cache
 from textsmooth.stages.storage.local import LocalFolder
 
 if TYPE_CHECKING:
-    from textsmooth.stages.dataset.batch_stream import Collate, SmoothedStream
+    from textsmooth.stages.dataset.batch_stream import BatchStream, Collate
 
 
 FETCHED_AT_ONCE = 4  # shards of a dataset elsewhere; those that lie here are hashed one after the other
@@ -69,12 +69,12 @@ class SmoothedDataset:
         if checked is not None:
             self._checked[:] = checked
         self._blocks: OrderedDict[int, TokenBlock] = OrderedDict()
-        self._ahead: list[Ahead] = []
+        self._prefetches: list[Prefetch] = []
         self._lengths: NDArray[np.int64] | None = None  # [R] of the rows of shards whose lengths are known
         self._known = np.zeros(len(self.shards), np.bool_)
 
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_readers", "_seen", "_blocks", "_ahead", "_lengths", "_known")
+        left = ("_readers", "_seen", "_blocks", "_prefetches", "_lengths", "_known")
         return {name: value for name, value in self.__dict__.items() if name not in left} | {"_checked": self._checked[:]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -125,13 +125,13 @@ class SmoothedDataset:
         world_size: int = 1,
         parts: int = 1,
         pad: bool = False,
-    ) -> "SmoothedStream":
-        """The batches of an epoch, collated, for one rank; dataset.batch_stream.SmoothedStream says what each argument means."""
-        from textsmooth.stages.dataset.batch_stream import Batching, Share, SmoothedStream
+    ) -> "BatchStream":
+        """The batches of an epoch, collated, for one rank; dataset.batch_stream.BatchStream says what each argument means."""
+        from textsmooth.stages.dataset.batch_stream import Batching, BatchStream, Share
 
         batching = Batching.of(batch_size=batch_size, batch_tokens=batch_tokens, shuffle=shuffle, rows=rows)
         share = Share(rank=rank, world_size=world_size, parts=parts, pad=pad)
-        return SmoothedStream(self, collate, batching=batching, share=share, seed=seed, epoch=epoch, rows=rows)
+        return BatchStream(self, collate, batching=batching, share=share, seed=seed, epoch=epoch, rows=rows)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -213,9 +213,9 @@ class SmoothedDataset:
 
     def _in_turn(self, shards: Sequence[int]) -> Iterator[int]:
         """Shards one after the other; meanwhile those that follow are fetched and checked."""
-        with self.touching() as ahead:
+        with self.touching() as prefetch:
             for place, shard in enumerate(shards):
-                ahead.begin(self.cold(np.array(shards[place : place + FETCHED_AT_ONCE])))
+                prefetch.begin(self.cold(np.array(shards[place : place + FETCHED_AT_ONCE])))
                 yield shard
 
     def _check_sizes(self) -> None:
@@ -267,23 +267,23 @@ class SmoothedDataset:
         return [shard for shard in shards.tolist() if not self.is_local or (self.verify and not self._checked[shard])]
 
     @contextmanager
-    def touching(self) -> Iterator[Ahead]:
+    def touching(self) -> Iterator[Prefetch]:
         """While this block runs, shards are taken from what touches them in the background, which it is given."""
-        ahead = Ahead(self.touch, 1 if self.is_local else FETCHED_AT_ONCE)
-        self._ahead.append(ahead)
+        prefetch = Prefetch(self.touch, 1 if self.is_local else FETCHED_AT_ONCE)
+        self._prefetches.append(prefetch)
         try:
-            yield ahead
+            yield prefetch
         finally:
-            self._ahead.remove(ahead)
-            ahead.close()
+            self._prefetches.remove(prefetch)
+            prefetch.close()
 
     def _reader(self, index: int) -> ShardReader:
         """A shard, opened; the least recently used are closed past OPEN_SHARDS."""
         if index in self._readers:
             self._readers.move_to_end(index)
             return self._readers[index]
-        for ahead in self._ahead:
-            ahead.wait(index)
+        for prefetch in self._prefetches:
+            prefetch.wait(index)
         shard = self.shards[index]
         reader = ShardReader(self.touch(index))
         if not self.is_local:

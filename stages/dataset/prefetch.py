@@ -1,4 +1,4 @@
-"""The first touch of shards, in the background: fetched and checked while the rows before them are read."""
+"""Prefetch shards: download and check them in background threads while earlier rows are read."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -7,11 +7,11 @@ from queue import SimpleQueue
 from threading import Thread
 
 
-class Ahead:
-    """Touches shards one after the other in a few threads of its own, until it is closed.
+class Prefetch:
+    """Makes shards ready one after the other, in a few daemon threads, until it is closed.
 
-    touch: makes a shard ready; what it raises is raised again where the shard is waited for. Threads start with the first shard, and end
-    with the process: one that is closed finishes the shard at hand, unseen, and takes up no other.
+    touch: makes a shard ready; an error it raises is raised again by `wait`. threads: the most that are started, each with a shard that is
+    queued. After `close` a thread finishes its current shard and takes no other.
     """
 
     def __init__(self, touch: Callable[[int], object], threads: int) -> None:
@@ -23,25 +23,25 @@ class Ahead:
         self._process = os.getpid()
 
     def begin(self, shards: Iterable[int]) -> None:
-        """Touch these too, in this order, after those that were begun before."""
+        """Queue these shards, in this order, behind those queued before."""
         for shard in shards:
             if shard not in self._ready:
                 self._ready[shard] = Future()
                 self._waiting.put(shard)
                 if len(self._threads) < self._most:
-                    self._threads.append(Thread(target=self._work, name="ahead", daemon=True))
+                    self._threads.append(Thread(target=self._work, name="prefetch", daemon=True))
                     self._threads[-1].start()
 
     def wait(self, shard: int) -> None:
-        """Return once a shard is ready if it is being touched; at once if it is not, or not yet: whoever needs it now touches it."""
-        if os.getpid() != self._process:  # a copy in a forked process: its threads are elsewhere
+        """Wait until a shard is ready if a thread is working on it. Otherwise return at once: the caller then makes it ready."""
+        if os.getpid() != self._process:  # in a forked process, which has none of the threads
             return
         future = self._ready.get(shard)
         if future is not None and not future.cancel():
             future.result()
 
     def close(self) -> None:
-        """Give up whatever was not begun."""
+        """Cancel the shards that no thread has started."""
         if os.getpid() == self._process:
             for future in self._ready.values():
                 future.cancel()

@@ -40,7 +40,7 @@ class TrainState:
     versions: dict[str, str]
     update: int = 0  # updates made
     epoch: int = 0  # that is read next
-    stream: dict[str, Any] = field(default_factory=dict)  # SmoothedStream.state_after; empty at the very beginning
+    stream: dict[str, Any] = field(default_factory=dict)  # BatchStream.state_after; empty at the very beginning
     rows: int = 0  # read so far, a row of `both` once for each update
     tokens: int = 0
     train_s: float = 0.0

@@ -1,8 +1,8 @@
-"""How a student is updated: the forms of its input, global batches in parts, AdamW, the learning rate.
+"""Update a student: forms of input, global batches in parts, AdamW, learning rate.
 
-The loss of an update is the sum over all units (rows; masked places) of the global batch, divided by their number: how many processes
-share the batch, and in how many parts each works its share, changes nothing but rounding. Nothing that is random has a state: the dropout
-of each part follows from (seed, update, process, part).
+The loss of an update is the sum over all units (rows; masked places) of the global batch, divided by their number: the number of processes
+that share the batch, and of parts in which each computes its share, changes nothing but rounding. No random generator has a state: the
+dropout of each part is a function of (seed, update, process, part).
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from textsmooth.stages.training.lr_schedule import rate
 from textsmooth.stages.training.soft_embedding import SoftEmbedding
 from textsmooth.stages.training.student_forward import autocast
 
-# One optimizer update per entry and batch. `both` is the published scheme: an update on the plain batch, then one on the smoothed;
-# of a `mixed` batch the collator leaves half of the rows plain. `masked`: what the collator masks.
+# One optimizer update per entry and batch. `both` is the published scheme: an update on the plain batch, then one on the smoothed batch.
+# In a `mixed` batch the collator leaves half of the rows plain.
 PASSES: dict[str, tuple[str, ...]] = {
     "plain": ("plain",),
     "smoothed": ("smoothed",),
@@ -39,31 +39,31 @@ class TrainingError(TextsmoothError):
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What one optimizer update reports, of the whole global batch."""
+    """Report of one optimizer update, for the whole global batch."""
 
     number: int  # from 1
     form: str  # `plain`, `smoothed` or `masked`
     loss: float
     lr: float
-    grad_norm: float  # before it was clipped
+    grad_norm: float  # before clipping
     rows: int
     tokens: int  # without padding
-    asked_to_stop: bool  # any of the processes
+    asked_to_stop: bool  # any process has been asked to stop
 
 
 def counted(batch: Batch) -> tuple[int, int]:
-    """Rows and tokens of a batch, without those that only fill it up."""
+    """The number of rows and tokens of a batch, without the rows that only fill it up."""
     if batch.weight is None:
         return len(batch), batch.tokens
     real = batch.weight > 0
     return int(real.sum()), int(batch.attention_mask[real].sum())
 
 
-class Distiller:
-    """Updates a student: AdamW (no decay for biases and norms), a rate that rises and falls, clipped gradients.
+class TrainStep:
+    """Updates a student with AdamW (no weight decay for biases and norms), a learning-rate schedule and clipped gradients.
 
-    soft: needed if any pass is `smoothed`. reads: one of PASSES. steps: updates of the whole run; warmup: the share of them with a rising
-    rate. `done` is how many were made; with the weights and the optimizer's state it is all that a later process needs to go on.
+    soft: needed if any pass is `smoothed`. reads: a key of PASSES. steps: the updates of the whole run; warmup: the share of them with a
+    rising learning rate. `done` is the number of updates made: to resume, set it and restore weights and optimizer.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Distiller:
     def update(self, parts: Sequence[Batch], form: str, *, stop: bool = False) -> Update:
         """One update on this process's parts of a global batch. stop: whether this process was asked to stop.
 
-        Nothing of the student has changed after TrainingError: the loss or the gradient is not finite. MachineError: out of memory.
+        TrainingError if the loss or the gradient is not finite; the student is then unchanged. MachineError if memory runs out.
         """
         facts = [(self.objective.units(part), *counted(part)) for part in parts]
         units, rows, tokens, asked = self.world.sum([float(sum(column)) for column in zip(*facts, strict=True)] + [float(stop)])
@@ -119,11 +119,11 @@ class Distiller:
             loss = self._backward(parts, form, max(units, 1.0))
             self.world.sum_gradients(self.learning)
             norm = torch.nn.utils.clip_grad_norm_(self.learning, self.max_grad_norm)
-            value, grad_norm = torch.stack([loss, norm]).tolist()  # the one point where the device is waited for
+            value, grad_norm = torch.stack([loss, norm]).tolist()  # the only synchronization with the device
             (value,) = self.world.sum([value])
             for what, number in (("loss", value), ("gradient norm", grad_norm)):
                 if not math.isfinite(number):
-                    raise self._stopped(what, number, parts, form)
+                    raise self._not_finite(what, number, parts, form)
             lr = self.lr
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
@@ -147,19 +147,19 @@ class Distiller:
         )
 
     def _backward(self, parts: Sequence[Batch], form: str, units: float) -> torch.Tensor:
-        """Gradients of the parts' share in the mean loss over `units`; that share, float32."""
+        """Add the gradients of the parts' share in the mean loss over `units`; return that share, float32."""
         self.student.train()
         total = torch.zeros((), device=self.device)
         for number, part in enumerate(parts):
             torch.manual_seed(_seed_of(self.seed, self.done, self.world.rank, number))  # of dropout
             with autocast(self.device, self.dtype):
                 loss = self.objective.loss(self.student, part.to(self.device), self.soft if form == "smoothed" else None) / units
-            if loss.requires_grad:  # not if nothing of the part counts
+            if loss.requires_grad:  # no gradient if all rows of the part have weight 0
                 loss.backward()
             total += loss.detach()
         return total
 
-    def _stopped(self, what: str, value: float, parts: Sequence[Batch], form: str) -> TrainingError:
+    def _not_finite(self, what: str, value: float, parts: Sequence[Batch], form: str) -> TrainingError:
         own = [int(row) for part in parts for row in part.rows.tolist()]
         rows = self.world.gather(own, _ROWS_NAMED)
         (count,) = self.world.sum([float(len(own))])
@@ -179,12 +179,12 @@ class Distiller:
 
 
 def _seed_of(*values: int) -> int:
-    """A generator's seed (63 bits) that follows from the values alone."""
+    """A generator's seed (63 bits), a function of the values."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, values)).encode()).digest()[:8], "little") >> 1
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had."""
+    """Whether an error means that memory ran out."""
     if isinstance(error, LostError):
         return False
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)

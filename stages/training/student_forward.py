@@ -2,8 +2,8 @@
 
 Legend: B rows, L length, C classes, M masked places, H hidden, V vocabulary.
 
-The vocabulary projection of masked-LM training runs over the masked places alone: a hook on the student's encoder hands over the
-hidden states of those, so that the student's own head sees nothing else and [B, L, V] never exists. Gradients flow as ever.
+In masked-LM training the vocabulary projection runs on the masked places only: a hook on the student's encoder passes just their hidden
+states to the student's head, so that [B, L, V] never exists. Gradients are unchanged.
 """
 
 import weakref
@@ -19,17 +19,17 @@ from textsmooth.stages.models.load import taken_inputs
 from textsmooth.stages.tokens.padding import probe
 from textsmooth.stages.training.soft_embedding import SoftEmbedding
 
-# Whether a student's head can be run on chosen hidden states; found out once for each student.
-_head_alone: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+# Whether a student's head gives the same logits on selected hidden states; tested once per student.
+_pointwise_heads: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
 
 
 def autocast(device: torch.device, dtype: str) -> torch.autocast:
-    """Matrix products in `dtype` (float32: as they are); weights stay float32."""
+    """Autocast for matrix products in `dtype`, off for float32; weights stay float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def forward(student: Any, batch: Batch, soft: SoftEmbedding | None) -> Tensor:
-    """The student's logits of the plain ids, or, with `soft`, of the batch's soft ids.
+    """The student's logits for the plain ids, or, with `soft`, for the batch's soft ids.
 
     [B, C] of a classifier, [B, L, 2] (start, end) of a span model, [B, L, V] of a masked LM.
     """
@@ -48,14 +48,14 @@ def forward(student: Any, batch: Batch, soft: SoftEmbedding | None) -> Tensor:
 
 
 def masked_logits(student: Any, batch: Batch) -> Tensor:
-    """A masked LM's logits [M, V] at the batch's masked places: by its head on these alone, where its family allows."""
+    """A masked LM's logits [M, V] at the batch's masked places; its head runs on these only, where its family allows that."""
     assert batch.masked is not None
     places = batch.masked.places
-    if student not in _head_alone:
-        _head_alone[student] = _runs_alone(student)
-    if not _head_alone[student]:
+    if student not in _pointwise_heads:
+        _pointwise_heads[student] = _head_is_pointwise(student)
+    if not _pointwise_heads[student]:
         return forward(student, batch, None).flatten(0, 1)[places]
-    with _handing_over(student, places):
+    with _only_places(student, places):
         return forward(student, batch, None)[0]
 
 
@@ -67,25 +67,25 @@ def _logits(output: Any) -> Tensor:
 
 
 @contextmanager
-def _handing_over(model: Any, places: Tensor) -> Iterator[None]:
-    """While it lasts, the encoder gives its head the hidden states of some of the B * L places only: [1, M, H]."""
+def _only_places(model: Any, places: Tensor) -> Iterator[None]:
+    """Within this context the encoder returns the hidden states of the given places only, [1, M, H] instead of [B, L, H]."""
 
-    def gathered(module: nn.Module, given: Any, output: Any) -> Any:
+    def select(module: nn.Module, inputs: Any, output: Any) -> Any:
         hidden = output[0].flatten(0, 1)[places][None]
         if isinstance(output, tuple):
             return (hidden, *output[1:])
         output[next(iter(output))] = hidden
         return output
 
-    hook = getattr(model, model.base_model_prefix).register_forward_hook(gathered)
+    hook = getattr(model, model.base_model_prefix).register_forward_hook(select)
     try:
         yield
     finally:
         hook.remove()
 
 
-def _runs_alone(model: Any) -> bool:
-    """Whether the head gives a place the same logits when it sees that place's hidden state and those of others, in another order."""
+def _head_is_pointwise(model: Any) -> bool:
+    """Whether the head gives a place the same logits from a selection of hidden states in another order."""
     if getattr(model, model.base_model_prefix, model) is model:
         return False
     rows = probe(int(model.config.vocab_size), int(model.config.pad_token_id or 0))
@@ -96,11 +96,11 @@ def _runs_alone(model: Any) -> bool:
     model.eval()
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            whole = model(**inputs).logits.flatten(0, 1)[places]
-            with _handing_over(model, places):
-                alone = model(**inputs).logits[0]
+            expected = model(**inputs).logits.flatten(0, 1)[places]
+            with _only_places(model, places):
+                actual = model(**inputs).logits[0]
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError):
         return False
     finally:
         model.train(training)
-    return whole.shape == alone.shape and torch.allclose(whole, alone, rtol=0.0, atol=1e-5 * float(whole.abs().max()))
+    return expected.shape == actual.shape and torch.allclose(expected, actual, rtol=0.0, atol=1e-5 * float(expected.abs().max()))

@@ -78,7 +78,7 @@ def test_two_processes_make_the_student_of_one(
 def test_a_killed_process_ends_the_other_and_one_alone_goes_on(
     kit: ModuleType, two: Callable[..., list[Any]], whole: Path, smoothed: Path, student: Path, tmp_path: Path
 ) -> None:
-    first, second = (process.wait() for process in two(patches=("", "die_at('textsmooth.stages.training.step', 'Distiller', 'update', 9)")))
+    first, second = (process.wait() for process in two(patches=("", "die_at('textsmooth.stages.training.step', 'TrainStep', 'update', 9)")))
     assert (first.code, second.code) == (1, -signal.SIGKILL)
     assert first.err.splitlines()[-1].startswith("textsmooth-train: process 0 of 2 lost the others")
     done = train(TrainOptions(dataset=str(smoothed), student=str(student), out=str(tmp_path / "out"), resume=True, **SHARED))  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def test_an_error_of_one_ends_both(two: Callable[..., list[Any]]) -> None:
     memory = """
 from textsmooth.stages.training import step as distill
 def full(*args): raise MemoryError
-distill.Distiller._backward = full
+distill.TrainStep._backward = full
 """
     first, second = (process.wait() for process in two(patches=("", memory)))
     assert (first.code, second.code) == (1, 1)
@@ -107,7 +107,7 @@ world.WAIT = timedelta(seconds=2)
 @pytest.mark.slow
 def test_one_that_does_not_answer_is_given_up(two: Callable[..., list[Any]]) -> None:
     """It is there, but does nothing: as when a machine hangs, or the network between them is gone."""
-    frozen = f"die_at('textsmooth.stages.training.step', 'Distiller', 'update', 4, ({int(signal.SIGSTOP)},))"
+    frozen = f"die_at('textsmooth.stages.training.step', 'TrainStep', 'update', 4, ({int(signal.SIGSTOP)},))"
     first, second = two(patches=(IMPATIENT, IMPATIENT + frozen))
     ran = first.wait()
     second.kill(signal.SIGKILL)
@@ -156,11 +156,11 @@ evaluate.Evaluation.__call__ = fails
 def test_a_loss_that_is_no_number_ends_both_with_the_same_line(two: Callable[..., list[Any]]) -> None:
     broken = """
 from textsmooth.stages.training import step as distill
-real = distill.Distiller._backward
+real = distill.TrainStep._backward
 def broken(self, *args):
     loss = real(self, *args)
     return loss * float("nan") if self.done == 3 else loss
-distill.Distiller._backward = broken
+distill.TrainStep._backward = broken
 """
     first, second = (process.wait() for process in two(patches=("", broken)))
     assert (first.code, second.code) == (1, 1)
@@ -169,7 +169,7 @@ distill.Distiller._backward = broken
 
 
 def test_a_signal_to_one_stops_both_after_the_same_update(two: Callable[..., list[Any]], tmp_path: Path) -> None:
-    told = "die_at('textsmooth.stages.training.step', 'Distiller', 'update', 7, (15,))"
+    told = "die_at('textsmooth.stages.training.step', 'TrainStep', 'update', 7, (15,))"
     first, second = (process.wait() for process in two(patches=("", told)))
     assert (first.code, second.code) == (143, 143), first.err
     assert "terminated after update 8 of 24" in first.err and "terminated after update 8 of 24" in second.err

@@ -62,7 +62,7 @@ def test_killed_twice_in_a_row_at_any_update_the_student_is_the_same_to_the_bit(
 ) -> None:
     first, second = (random.Random(seed).randint(1, 20) for _ in range(2))  # of each process's own updates
     for call in (first, second):
-        patch = f"die_at('textsmooth.stages.training.step', 'Distiller', 'update', {call})"
+        patch = f"die_at('textsmooth.stages.training.step', 'TrainStep', 'update', {call})"
         assert command("--resume", patch=patch).wait().code == -signal.SIGKILL
         assert not (tmp_path / "out").exists()
     ended = command("--resume").wait()
@@ -94,7 +94,7 @@ def test_killed_while_it_saves(command: Callable[..., Any], whole: Path, tmp_pat
 def test_a_signal_ends_it_resumable(
     command: Callable[..., Any], whole: Path, tmp_path: Path, number: signal.Signals, code: int, word: str
 ) -> None:
-    stopped = command(patch=f"die_at('textsmooth.stages.training.step', 'Distiller', 'update', 7, ({int(number)},))").wait()
+    stopped = command(patch=f"die_at('textsmooth.stages.training.step', 'TrainStep', 'update', 7, ({int(number)},))").wait()
     assert stopped.code == code
     assert f"{word} after update 8 of 40, saved in {tmp_path}/out.run; the same command with --resume goes on" in stopped.err
     assert checkpoint.read_state(tmp_path / "out.run/step-00000008").update == 8  # both updates of its batch
@@ -104,22 +104,22 @@ def test_a_signal_ends_it_resumable(
 
 
 def test_a_second_signal_ends_it_at_once(command: Callable[..., Any]) -> None:
-    patch = "die_at('textsmooth.stages.training.step', 'Distiller', 'update', 2, (2, 2))"
+    patch = "die_at('textsmooth.stages.training.step', 'TrainStep', 'update', 2, (2, 2))"
     stopped = command(patch=patch).wait()
     assert stopped.code == 130 and stopped.err.endswith("interrupted; the same command with --resume goes on from the last checkpoint\n")
 
 
 def _stop_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
-    from textsmooth.stages.training.step import Distiller
+    from textsmooth.stages.training.step import TrainStep
 
-    real = Distiller.update
+    real = TrainStep.update
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.done == update:
             signal.raise_signal(signal.SIGINT)
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(Distiller, "update", counted)
+    monkeypatch.setattr(TrainStep, "update", counted)
 
 
 @pytest.fixture

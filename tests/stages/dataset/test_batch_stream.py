@@ -238,8 +238,8 @@ def test_a_state_of_something_else_is_refused(uneven, smoothed):
     ("how", "said"),
     [
         ({"batch_size": None}, "neither batch_size nor batch_tokens"),
-        ({"batch_size": 0}, "batch_size 0: at least 1"),
-        ({"batch_tokens": 0}, "batch_tokens 0: at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"batch_tokens": 0}, "batch_tokens must be at least 1, not 0"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2"),
         ({"parts": 0}, "in 0 parts"),
         ({"rows": np.zeros(sum(ROWS), bool)}, "no row of split 'train'"),
@@ -289,7 +289,7 @@ def test_a_resume_touches_the_shards_of_one_window_only(uneven, monkeypatch):
     stream = _stream(uneven, batch_tokens=150)
     stream.load_state_dict(whole.state_after(batch))
     touched = set()
-    monkeypatch.setattr("textsmooth.stages.dataset.dataset.Ahead.begin", lambda self, shards: None)
+    monkeypatch.setattr("textsmooth.stages.dataset.dataset.Prefetch.begin", lambda self, shards: None)
     touch = SmoothedDataset.touch
     monkeypatch.setattr(SmoothedDataset, "touch", lambda self, index: touched.add(index) or touch(self, index))
     next(iter(stream))
@@ -342,7 +342,7 @@ def test_the_next_shards_are_fetched_meanwhile_and_given_up_with_the_iterator(un
         time.sleep(0.01)
     assert fetched() == now | then  # those of the next window too, and no others
     batches.close()
-    assert not dataset._ahead
+    assert not dataset._prefetches
     assert _rows(_stream(f"{bucket}/dataset", batch_tokens=150)) == _rows(_stream(uneven, batch_tokens=150))
     assert sum(1 for line in s3.log() if line.startswith("GET") and ".arrow" in line) == len(ROWS)  # each once, in all
 

@@ -76,4 +76,4 @@ def test_several_are_fetched_at_once(uri: str, monkeypatch: pytest.MonkeyPatch) 
     dataset = SmoothedDataset(uri, "train")
     assert len(dataset.lengths) == sum(ROWS)
     assert met == set(range(FETCHED_AT_ONCE))
-    assert not dataset._ahead
+    assert not dataset._prefetches

@@ -269,13 +269,13 @@ def test_a_head_that_looks_at_neighbours_gets_the_whole_row(student: torch.nn.Mo
     torch.testing.assert_close(
         masked_logits(other, batch), other(batch.input_ids, batch.attention_mask).logits.flatten(0, 1)[batch.masked.places]
     )
-    assert not forwards._head_alone[other] and other.cls._forward_pre_hooks
+    assert not forwards._pointwise_heads[other] and other.cls._forward_pre_hooks
 
 
 def test_looking_at_the_head_leaves_the_student_in_its_mode(student: torch.nn.Module) -> None:
     other = copy.deepcopy(student).train()
     masked_logits(other, masked_batch())
-    assert other.training and forwards._head_alone[other] and not other.bert._forward_hooks
+    assert other.training and forwards._pointwise_heads[other] and not other.bert._forward_hooks
 
 
 @pytest.mark.parametrize(("share", "temperature"), [(1.0, 1.0), (0.0, 1.0), (0.6, 2.0)])

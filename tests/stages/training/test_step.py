@@ -13,7 +13,7 @@ from textsmooth.stages.dataset.collate import SmoothedCollator
 from textsmooth.stages.training.losses import objective_for
 from textsmooth.stages.training.lr_schedule import rate
 from textsmooth.stages.training.soft_embedding import SoftEmbedding
-from textsmooth.stages.training.step import PASSES, Distiller, TrainingError, counted
+from textsmooth.stages.training.step import PASSES, TrainingError, TrainStep, counted
 
 
 @pytest.fixture
@@ -44,15 +44,15 @@ class Loss:
         return float(len(batch))
 
 
-def _distiller(kit, student, reads="both", steps=10, objective=None, **changes):
+def _train_step(kit, student, reads="both", steps=10, objective=None, **changes):
     soft = SoftEmbedding(student.get_input_embeddings(), vocab_size=kit.VOCAB)
     settings = {"lr": 1e-3, "weight_decay": 0.01, "warmup": 0.2, **changes}
     objective = objective or objective_for("task", CLASS)
-    return Distiller(student, objective, soft=soft, reads=reads, steps=steps, **settings)
+    return TrainStep(student, objective, soft=soft, reads=reads, steps=steps, **settings)
 
 
-def _all(distiller, batch, times=1):
-    return [distiller.update([batch], form) for _ in range(times) for form in distiller.passes]
+def _all(train_step, batch, times=1):
+    return [train_step.update([batch], form) for _ in range(times) for form in train_step.passes]
 
 
 @pytest.mark.parametrize(("reads", "forms"), [("plain", ["plain"]), ("smoothed", ["smoothed"]), ("both", ["plain", "smoothed"])])
@@ -60,11 +60,11 @@ def test_one_update_for_each_form_of_input(kit, student, batch, reads, forms):
     seen = []
     embed = student.get_input_embeddings()
     embed.register_forward_hook(lambda *_: seen.append("plain"))
-    distiller = _distiller(kit, student, reads)
+    train_step = _train_step(kit, student, reads)
     before = embed.weight.detach().clone()
-    distiller.update([batch], forms[0])  # at rate 0: warming up
+    train_step.update([batch], forms[0])  # at rate 0: warming up
     torch.testing.assert_close(embed.weight, before, atol=0, rtol=0)
-    updates = _all(distiller, batch)
+    updates = _all(train_step, batch)
     assert [update.form for update in updates] == forms
     assert [update.number for update in updates] == list(range(2, 2 + len(forms)))
     assert (updates[0].rows, updates[0].tokens) == (10, batch.tokens)
@@ -83,12 +83,12 @@ def test_the_rate_rises_then_falls_or_stays():
 
 
 def test_training_lowers_the_loss(kit, student, batch):
-    losses = [u.loss for u in _all(_distiller(kit, student, "smoothed", steps=40, lr=1e-2), batch, 40)]
+    losses = [u.loss for u in _all(_train_step(kit, student, "smoothed", steps=40, lr=1e-2), batch, 40)]
     assert losses[-1] < 0.3 * losses[0]
 
 
 def test_biases_and_norms_do_not_decay(kit, student):
-    decayed, others = _distiller(kit, student).optimizer.param_groups
+    decayed, others = _train_step(kit, student).optimizer.param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
     names = {id(p): name for name, p in student.named_parameters()}
     assert all("bias" in names[id(p)] or "LayerNorm" in names[id(p)] for p in others["params"])
@@ -97,10 +97,10 @@ def test_biases_and_norms_do_not_decay(kit, student):
 
 def _gradients(kit, student, parts, **changes):
     """Of one update, before it is made."""
-    distiller = _distiller(kit, student, "smoothed", **changes)
+    train_step = _train_step(kit, student, "smoothed", **changes)
     found = {}
-    distiller.optimizer.step = lambda: found.update({n: p.grad.clone() for n, p in student.named_parameters() if p.grad is not None})
-    return found, distiller.update(parts, "smoothed")
+    train_step.optimizer.step = lambda: found.update({n: p.grad.clone() for n, p in student.named_parameters() if p.grad is not None})
+    return found, train_step.update(parts, "smoothed")
 
 
 def test_parts_make_no_difference(kit, student):
@@ -140,9 +140,9 @@ def test_dropout_follows_from_seed_update_and_part_alone(kit, batch):
     def losses(seed, skip=0):
         torch.manual_seed(0)
         student = AutoModelForSequenceClassification.from_config(kit.config("bert", num_hidden_layers=1, hidden_dropout_prob=0.3))
-        distiller = _distiller(kit, student, "plain", lr=1e-12, seed=seed)
-        distiller.done = skip
-        return [update.loss for update in _all(distiller, batch, 4 - skip)]
+        train_step = _train_step(kit, student, "plain", lr=1e-12, seed=seed)
+        train_step.done = skip
+        return [update.loss for update in _all(train_step, batch, 4 - skip)]
 
     first = losses(0)
     torch.rand(100)
@@ -151,13 +151,13 @@ def test_dropout_follows_from_seed_update_and_part_alone(kit, batch):
 
 
 def test_an_infinite_loss_stops_and_names_batch_and_rows(kit, student, batch):
-    distiller = _distiller(kit, student, objective=Loss(lambda logits: logits.sum() * float("nan")))
+    train_step = _train_step(kit, student, objective=Loss(lambda logits: logits.sum() * float("nan")))
     before = student.classifier.weight.detach().clone()
     said = (
         r"the loss became nan in update 1 on plain input \(batch 0, rows 0, 1, 2, .* and 2 more\); this update changed nothing; lower --lr"
     )
     with pytest.raises(TrainingError, match=said):
-        distiller.update([batch], "plain")
+        train_step.update([batch], "plain")
     torch.testing.assert_close(student.classifier.weight, before, atol=0, rtol=0)
 
 
@@ -166,7 +166,7 @@ def test_an_infinite_gradient_stops(kit, student, batch):
         return torch.where(logits > 1e9, torch.sqrt(logits - logits.detach()), logits * 0).sum()  # sqrt'(0) is infinite, times 0
 
     with pytest.raises(TrainingError, match="the gradient norm became nan"):
-        _distiller(kit, student, objective=Loss(function)).update([batch], "plain")
+        _train_step(kit, student, objective=Loss(function)).update([batch], "plain")
 
 
 def _cannot(error):
@@ -189,17 +189,17 @@ def test_out_of_memory_names_the_knobs(kit, student, batch, error):
     with pytest.raises(
         MachineError, match=r"out of memory in update 1, on 10 rows of \d+ tokens: raise --accumulate .*--batch-tokens.*bfloat16"
     ):
-        _distiller(kit, student, objective=_cannot(error)).update([batch], "plain")
+        _train_step(kit, student, objective=_cannot(error)).update([batch], "plain")
 
 
 def test_other_errors_are_let_through(kit, student, batch):
     with pytest.raises(RuntimeError, match="a bug"):
-        _distiller(kit, student, objective=_cannot(RuntimeError("a bug"))).update([batch], "plain")
+        _train_step(kit, student, objective=_cannot(RuntimeError("a bug"))).update([batch], "plain")
 
 
 def test_bfloat16_keeps_float32_weights(kit, student, batch):
-    exact = _distiller(kit, student).update([batch], "plain").loss  # at rate 0; the student has no dropout
-    update = _distiller(kit, student, dtype="bfloat16").update([batch], "plain")
+    exact = _train_step(kit, student).update([batch], "plain").loss  # at rate 0; the student has no dropout
+    update = _train_step(kit, student, dtype="bfloat16").update([batch], "plain")
     assert update.loss == pytest.approx(exact, abs=0.05)
     assert update.loss != exact
     assert {p.dtype for p in student.parameters()} == {torch.float32}
