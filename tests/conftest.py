@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -187,11 +188,12 @@ def s3() -> Iterator[S3]:
 @pytest.fixture
 def bucket(s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """s3://… of a bucket of the stand-in, empty, no faults; waits are short, the cache is the test's own."""
-    from textsmooth.stages.storage import object_store as store
+    from textsmooth.stages.storage.object_store import Store
+    from textsmooth.stages.storage.retry import OBJECT_STORE
 
     for name, value in {**s3.environment, "TEXTSMOOTH_CACHE": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(store, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(Store, "retries", replace(OBJECT_STORE, first_wait_s=0.001))
     yield s3.new_bucket()
     s3.clear()
 

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from textsmooth.stages.storage import atomic as storage
 from textsmooth.stages.storage import cache
 from textsmooth.stages.storage.folder import Folder
 from textsmooth.stages.storage.local import LocalFolder
+from textsmooth.stages.storage.retry import DOCTOR_ATTEMPTS
 
 HUB, CACHE, OUT = Group("Hub"), Group("Cache of files from object stores"), Group("Place for datasets")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -27,7 +29,6 @@ TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 ANSWER_S = 3.0  # that the Hub has for its answer
 LITTLE = 2_000_000_000  # bytes free
 STORE_S = 10.0  # that a place for datasets has for its first answer
-TRIES = 2  # of each request to an object store: an answer in seconds counts for more here than one in spite of all
 
 T = TypeVar("T")
 
@@ -135,7 +136,7 @@ def out(place: str) -> Iterator[Finding]:
     local = folder.path.absolute() if isinstance(folder, LocalFolder) else None
     made = [path for path in (local, *local.parents) if not path.exists()] if local is not None else []
     try:
-        with _patience(place, local):
+        with _fewer_attempts(place, local):
             yield from _tried(folder, taken=_taken(folder))
     finally:
         for path in made:
@@ -176,19 +177,19 @@ def _tried(folder: Folder, *, taken: str | None) -> Iterator[Finding]:
 
 
 @contextlib.contextmanager
-def _patience(place: str, local: Path | None) -> Iterator[None]:
-    """A store that does not answer is asked TRIES times, not as often as in a run."""
+def _fewer_attempts(place: str, local: Path | None) -> Iterator[None]:
+    """An object store that does not answer gets fewer attempts than in a run."""
     if local is not None:
         yield
         return
     from textsmooth.stages.storage.registry import open_store
 
     store, _ = open_store(place)
-    before, store.tries = store.tries, TRIES
+    before, store.retries = store.retries, replace(store.retries, attempts=DOCTOR_ATTEMPTS)
     try:
         yield
     finally:
-        store.tries = before
+        store.retries = before
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:

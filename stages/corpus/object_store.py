@@ -15,7 +15,7 @@ from textsmooth.stages.corpus.source_file import FORMATS, SourceFile, source_fil
 from textsmooth.stages.hub.file import RANGE_BYTES, Ranges
 from textsmooth.stages.storage import cache
 from textsmooth.stages.storage import object_store as store
-from textsmooth.stages.storage.object_store import Changed, Found, Part
+from textsmooth.stages.storage.object_store import ByteRange, ObjectChanged, ObjectInfo
 from textsmooth.stages.storage.registry import open_store
 
 STREAM_BYTES = 2_000_000_000  # `auto` reads files in place where those to be fetched are together larger
@@ -36,8 +36,8 @@ class StoreFile:
         return "corpus-" + hashlib.sha256(f"{self.url}\n{self.size}\n{self.tag}".encode()).hexdigest()
 
     @property
-    def _found(self) -> Found:
-        return Found(size=self.size, tag=self.tag)
+    def _found(self) -> ObjectInfo:
+        return ObjectInfo(size=self.size, tag=self.tag)
 
     @property
     def cached(self) -> Path | None:
@@ -53,7 +53,7 @@ class StoreFile:
 
         try:
             return cache.local_copy(self._key, size=self.size, sha256=None, fill=fill)
-        except (Changed, FileNotFoundError, cache.Damaged):
+        except (ObjectChanged, FileNotFoundError, cache.Damaged):
             raise self._changed() from None
 
     def open(self) -> BinaryIO:
@@ -68,7 +68,7 @@ class StoreFile:
     def read_range(self, start: int, stop: int) -> bytes:
         """Bytes start .. stop. CorpusError if the file is another one by now, StorageError if they cannot be had."""
         where, path = open_store(self.url)
-        (data,) = store.fetch(where, self.url, [Part(path, start, stop, self.tag or None)])
+        (data,) = store.read_ranges(where, self.url, [ByteRange(path, start, stop, self.tag or None)])
         if not isinstance(data, bytes) or len(data) != stop - start:
             raise self._changed()
         return data
@@ -86,29 +86,29 @@ def corpus(uri: str, *, streaming: str = "auto") -> Corpus:
     where, path = open_store(uri)
     start = uri.rstrip("/")[: -len(path.lstrip("/"))]  # s3://
 
-    def files(found: dict[str, Found]) -> dict[str, StoreFile]:
+    def files(found: dict[str, ObjectInfo]) -> dict[str, StoreFile]:
         return {name: StoreFile(url=f"{start}{name.lstrip('/')}", size=f.size, tag=f.tag) for name, f in found.items()}
 
     if any(char in path for char in store.GLOB):
-        found = files(store.ask(where, "list", uri, partial(_glob, where, path)))
+        found = files(store.request(where, "list", uri, partial(_glob, where, path)))
         if not found:
             raise UsageError(f"no corpus {uri!r}: no file there matches; check the path, and quote a glob")
         return _files(uri, found, streaming)
-    one = store.ask(where, "read", uri, lambda: where.head(path))
+    one = store.request(where, "read", uri, lambda: where.head(path))
     if one is not None:
         return _files(uri, files({path: one}), streaming)
     for root, config in ((path, None), *([(path.rpartition(":")[0], path.rpartition(":")[2])] if ":" in path else [])):
-        inside = store.listing(where, uri, root)
+        inside = store.list_objects(where, uri, root)
         if inside:
             return _folder(f"{start}{root.lstrip('/')}", config, {n[len(root) + 1 :]: f for n, f in files(inside).items()}, streaming)
     raise UsageError(f"no corpus {uri!r}: there is no such file or folder; check the path")
 
 
-def _glob(where: store.Store, pattern: str) -> dict[str, Found]:
+def _glob(where: store.Store, pattern: str) -> dict[str, ObjectInfo]:
     try:
         return where.glob(pattern)
     except FileNotFoundError as error:
-        if where.trouble(error, where.scheme + "://" + pattern) is not None:
+        if where.explain(error, where.scheme + "://" + pattern) is not None:
             raise
         return {}
 

@@ -10,7 +10,7 @@ from textsmooth.schemas.tasks import TASKS
 from textsmooth.stages.corpus.corpus import Corpus
 from textsmooth.stages.corpus.folder import folder_corpus
 from textsmooth.stages.corpus.source_file import COMPRESSIONS, FORMATS, source_file
-from textsmooth.stages.storage.folder import STORES
+from textsmooth.stages.storage.registry import KINDS, SCHEMES
 
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -25,14 +25,15 @@ def open_corpus(spec: str, *, revision: str | None = None, streaming: str = "aut
     streaming also of one in an object store.
     """
     if URI.match(spec) and not Path(spec).exists():
-        if spec.partition("://")[0] in STORES:
+        if spec.partition("://")[0] in KINDS:
             if revision is not None:
                 raise UsageError(f"corpus {spec!r} is in an object store, only one on the Hub has revisions: leave --corpus-revision away")
             from textsmooth.stages.corpus import object_store as store_files
 
             return store_files.corpus(spec, streaming=streaming)
         raise UsageError(
-            f"corpus {spec!r} is a URI, which is not read: give a path on this machine, s3:// or gs://, or owner/name[:config] of the Hub"
+            f"corpus {spec!r} is a URI, which is not read: give a path on this machine, {' or '.join(SCHEMES)}, "
+            "or owner/name[:config] of the Hub"
         )
     here = _local_corpus(spec)
     if here is not None:

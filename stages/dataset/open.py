@@ -10,8 +10,9 @@ from urllib.parse import unquote, urlsplit
 from textsmooth.schemas.config import check_place
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, Manifest
-from textsmooth.stages.storage.folder import STORES, Folder, is_uri, read_json
+from textsmooth.stages.storage.folder import Folder, is_uri, read_json
 from textsmooth.stages.storage.local import LocalFolder
+from textsmooth.stages.storage.registry import KINDS, SCHEMES
 
 
 def hub_uri(place: str | Path) -> str | None:
@@ -63,7 +64,7 @@ def dataset_name(place: str | Path) -> str:
 
 
 def open_folder(place: str | Path, *, reading: bool = False) -> Folder:
-    """The folder at a path, or at a URI of STORES; if it is only to be read, also on the Hub.
+    """The folder at a path, or at a URI of an object store; if it is only to be read, also on the Hub.
 
     There it is called owner/name, hf://datasets/owner/name[@revision][/folder], or as its page. UsageError for a URI of another kind, or
     a name that is neither here nor there.
@@ -77,8 +78,8 @@ def open_folder(place: str | Path, *, reading: bool = False) -> Folder:
         return _on_hub(str(place), uri or str(place))
     if not is_uri(place):
         return LocalFolder(Path(place).expanduser())
-    if scheme not in STORES:
-        raise UsageError(f"{place}: an object store is named by {', '.join(f'{s}://' for s in STORES if s != 'memory')}, not {scheme}://")
+    if scheme not in KINDS:
+        raise UsageError(f"{place}: an object store is named by {', '.join(SCHEMES)}, not {scheme}://")
     from textsmooth.stages.storage.store_folder import StoreFolder
 
     return StoreFolder(str(place))

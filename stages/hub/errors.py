@@ -1,16 +1,15 @@
 """What can go wrong between here and the Hub: what passes is tried again, the rest is said in one line."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from textsmooth.schemas.errors import CorpusError, TeacherError, TextsmoothError, UsageError, first_line
+from textsmooth.stages.storage.retry import HUB, RetryPolicy
 
 T = TypeVar("T")
-WAITS_S = (1.0, 2.0, 4.0)  # between tries
 LONGEST_WAIT_S = 60.0  # that the Hub may ask for
 PASSING = (408, 429, 500, 502, 503, 504)  # HTTP status
 
@@ -68,30 +67,25 @@ def quiet() -> Iterator[None]:
 Say = Callable[[Repo, BaseException], Exception | None]
 
 
-def ask(
-    repo: Repo, call: Callable[[], T], *, say: Say | None = None, passing: tuple[int, ...] = (), waits: tuple[float, ...] = WAITS_S
-) -> T:
-    """What a call to the Hub returns; tried again after what passes.
+def ask(repo: Repo, call: Callable[[], T], *, say: Say | None = None, passing: tuple[int, ...] = (), policy: RetryPolicy = HUB) -> T:
+    """Call the Hub, with retries.
 
-    say: turns an error into its line, as `explain` does. passing: HTTP status that may pass, too. waits: seconds between tries.
+    say: turns an error into its line, as `explain` does. passing: more HTTP status codes that are temporary. policy: of the retries.
     Raises Unreachable without a connection, UsageError for what is not there, CorpusError or TeacherError for what cannot be had.
     Errors that are not the Hub's come through.
     """
-    for wait in (*waits, None):
-        try:
-            with quiet():
-                return call()
-        except TextsmoothError:
+    retrying = policy.retrying(
+        lambda error: _shortest_wait_s(error, passing) is not None, shortest_wait_s=lambda error: _shortest_wait_s(error, passing) or 0.0
+    )
+    try:
+        return retrying(quiet()(call))
+    except TextsmoothError:
+        raise
+    except Exception as error:
+        explained = (say or explain)(repo, error)
+        if explained is None:
             raise
-        except Exception as error:
-            pause = None if wait is None else _pause(error, wait, passing)
-            if pause is None:
-                said = (say or explain)(repo, error)
-                if said is None:
-                    raise
-                raise said from error
-            time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
+        raise explained from error
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -108,24 +102,24 @@ def status_of(error: BaseException) -> int | None:
     return getattr(response, "status_code", None)
 
 
-def _pause(error: Exception, wait: float, passing: tuple[int, ...]) -> float | None:
-    """Seconds until the next try; None if there is no point in one."""
+def _shortest_wait_s(error: Exception, passing: tuple[int, ...]) -> float | None:
+    """Seconds that the Hub asks to wait before the next attempt, 0 if it does not; None if the error is not temporary."""
     from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
 
-    if any(isinstance(e, LocalEntryNotFoundError) for e in chain(error)):
+    if isinstance(error, TextsmoothError) or any(isinstance(e, LocalEntryNotFoundError) for e in chain(error)):
         return None  # huggingface_hub has tried five times
     for e in chain(error):
         if status_of(e) in (*PASSING, *passing):
             asked = str(e.response.headers.get("Retry-After", ""))  # type: ignore[attr-defined]
             seconds = float(asked) if asked.isdigit() else 0.0
-            return None if seconds > LONGEST_WAIT_S else max(wait, seconds)
+            return None if seconds > LONGEST_WAIT_S else seconds
         if isinstance(e, httpx.ConnectError | httpx.ConnectTimeout):
-            return None  # nobody is there
+            return None  # connection refused
         if isinstance(e, httpx.TimeoutException | httpx.NetworkError | httpx.RemoteProtocolError):
-            return wait
+            return 0.0
         if type(e) is OSError and e.errno is None:
-            return wait  # huggingface_hub's "Consistency check failed": a body that ended early
+            return 0.0  # huggingface_hub's "Consistency check failed": a body that ended early
     return None
 
 

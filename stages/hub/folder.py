@@ -12,10 +12,11 @@ from urllib.parse import unquote
 
 from textsmooth.schemas.errors import CorpusError, DatasetError, StorageError, TextsmoothError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, PLAN, SHA256
-from textsmooth.stages.hub.errors import PASSING, WAITS_S, Repo, Unreachable, ask, chain, status_of
+from textsmooth.stages.hub.errors import PASSING, Repo, Unreachable, ask, chain, status_of
 from textsmooth.stages.hub.file import FETCH_AGAIN
 from textsmooth.stages.storage import atomic as storage
 from textsmooth.stages.storage.folder import BLOCK_BYTES, Folder
+from textsmooth.stages.storage.retry import HUB, NO_RETRY, RetryPolicy
 
 T = TypeVar("T")
 URI = re.compile(
@@ -77,7 +78,7 @@ class HubFolder(Folder):
             if cached is not None and cached.name == self._revision:  # a commit stays what it is
                 return cached.name
             try:
-                commit = self._head(waits=WAITS_S if cached is None else ())
+                commit = self._head(policy=HUB if cached is None else NO_RETRY)
             except (Unreachable, CorpusError) as error:
                 self._unreached = _no_answer(error)
                 if cached is None or self._unreached is None:
@@ -90,14 +91,14 @@ class HubFolder(Folder):
                 return None
         return commit
 
-    def _head(self, *, waits: tuple[float, ...]) -> str:
+    def _head(self, *, policy: RetryPolicy) -> str:
         """The commit that the revision is at."""
         from huggingface_hub import HfApi, constants
         from huggingface_hub.errors import RevisionNotFoundError
 
         asked: dict[str, Any] = {"repo_type": "dataset", "expand": ["sha"], "timeout": float(constants.HF_HUB_ETAG_TIMEOUT)}
         try:
-            info = ask(self._repo, lambda: HfApi().repo_info(self._repo.name, revision=self._revision, **asked), waits=waits)
+            info = ask(self._repo, lambda: HfApi().repo_info(self._repo.name, revision=self._revision, **asked), policy=policy)
         except UsageError as error:
             if isinstance(error.__cause__, RevisionNotFoundError):
                 raise UsageError(f"{self._repo} has no revision {self._revision!r}; {self._revisions()}") from None

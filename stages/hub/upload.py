@@ -16,6 +16,7 @@ from textsmooth.schemas.printable import printable
 from textsmooth.stages.hub.errors import Repo, Unreachable, ask, chain, invalid_name, status_of
 from textsmooth.stages.hub.folder import URI, HubFolder
 from textsmooth.stages.storage.atomic import parse_json
+from textsmooth.stages.storage.retry import HUB_MANIFEST
 from textsmooth.stages.storage.transfer import Done, Reader
 
 T = TypeVar("T")
@@ -23,7 +24,6 @@ COMMIT_FILES, COMMIT_BYTES = 250, 5 << 30  # of one commit
 GROUP_FILES, GROUP_BYTES = 25, 256 << 20  # transferred together; in memory where the source is not on this machine
 FOLDER_FILES = 10_000  # the Hub wants fewer in a folder
 BUSY = (409, 412)  # another commit was made meanwhile
-LAST_TRIES = 5  # to commit the manifest on what was looked at
 AGAIN = "run the same command again: what has arrived is kept"
 TOKEN = "set HF_TOKEN, or run `hf auth login`"
 
@@ -234,7 +234,9 @@ class HubTarget:
             self._listed.pop(name, None)
 
     def publish(self, data: bytes, entries: list[FileEntry], reader: Reader) -> None:
-        for left in reversed(range(LAST_TRIES)):
+        from huggingface_hub import CommitOperationAdd
+
+        def attempt() -> None:
             self._look_again()
             there = self.manifest()
             if there is not None and there != data:
@@ -245,22 +247,15 @@ class HubTarget:
                     f"{len(lost)} files are not in {self.where} though they were sent, the first is {lost[0].path}: see whether a "
                     ".gitignore there leaves them out, or somebody removes them, then run the same command again"
                 )
-            if there is not None or self._made_last(data, again=left > 0):
-                return
+            if there is None:
+                operation = CommitOperationAdd(MANIFEST, data)
+                self._transfer([operation])
+                self._commit({MANIFEST: operation}, parent=self._head)  # fails if that is not the latest commit any more
 
-    def _made_last(self, data: bytes, *, again: bool) -> bool:
-        """Commit the manifest onto the commit that was looked at; False, if `again`, where that is not the last one any more."""
-        from huggingface_hub import CommitOperationAdd
+        def other_commit(error: Exception) -> bool:
+            return isinstance(error, StorageError) and any(status_of(cause) in BUSY for cause in chain(error))
 
-        operation = CommitOperationAdd(MANIFEST, data)
-        self._transfer([operation])
-        try:
-            self._commit({MANIFEST: operation}, parent=self._head)
-        except StorageError as error:
-            if again and any(status_of(cause) in BUSY for cause in chain(error)):
-                return False
-            raise
-        return True
+        HUB_MANIFEST.retrying(other_commit)(attempt)
 
     def tidy(self) -> None:
         pass

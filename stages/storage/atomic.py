@@ -1,4 +1,4 @@
-"""Files on this machine: put in place whole, created exclusively where only the first may win, durable when the call returns."""
+"""Local files: written whole, created exclusively where only the first writer may win, durable when the call returns."""
 
 import contextlib
 import errno
@@ -14,40 +14,40 @@ from typing import Any, BinaryIO
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import DatasetError, StorageError
 from textsmooth.schemas.manifest import AGAIN
+from textsmooth.stages.storage.retry import TEMP_FILE_REMOVED
 
-TEMP_PREFIX = ".tmp-"  # of this run or one that was killed: removed when a dataset is finished
+TEMP_PREFIX = ".tmp-"  # of a running or killed process; removed when a dataset is finished
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-ATTEMPTS = 5  # to put a file in place while other drivers tidy up the same folder
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn the errors that users meet into one line with what to do next."""
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a StorageError: one line with what to do next."""
     try:
         yield
     except OSError as error:
-        said = error.strerror or error
+        reason: object = error.strerror or error
         match error.errno:
             case errno.ENOSPC | errno.EDQUOT:
                 advice = "make room and run the same command again, finished shards are kept"
             case errno.EACCES | errno.EPERM | errno.EROFS:
                 advice = "choose a folder you may write to"
             case errno.ENOTDIR | errno.EEXIST if (link := _link_to_nothing(path)) is not None:
-                said, advice = f"{link} is a link to {link.readlink()}, which is not there", "make that folder, or choose another"
+                reason, advice = f"{link} is a link to {link.readlink()}, which does not exist", "make that folder, or choose another"
             case errno.ENOTDIR | errno.EEXIST:
                 advice = "a file stands where a folder is needed; choose another folder"
             case _:
-                advice = "see to the storage and run the same command again, or choose another folder"
-        raise StorageError(f"cannot write {path}: {said}; {advice}") from error
+                advice = "check the storage and run the same command again, or choose another folder"
+        raise StorageError(f"cannot write {path}: {reason}; {advice}") from error
 
 
 def _link_to_nothing(path: Path) -> Path | None:
-    """The symbolic link on the way to a file that leads nowhere; None if there is none."""
-    return next((place for place in (path, *path.parents) if place.is_symlink() and not place.exists()), None)
+    """The dangling symbolic link in the path of a file; None if there is none."""
+    return next((ancestor for ancestor in (path, *path.parents) if ancestor.is_symlink() and not ancestor.exists()), None)
 
 
 def sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk itself."""
+    """Flush a file's bytes, or a folder's names, to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -55,73 +55,51 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def _temp(path: Path, data: bytes | memoryview) -> Iterator[Path]:
-    """A synced temporary file with the data in the folder of `path`; gone when the block ends, unless it was renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
-    try:
-        with temp.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temp
-    finally:
-        temp.unlink(missing_ok=True)
+def _write_temp(path: Path, write: Callable[[BinaryIO], object], place: Callable[[Path], object]) -> None:
+    """Write a temporary file beside `path` and have `place` move it there; again if another process removed the temporary file."""
+
+    def attempt() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temp = path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
+        try:
+            with temp.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            place(temp)
+            sync(path.parent)
+        finally:
+            temp.unlink(missing_ok=True)
+
+    with _one_line_errors(path):
+        TEMP_FILE_REMOVED.retrying(lambda error: isinstance(error, FileNotFoundError))(attempt)
 
 
-def _place(path: Path, data: bytes | memoryview, place: Callable[[Path], object]) -> None:
-    """Write a temporary file and let `place` put it where it belongs, again if another driver tidied it away meanwhile."""
-    with _told(path):
-        for left in reversed(range(ATTEMPTS)):
-            try:
-                with _temp(path, data) as temp:
-                    place(temp)
-                    sync(path.parent)
-                return
-            except FileNotFoundError:
-                if not left:
-                    raise
-
-
-def put_stream(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Put a file in place whole that `fill` writes, from the beginning if it is called again. StorageError if the storage says no."""
-    with _told(path):
-        for left in reversed(range(ATTEMPTS)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temp = path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
-            try:
-                with temp.open("xb") as file:
-                    fill(file)
-                _move(temp, path)
-                return
-            except FileNotFoundError:  # another process tidied up
-                if not left:
-                    raise
-            finally:
-                temp.unlink(missing_ok=True)
+def put_stream(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Put in place a whole file that `write` writes; if it is called again, from the beginning. StorageError if the storage refuses."""
+    _write_temp(path, write, lambda temp: _move(temp, path))
 
 
 def move(temp: Path, path: Path) -> None:
-    """Put a file of the same file system in place whole and durable. StorageError if the storage says no."""
-    with _told(path):
+    """Put a file of the same file system in place, whole and durable. StorageError if the storage refuses."""
+    with _one_line_errors(path):
+        sync(temp)
         _move(temp, path)
+        sync(path.parent)
 
 
 def _move(temp: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    sync(temp)
     temp.replace(path)
-    sync(path.parent)
 
 
 def put(path: Path, data: bytes | memoryview) -> None:
-    """Put a file in place whole: a reader sees the old one or the new one. StorageError if the storage says no."""
-    _place(path, data, lambda temp: temp.replace(path))
+    """Put a whole file in place: a reader sees the old one or the new one. StorageError if the storage refuses."""
+    _write_temp(path, lambda file: file.write(data), lambda temp: temp.replace(path))
 
 
 def _create(path: Path, data: bytes | memoryview) -> bool:
-    """Exclusive creation where there are no hard links. Killed in the middle it leaves a damaged file, which readers tell."""
+    """Exclusive creation where there are no hard links. Killed in the middle it leaves a damaged file, which readers report."""
     try:
         with path.open("xb") as file:
             file.write(data)
@@ -133,31 +111,31 @@ def _create(path: Path, data: bytes | memoryview) -> bool:
 
 
 def put_exclusive(path: Path, data: bytes | memoryview) -> bool:
-    """Put a file in place whole if there is none yet; False, and nothing done, if there is one."""
-    mine = True
+    """Put a whole file in place if there is none yet; False, and nothing done, if there is one. StorageError if the storage refuses."""
+    created = True
 
     def link(temp: Path) -> None:
-        nonlocal mine
+        nonlocal created
         try:
             os.link(temp, path)
         except FileExistsError:
-            mine = False
+            created = False
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            mine = _create(path, data)
+            created = _create(path, data)
 
-    _place(path, data, link)
-    return mine
+    _write_temp(path, lambda file: file.write(data), link)
+    return created
 
 
 def link(source: Path, path: Path, *, sha256: str) -> bool | None:
     """Give a file a second name, whole and durable when the call returns; False, and nothing done, if its bytes have another sha256.
 
-    None, and nothing done, where that cannot be: another file system, one without links, a source that cannot be read.
+    None, and nothing done, where that is impossible: another file system, one without links, a source that cannot be read.
     """
     temp = path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
-    with _told(path):
+    with _one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source.resolve(), temp)  # not of a symbolic link itself
@@ -167,14 +145,14 @@ def link(source: Path, path: Path, *, sha256: str) -> bool | None:
         except OSError:
             return None
         finally:
-            temp.unlink(missing_ok=True)  # also if `path` was this file already: then it was not renamed
+            temp.unlink(missing_ok=True)  # it is still there if `path` already was this file: rename(2) then does nothing
         sync(path.parent)
     return True
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, if it is there. StorageError if the storage says no."""
-    with _told(path):
+    """Remove a file or a folder with all that is in it, if it exists. StorageError if the storage refuses."""
+    with _one_line_errors(path):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -182,8 +160,8 @@ def remove(path: Path) -> None:
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove a folder if nothing is in it; another process may put something there, or remove it, at any moment."""
-    with _told(folder):
+    """Remove a folder if it is empty; another process may fill it, or remove it, at any moment."""
+    with _one_line_errors(folder):
         try:
             folder.rmdir()
         except OSError as error:
@@ -192,19 +170,19 @@ def remove_empty(folder: Path) -> None:
 
 
 def pretty_json(value: dict[str, Any]) -> bytes:
-    """JSON as people and diffs like it: UTF-8, a line for each key, and for each element of a list of objects; a newline at the end."""
+    """JSON for people and diffs: UTF-8, one line per key and per element of a list of objects, a newline at the end."""
     line = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-    found = io.BytesIO()  # a plan may have a million units: no second copy
+    output = io.BytesIO()  # a plan may have a million units: no second copy
     for number, (key, inner) in enumerate(value.items()):
-        found.write(f"{',' if number else '{'}\n {line(key)}: ".encode())
+        output.write(f"{',' if number else '{'}\n {line(key)}: ".encode())
         if isinstance(inner, list) and inner and isinstance(inner[0], dict):
-            for place, element in enumerate(inner):
-                found.write(f"{',' if place else '['}\n  {line(element)}".encode())
-            found.write(b"\n ]")
+            for index, element in enumerate(inner):
+                output.write(f"{',' if index else '['}\n  {line(element)}".encode())
+            output.write(b"\n ]")
         else:
-            found.write(line(inner).encode())
-    found.write(b"\n}\n" if value else b"{}\n")
-    return found.getvalue()
+            output.write(line(inner).encode())
+    output.write(b"\n}\n" if value else b"{}\n")
+    return output.getvalue()
 
 
 def parse_json(data: bytes, where: str) -> Any:

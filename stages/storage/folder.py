@@ -7,7 +7,6 @@ from pathlib import Path, PurePosixPath
 from textsmooth.stages.storage import atomic as storage
 from textsmooth.stages.storage.atomic import parse_json
 
-STORES = ("s3", "gs", "memory")  # URI schemes; memory is fsspec's own, for tests
 BLOCK_BYTES = 4 << 20  # of a file that is streamed
 
 

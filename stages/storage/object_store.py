@@ -1,11 +1,9 @@
-"""Object stores, asked one thing at a time: what is tried again, what cannot get better, and how both are told in one line.
+"""Object stores: the client interface, retries, and one-line errors.
 
-A path is `bucket/key`. What is tried again is tried TRIES times, with waits that double; the libraries' own retries are off where
-they can be turned off, so that these are all there are.
+A path is `bucket/key`. The libraries' own retries are off where they can be turned off, so that those of retry.py are the only ones.
 """
 
 import contextlib
-import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,35 +13,33 @@ from typing import Any, NamedTuple, TypeVar
 
 from textsmooth.schemas.config import check_place
 from textsmooth.schemas.errors import StorageError, TextsmoothError, UsageError, first_line
+from textsmooth.stages.storage.retry import OBJECT_STORE, RetryPolicy
 
-TRIES = 8
-FIRST_WAIT_S = 1.0  # doubled each time, a random half of it left away
-LONGEST_WAIT_S = 20.0
 CONNECT_S = 10.0
 SILENCE_S = 30.0  # without a byte
-CALL_S = 300.0  # one request, and as much longer as its bytes take at LEAST_RATE
-LEAST_RATE = 100_000  # bytes/s
+CALL_S = 300.0  # one request, and as much longer as its bytes take at SLOWEST_RATE
+SLOWEST_RATE = 100_000  # bytes/s
 CONCURRENT = 32  # requests
 ONE_PUT = 5 << 30  # bytes; larger files are uploaded in parts
-PART_BYTES = 16 << 20  # of one request for a part of a file
-PARTS = 8  # at a time
+RANGE_BYTES = 16 << 20  # of one request for a part of a file
+RANGES_AT_ONCE = 8
 DELETED_AT_ONCE = 1000
 AGAIN = "see that the store can be reached, then run the same command again: what is finished is kept"
 GLOB = "*?["
 
-_Result = TypeVar("_Result")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """An object: its bytes, and a text that changes with its content."""
+class ObjectInfo:
+    """Size of an object in bytes, and a tag that changes with its content (ETag, generation)."""
 
     size: int
     tag: str
 
 
-class Part(NamedTuple):
-    """Bytes start .. stop of an object, or all of it; tag: only if the object is still that one."""
+class ByteRange(NamedTuple):
+    """Bytes start .. stop of an object, or all of it. With a tag, reading fails if the object has another one by now."""
 
     path: str
     start: int | None = None
@@ -52,21 +48,21 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trouble:
-    """What a store said, and what to do about it."""
+class Failure:
+    """What an error of a store means, and what to do about it."""
 
-    said: str
+    message: str
     advice: str = AGAIN
-    again: bool = False  # whether it may pass
-    kind: type[TextsmoothError] = StorageError
+    temporary: bool = False  # another attempt may succeed
+    error_type: type[TextsmoothError] = StorageError
 
 
-class Changed(Exception):
-    """The object is another one than was asked for."""
+class ObjectChanged(Exception):
+    """The object was replaced since its tag or size was read."""
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Scheme and path of a URI. UsageError if it names no bucket, or holds what it must not."""
+    """Scheme and path of a URI. UsageError if it has no bucket, has credentials in it, or is no plain path."""
     scheme, _, rest = uri.partition("://")
     path = rest.rstrip("/")
     bucket = path.partition("/")[0]
@@ -81,11 +77,15 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 class Store:
-    """One kind of store through fsspec; this one is fsspec's own memory, for tests. Errors are the library's, `ask` tells them."""
+    """One kind of object store through fsspec; this class itself is fsspec's memory, for tests.
+
+    Methods raise the errors of the library. `request` retries a call and turns what remains into one line, with the help of `explain`.
+    """
 
     scheme = "memory"
-    environment: tuple[str, ...] = ()  # what variables begin with that decide where a store is, and who asks
-    tries = TRIES
+    extra = ""  # of `pip install textsmooth[extra]`
+    environment: tuple[str, ...] = ()  # prefixes of the environment variables that decide on endpoint and credentials
+    retries: RetryPolicy = OBJECT_STORE
 
     def __init__(self) -> None:
         self.fs = self.connect()
@@ -96,60 +96,61 @@ class Store:
         return fsspec.filesystem("memory", use_listings_cache=False)
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
 
     def path(self, path: str) -> str:
-        """A path as this store's own listings have it."""
+        """A path in the form that the listings of this store have."""
         return str(self.fs._strip_protocol(f"{self.scheme}://{path}"))
 
     def tag(self, info: dict[str, Any]) -> str:
-        """The text of an entry of a listing that changes with the content."""
+        """The tag in an entry of a listing."""
         return str(info.get("created"))
 
-    def head(self, path: str) -> Found | None:
-        """An object; None if there is none."""
+    def head(self, path: str) -> ObjectInfo | None:
+        """Size and tag of an object; None if there is no such object."""
         try:
             info = self.fs.info(path)
         except FileNotFoundError:
             return None
-        return None if info["type"] == "directory" else self._found(info)
+        return None if info["type"] == "directory" else self._info(info)
 
-    def _found(self, info: dict[str, Any]) -> Found:
-        return Found(size=int(info["size"]), tag=self.tag(info))
+    def _info(self, info: dict[str, Any]) -> ObjectInfo:
+        return ObjectInfo(size=int(info["size"]), tag=self.tag(info))
 
-    def page(self, path: str, after: str | None) -> tuple[dict[str, Found], str | None]:
-        """Some of the objects whose path begins with `path/`, from where another page ended; and where this one does, None at the end."""
+    def list_page(self, path: str, token: str | None) -> tuple[dict[str, ObjectInfo], str | None]:
+        """One page of the objects whose path begins with `path/`, and the token of the next page; None for the first and after the last."""
         start = f"{self.path(path)}/"
         try:
-            found = self.fs.find(path, detail=True)
+            entries = self.fs.find(path, detail=True)
         except FileNotFoundError:
-            found = {}
-        return {name: self._found(info) for name, info in found.items() if name.startswith(start) and not name.endswith("/")}, None
+            entries = {}
+        return {name: self._info(entry) for name, entry in entries.items() if name.startswith(start) and not name.endswith("/")}, None
 
     def any_below(self, path: str) -> bool:
-        """Whether there is any such object."""
-        return bool(self.page(path, None)[0])
+        """Whether any object's path begins with `path/`."""
+        return bool(self.list_page(path, None)[0])
 
-    def glob(self, pattern: str) -> dict[str, Found]:
-        """Objects whose path a pattern of fsspec matches."""
-        found = self.fs.glob(pattern, detail=True)
-        return {name: self._found(info) for name, info in found.items() if info["type"] == "file"}
+    def glob(self, pattern: str) -> dict[str, ObjectInfo]:
+        """Objects whose path matches a glob pattern of fsspec."""
+        entries = self.fs.glob(pattern, detail=True)
+        return {name: self._info(entry) for name, entry in entries.items() if entry["type"] == "file"}
 
-    def get(self, parts: Sequence[Part]) -> list[bytes | Exception]:
-        """The bytes of parts, several at a time; in place of those that did not come, why: FileNotFoundError, Changed, or trouble."""
-        return [self._get(part) for part in parts]
+    def get(self, ranges: Sequence[ByteRange]) -> list[bytes | Exception]:
+        """The bytes of each range, several at a time; FileNotFoundError, ObjectChanged or the library's error for those that failed."""
+        return [self._get(byte_range) for byte_range in ranges]
 
-    def _get(self, part: Part) -> bytes | Exception:
+    def _get(self, byte_range: ByteRange) -> bytes | Exception:
+        path, start, stop, tag = byte_range
         try:
-            if part.tag is not None and self.tag(self.fs.info(part.path)) != part.tag:
-                return Changed(part.path)
-            data: bytes = self.fs.cat_file(part.path, start=part.start, end=part.stop)
+            if tag is not None and self.tag(self.fs.info(path)) != tag:
+                return ObjectChanged(path)
+            data: bytes = self.fs.cat_file(path, start=start, end=stop)
             return data
         except Exception as error:
             return error
 
     def put(self, path: str, data: bytes, *, exclusive: bool) -> bool:
-        """Put an object in place whole, with one request up to ONE_PUT; False if it must be the first and is not."""
+        """Write a whole object, with one request up to ONE_PUT bytes; False if `exclusive` and the object exists."""
         try:
             self.fs.pipe_file(path, data, mode="create" if exclusive else "overwrite", **self.put_options(len(data)))
         except FileExistsError:
@@ -159,118 +160,102 @@ class Store:
         return True
 
     def put_options(self, size: int) -> dict[str, Any]:
-        """Of the library's `pipe_file`."""
+        """Arguments for the library's `pipe_file`."""
         return {}
 
     def delete(self, paths: Sequence[str]) -> None:
-        """Remove objects, as far as they are there."""
+        """Remove objects; a missing one is no error."""
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm_file(path)
 
-    def trouble(self, error: Exception, uri: str) -> Trouble | None:
-        """What an error of the library means; None if it is none of the store's."""
+    def explain(self, error: Exception, uri: str) -> Failure | None:
+        """What an error of the library means; None if it is not about the store."""
         if isinstance(error, PermissionError):
-            return Trouble(said=f"access denied ({first_line(error)})", advice="see to the permissions of who is asking")
+            return Failure(message=f"access denied ({first_line(error)})", advice="see to the permissions of who is asking")
         if isinstance(error, TimeoutError):
-            return Trouble(said=f"no answer in time ({first_line(error)})", again=True)
+            return Failure(message=f"no answer in time ({first_line(error)})", temporary=True)
         if isinstance(error, ConnectionError):
-            return Trouble(said=first_line(error), again=True)
+            return Failure(message=first_line(error), temporary=True)
         return None
 
 
-class Patience:
-    """Counts the tries of one thing, and waits between them."""
-
-    def __init__(self, store: Store, what: str, uri: str) -> None:
-        self.store, self.what, self.uri = store, what, uri
-        self.tries, self.started = 0, time.monotonic()
-
-    def wait(self, error: Exception) -> None:
-        """Wait for the next try, or raise what the error means: at once if it cannot get better, or it was the last try."""
-        trouble = self.store.trouble(error, self.uri)
-        if trouble is None:
-            raise error
-        self.tries += 1
-        if trouble.again and self.tries < self.store.tries:
-            time.sleep(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (self.tries - 1)) * random.uniform(0.5, 1.0))
-            return
-        tried = f", {self.tries} times in {time.monotonic() - self.started:.0f} s" if trouble.again else ""
-        raise trouble.kind(f"cannot {self.what} {self.uri}: {trouble.said}{tried}; {trouble.advice}") from error
+def _is_temporary(store: Store, uri: str, error: Exception) -> bool:
+    failure = store.explain(error, uri)
+    return failure is not None and failure.temporary
 
 
-def ask(store: Store, what: str, uri: str, call: Callable[[], _Result]) -> _Result:
-    """What a call of a store gives, tried again where that can help. what: for messages, read or write.
+def request(store: Store, action: str, uri: str, call: Callable[[], T]) -> T:
+    """Call a store, with retries. action: for messages, `read` or `write`.
 
-    Raises StorageError or UsageError in one line; FileNotFoundError passes through, but for a bucket that is not there.
+    Raises StorageError or UsageError in one line. FileNotFoundError passes through, except for a bucket that does not exist.
     """
-    patience = Patience(store, what, uri)
-    while True:
-        try:
-            return call()
-        except Exception as error:
-            if isinstance(error, FileNotFoundError) and store.trouble(error, uri) is None:
-                raise
-            patience.wait(error)
+    retrying = store.retries.retrying(partial(_is_temporary, store, uri))
+    try:
+        return retrying(call)
+    except Exception as error:
+        failure = store.explain(error, uri)
+        if failure is None:
+            raise
+        attempts = ""
+        if failure.temporary:
+            statistics = retrying.statistics
+            attempts = f", {statistics['attempt_number']} times in {statistics['delay_since_first_attempt']:.0f} s"
+        raise failure.error_type(f"cannot {action} {uri}: {failure.message}{attempts}; {failure.advice}") from error
 
 
-def fetch(store: Store, uri: str, parts: Sequence[Part]) -> list[bytes | Exception]:
-    """The bytes of parts; FileNotFoundError or Changed in place of those that cannot be had. Tries count while nothing comes."""
-    found: dict[int, bytes | Exception] = {}
-    patience = Patience(store, "read", uri)
-    while len(found) < len(parts):
-        left = [i for i in range(len(parts)) if i not in found]
-        failed: Exception | None = None
-        for i, got in zip(left, store.get([parts[i] for i in left]), strict=True):
-            final = isinstance(got, bytes | Changed) or (isinstance(got, FileNotFoundError) and store.trouble(got, uri) is None)
-            if final:
-                found[i] = got
+def read_ranges(store: Store, uri: str, ranges: Sequence[ByteRange]) -> list[bytes | Exception]:
+    """The bytes of each range; FileNotFoundError or ObjectChanged for those that do not exist. Attempts count while nothing arrives."""
+    results: dict[int, bytes | Exception] = {}
+
+    def read_missing() -> None:
+        missing = [i for i in range(len(ranges)) if i not in results]
+        error: Exception | None = None
+        for i, result in zip(missing, store.get([ranges[i] for i in missing]), strict=True):
+            if isinstance(result, bytes | ObjectChanged) or (isinstance(result, FileNotFoundError) and store.explain(result, uri) is None):
+                results[i] = result
             else:
-                assert isinstance(got, Exception)
-                failed = got
-        if failed is not None:
-            if len(left) > len(parts) - len(found):
-                patience.tries = 0  # some came
-            patience.wait(failed)
-    return [found[i] for i in range(len(parts))]
+                error = result
+        if error is not None:
+            if len(results) == len(ranges) - len(missing) or not _is_temporary(store, uri, error):
+                raise error
+            time.sleep(store.retries.wait_s(1))  # some arrived: the rest has all its attempts again
+
+    while len(results) < len(ranges):
+        request(store, "read", uri, read_missing)
+    return [results[i] for i in range(len(ranges))]
 
 
-def listing(store: Store, uri: str, path: str) -> dict[str, Found]:
-    """All objects whose path begins with `path/`, by path; asked for by pages, each tried again for itself."""
-    found, after = ask(store, "list", uri, lambda: store.page(path, None))
-    while after is not None:
-        more, after = ask(store, "list", uri, partial(store.page, path, after))
-        found |= more
-    return found
+def list_objects(store: Store, uri: str, path: str) -> dict[str, ObjectInfo]:
+    """All objects whose path begins with `path/`, by path. Each page of the listing has its own attempts."""
+    objects, token = request(store, "list", uri, lambda: store.list_page(path, None))
+    while token is not None:
+        page, token = request(store, "list", uri, partial(store.list_page, path, token))
+        objects |= page
+    return objects
 
 
-def ranges(found: Found, path: str) -> list[Part]:
-    """The parts in which an object is fetched."""
-    starts = range(0, found.size, PART_BYTES)
-    return [Part(path, start, min(start + PART_BYTES, found.size), found.tag or None) for start in starts]
+def download(store: Store, uri: str, path: str, info: ObjectInfo, write: Callable[[bytes], object]) -> None:
+    """Write an object's bytes in order. FileNotFoundError if it does not exist, ObjectChanged if its tag or size is another one."""
+    starts = range(0, info.size, RANGE_BYTES)
+    ranges = [ByteRange(path, start, min(start + RANGE_BYTES, info.size), info.tag or None) for start in starts]
+    for first in range(0, len(ranges), RANGES_AT_ONCE):
+        chunk = ranges[first : first + RANGES_AT_ONCE]
+        for byte_range, data in zip(chunk, read_ranges(store, uri, chunk), strict=True):
+            if isinstance(data, Exception):
+                raise data
+            if len(data) != (byte_range.stop or 0) - (byte_range.start or 0):
+                raise ObjectChanged(path)
+            write(data)
 
 
-def download(store: Store, uri: str, path: str, found: Found, write: Callable[[bytes], object]) -> None:
-    """Write an object's bytes in order. FileNotFoundError or Changed if it is not there, or not that one any more."""
-    parts = ranges(found, path)
-    for first in range(0, len(parts), PARTS):
-        few = parts[first : first + PARTS]
-        for part, got in zip(few, fetch(store, uri, few), strict=True):
-            if isinstance(got, Exception):
-                raise got
-            if len(got) != (part.stop or 0) - (part.start or 0):
-                raise Changed(path)
-            write(got)
-
-
-def remove(store: Store, uri: str, paths: Iterable[str]) -> None:
-    """Remove objects, DELETED_AT_ONCE with a request where the store can."""
-    some = list(paths)
-    for first in range(0, len(some), DELETED_AT_ONCE):
-        few = some[first : first + DELETED_AT_ONCE]
-        ask(store, "remove files below", uri, partial(store.delete, few))
+def remove_objects(store: Store, uri: str, paths: Iterable[str]) -> None:
+    """Remove objects, DELETED_AT_ONCE per request where the store can."""
+    remaining = list(paths)
+    for first in range(0, len(remaining), DELETED_AT_ONCE):
+        request(store, "remove files below", uri, partial(store.delete, remaining[first : first + DELETED_AT_ONCE]))
 
 
 def last_part(uri: str) -> str:
-    """What a URI ends with: the name of a folder or file, or of the bucket."""
+    """The last component of a URI: the name of a folder or file, or of the bucket."""
     return PurePosixPath(uri.partition("://")[2]).name

@@ -1,4 +1,4 @@
-"""The folder of a dataset in an object store. There are no folders there, only objects whose path begins alike."""
+"""A dataset folder in an object store: the objects whose path begins with the folder's."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
@@ -7,25 +7,36 @@ from typing import BinaryIO
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import AGAIN
 from textsmooth.stages.storage import cache
-from textsmooth.stages.storage import object_store as store
 from textsmooth.stages.storage.folder import Folder, is_temp
-from textsmooth.stages.storage.object_store import Changed, Found, Part, Store
+from textsmooth.stages.storage.object_store import (
+    GLOB,
+    ByteRange,
+    ObjectChanged,
+    ObjectInfo,
+    Store,
+    download,
+    list_objects,
+    read_ranges,
+    remove_objects,
+    request,
+    split_uri,
+)
 from textsmooth.stages.storage.registry import open_store
 
 READ_AT_ONCE = 1000  # small files
-LISTED_ALONE = 8  # names that are looked for one by one when they are removed; more, and the whole folder is listed
+LISTED_ALONE = 8  # to remove at most so many names, each is listed; for more, the whole folder is
 
 
 class StoreFolder(Folder):
-    """A folder at s3:// or gs://. It is its URI: another process that is sent one connects by itself.
+    """A folder at s3:// or gs://. It holds its URI alone: another process that unpickles it makes its own connection.
 
-    A file is put in place by one request, so there are no temporary ones. UsageError for a URI or a set-up that cannot work.
+    One request puts a file in place, so there are no temporary files. UsageError for a malformed URI or an unusable configuration.
     """
 
     def __init__(self, uri: str) -> None:
-        store.split_uri(uri)
-        if any(char in uri for char in store.GLOB):
-            raise UsageError(f"{uri} holds one of {' '.join(store.GLOB)}, which stand for others in a store: name one folder")
+        split_uri(uri)
+        if any(char in uri for char in GLOB):
+            raise UsageError(f"{uri} holds one of {' '.join(GLOB)}, which are wildcards: name one folder")
         self.where = uri.rstrip("/")
         open_store(self.where)
 
@@ -41,39 +52,39 @@ class StoreFolder(Folder):
         return f"{self.where}/{name}"
 
     def exists(self) -> bool:
-        return store.ask(self._store, "list", self.where, lambda: self._store.any_below(self._path()))
+        return request(self._store, "list", self.where, lambda: self._store.any_below(self._path()))
 
     def size(self, name: str) -> int | None:
-        found = store.ask(self._store, "read", self.at(name), lambda: self._store.head(self._path(name)))
-        return None if found is None else found.size
+        info = request(self._store, "read", self.at(name), lambda: self._store.head(self._path(name)))
+        return None if info is None else info.size
 
     def read(self, name: str) -> bytes:
-        (found,) = store.fetch(self._store, self.at(name), [Part(self._path(name))])
-        if isinstance(found, bytes):
-            return found
+        (data,) = read_ranges(self._store, self.at(name), [ByteRange(self._path(name))])
+        if isinstance(data, bytes):
+            return data
         raise FileNotFoundError(self.at(name))
 
     def stream(self, name: str, size: int, write: Callable[[bytes], object]) -> None:
         try:
-            store.download(self._store, self.at(name), self._path(name), Found(size=size, tag=""), write)
-        except Changed:
+            download(self._store, self.at(name), self._path(name), ObjectInfo(size=size, tag=""), write)
+        except ObjectChanged:
             raise DatasetError(f"{self.at(name)} has other bytes than the {size:,} of the manifest; {AGAIN}") from None
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
-        wanted = list(names)
-        found: dict[str, bytes] = {}
-        for first in range(0, len(wanted), READ_AT_ONCE):
-            few = wanted[first : first + READ_AT_ONCE]
-            got = store.fetch(self._store, self.where, [Part(self._path(name)) for name in few])
-            found |= {name: data for name, data in zip(few, got, strict=True) if isinstance(data, bytes)}
-        return found
+        remaining = list(names)
+        contents: dict[str, bytes] = {}
+        for first in range(0, len(remaining), READ_AT_ONCE):
+            chunk = remaining[first : first + READ_AT_ONCE]
+            results = read_ranges(self._store, self.where, [ByteRange(self._path(name)) for name in chunk])
+            contents |= {name: data for name, data in zip(chunk, results, strict=True) if isinstance(data, bytes)}
+        return contents
 
     def files(self, below: str = "") -> dict[str, int]:
-        return {name: found.size for name, found in self._listed(below).items()}
+        return {name: info.size for name, info in self._listed(below).items()}
 
-    def _listed(self, below: str = "") -> dict[str, Found]:
+    def _listed(self, below: str = "") -> dict[str, ObjectInfo]:
         start = len(self._path()) + 1
-        return {path[start:]: entry for path, entry in store.listing(self._store, self.where, self._path(below)).items()}
+        return {path[start:]: info for path, info in list_objects(self._store, self.where, self._path(below)).items()}
 
     def empty(self, *, but_temp: bool = False) -> bool:
         return all(but_temp and is_temp(name) for name in self.files())
@@ -85,38 +96,38 @@ class StoreFolder(Folder):
         body = bytes(data)
         if self._put(name, body, exclusive=True):
             return True
-        try:  # ours after all, if the answer to an earlier try was lost
+        try:  # this put created it after all, if the answer to an earlier attempt was lost
             return self.read(name) == body
         except FileNotFoundError:
             return False
 
     def _put(self, name: str, body: bytes, *, exclusive: bool) -> bool:
         try:
-            return store.ask(self._store, "write", self.at(name), lambda: self._store.put(self._path(name), body, exclusive=exclusive))
+            return request(self._store, "write", self.at(name), lambda: self._store.put(self._path(name), body, exclusive=exclusive))
         except FileNotFoundError:
             raise UsageError(f"cannot write {self.at(name)}: there is no such bucket; make it, or name another") from None
 
     def remove(self, names: Iterable[str]) -> None:
-        wanted = list(names)
-        if len(wanted) <= LISTED_ALONE:
-            self._delete([each for name in wanted for each in (name, *self._listed(name))])
-            return
-        exact, files = set(wanted), self.files()
-        self._delete([name for name in files if name in exact or any(str(up) in exact for up in PurePosixPath(name).parents)])
+        removed = list(dict.fromkeys(names))
+        if len(removed) <= LISTED_ALONE:
+            self._delete([path for name in removed for path in (name, *self._listed(name))])
+        else:
+            below = set(removed)
+            self._delete([name for name in self.files() if any(str(path) in below for path in (name, *PurePosixPath(name).parents))])
 
     def _delete(self, names: Iterable[str]) -> None:
-        store.remove(self._store, self.where, (self._path(name) for name in names))
+        remove_objects(self._store, self.where, (self._path(name) for name in names))
 
     def prune(self, names: Iterable[str]) -> None:
         pass
 
     def local(self, name: str, *, size: int, sha256: str) -> Path:
         def fill(file: BinaryIO) -> None:
-            store.download(self._store, self.at(name), self._path(name), Found(size=size, tag=""), file.write)
+            download(self._store, self.at(name), self._path(name), ObjectInfo(size=size, tag=""), file.write)
 
         try:
             return cache.local_copy(sha256, size=size, sha256=sha256, fill=fill)
         except FileNotFoundError:
             raise DatasetError(f"{name} is missing in {self}; {AGAIN}") from None
-        except (Changed, cache.Damaged):
+        except (ObjectChanged, cache.Damaged):
             raise DatasetError(f"{name} in {self} was altered: not the {size:,} bytes and the sha256 of the manifest; {AGAIN}") from None

@@ -1,6 +1,5 @@
 """Files of a dataset on their way to another folder: compared with the manifest while they are read, put in place whole, many at a time."""
 
-import fcntl
 import hashlib
 import io
 import os
@@ -13,19 +12,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from filelock import lock_descriptor
+
 from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.errors import ConflictError, DatasetError, StorageError, UsageError
 from textsmooth.schemas.manifest import AGAIN, MANIFEST, SHARD, FileEntry
-from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.storage import atomic
 from textsmooth.stages.storage.folder import Folder
 from textsmooth.stages.storage.local import LocalFolder
+from textsmooth.stages.storage.retry import DAMAGED_DOWNLOAD
 
 AT_ONCE = 8  # files on their way
 MEMORY_BYTES = 1 << 30  # that files on their way to a store may take together
-SCRATCH = f"{storage.TEMP_PREFIX}hub-"  # folder in a local target: files as they arrive from the Hub, parts of files too
-TEMP = re.compile(rf"(.+/)?{re.escape(storage.TEMP_PREFIX)}[0-9a-f]{{16}}|{re.escape(SCRATCH)}[0-9a-f]{{16}}/.+")  # what is made here
+SCRATCH = f"{atomic.TEMP_PREFIX}hub-"  # folder in a local target: files as they arrive from the Hub, parts of files too
+TEMP = re.compile(rf"(.+/)?{re.escape(atomic.TEMP_PREFIX)}[0-9a-f]{{16}}|{re.escape(SCRATCH)}[0-9a-f]{{16}}/.+")  # what is made here
 
 Done = Callable[[FileEntry], None]
+
+
+class _DamagedDownload(DatasetError):
+    """A file arrived that is not the one of the manifest."""
 
 
 class _NotWritten(Exception):
@@ -205,7 +211,7 @@ class FolderTarget:
         scratch = self._scratch() if entries and reader.source.resumes_downloads else None
         many(lambda entry: self._place(entry, reader, scratch, staged=staged), entries, done)
         if scratch is not None:
-            storage.remove(scratch)
+            atomic.remove(scratch)
 
     def _put(self, entry: FileEntry, reader: Reader) -> None:
         self.folder.put(entry.path, reader.bytes(entry))
@@ -214,20 +220,23 @@ class FolderTarget:
         assert isinstance(self.folder, LocalFolder)
         path = self._staged(entry) if staged else self.folder.path / entry.path
         if scratch is None or entry.path in reader.made:
-            storage.put_stream(path, lambda file: reader.write_to(entry, file.write))
+            atomic.put_stream(path, lambda file: reader.write_to(entry, file.write))
             return
-        for again in (False, True):  # what arrived damaged is fetched once more
-            try:
-                found = reader.source.fetch(entry.path, scratch, again=again)
-            except OSError as error:
-                if error.errno is not None:
-                    raise StorageError(f"cannot write {path}: {error.strerror}; see to the folder, or name another place") from error
-                raise DatasetError(f"{entry.path} is missing in {reader.source}; tell who has published it") from None
-            if found.stat().st_size == entry.bytes and file_sha256(found) == entry.sha256:
-                storage.move(found, path)
-                return
-            found.unlink()
-        raise reader.damaged(entry)
+        for attempt in DAMAGED_DOWNLOAD.retrying(lambda error: isinstance(error, _DamagedDownload)):
+            with attempt:
+                self._download(entry, reader, scratch, path, again=attempt.retry_state.attempt_number > 1)
+
+    def _download(self, entry: FileEntry, reader: Reader, scratch: Path, path: Path, *, again: bool) -> None:
+        try:
+            downloaded = reader.source.fetch(entry.path, scratch, again=again)
+        except OSError as error:
+            if error.errno is not None:
+                raise StorageError(f"cannot write {path}: {error.strerror}; check the folder, or name another place") from error
+            raise DatasetError(f"{entry.path} is missing in {reader.source}; tell its publisher") from None
+        if downloaded.stat().st_size != entry.bytes or file_sha256(downloaded) != entry.sha256:
+            downloaded.unlink()
+            raise _DamagedDownload(str(reader.damaged(entry)))
+        atomic.move(downloaded, path)
 
     def _scratch(self) -> Path:
         """A folder for what arrives from the Hub; where no other process can be at work, one that a killed run has left."""
@@ -250,13 +259,13 @@ class FolderTarget:
     def _staged(self, entry: FileEntry) -> Path:
         assert isinstance(self.folder, LocalFolder)
         name = hashlib.sha256(f"{entry.path} {entry.sha256}".encode()).hexdigest()[:16]
-        return (self.folder.path / entry.path).with_name(f"{storage.TEMP_PREFIX}{name}")
+        return (self.folder.path / entry.path).with_name(f"{atomic.TEMP_PREFIX}{name}")
 
     def unstage(self, entries: list[FileEntry]) -> None:
         """Put in place what was sent `staged`, shards first."""
         if isinstance(self.folder, LocalFolder):
             for entry in sorted(entries, key=lambda entry: SHARD.fullmatch(entry.path) is None):
-                storage.move(self._staged(entry), self.folder.path / entry.path)
+                atomic.move(self._staged(entry), self.folder.path / entry.path)
 
     def remove(self, names: list[str]) -> None:
         self.folder.remove(names)
@@ -269,7 +278,7 @@ class FolderTarget:
     def tidy(self) -> None:
         if isinstance(self.folder, LocalFolder):
             for path in self._scratches() if self._locked else ():
-                storage.remove(path)
+                atomic.remove(path)
             self.folder.remove([name for name in self.folder.files() if TEMP.fullmatch(name) and not name.startswith(SCRATCH)])
 
     def finish(self, *, public: bool) -> bool:
@@ -290,12 +299,10 @@ def _opened(path: Path) -> int:
 
 def _lock(descriptor: int, waits: Callable[[], object]) -> bool:
     """Lock a folder until the descriptor is closed, or the process ends; False on a file system without locks."""
-    for flags in (fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX):
-        try:
-            fcntl.flock(descriptor, flags)
-            return True
-        except BlockingIOError:
+    try:
+        if not lock_descriptor(descriptor, blocking=False):
             waits()
-        except OSError:
-            break
-    return False
+            lock_descriptor(descriptor)
+    except OSError:
+        return False
+    return True

@@ -126,7 +126,7 @@ def test_a_temp_that_another_driver_tidied_away_is_written_again(place: Any, tmp
         (errno.EDQUOT, "make room and run the same command again"),
         (errno.EACCES, "choose a folder you may write to"),
         (errno.EROFS, "choose a folder you may write to"),
-        (errno.EIO, "see to the storage"),
+        (errno.EIO, "check the storage"),
     ],
 )
 def test_what_the_storage_refuses_is_told_and_no_temp_is_left(
@@ -157,7 +157,7 @@ def test_a_link_to_nothing_is_named(place: Any, tmp_path: Path) -> None:
         with pytest.raises(StorageError) as told:
             place(tmp_path / "link" / below, b"x")
         assert str(told.value) == (
-            f"cannot write {tmp_path}/link/{below}: {tmp_path}/link is a link to gone/away, which is not there; make that folder, or "
+            f"cannot write {tmp_path}/link/{below}: {tmp_path}/link is a link to gone/away, which does not exist; make that folder, or "
             "choose another"
         )
 

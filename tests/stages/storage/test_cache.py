@@ -22,7 +22,7 @@ class Source:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fetched: list[bytes] = []
-        monkeypatch.setattr(cache, "HANDED_OUT", 0)  # only a test looks for the room that the last ones take
+        monkeypatch.setattr(cache, "HELD", 0)  # only a test looks for the room that the last ones take
 
     def want(self, data: bytes, *, comes: Callable[[], bytes] | None = None) -> Path:
         def fill(file: BinaryIO) -> None:
@@ -102,11 +102,11 @@ def test_one_that_is_in_use_stays(source: Source, tmp_path: Path) -> None:
 
 
 def test_the_last_ones_asked_for_stay_until_they_can_be_opened(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "HANDED_OUT", 2)
+    monkeypatch.setattr(cache, "HELD", 2)
     for name in (b"a", b"b", b"c", b"d"):
         source.want(name * 9000)
     assert there(tmp_path) == {b"c", b"d"} | {b"b"}  # b was still held when room was made for d
-    monkeypatch.setattr(cache, "HANDED_OUT", 0)
+    monkeypatch.setattr(cache, "HELD", 0)
     for _ in range(3):
         source.want(b"z")
 

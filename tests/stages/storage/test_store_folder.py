@@ -13,12 +13,13 @@ from s3_server import S3, Fault
 
 from textsmooth.schemas.errors import StorageError, UsageError
 from textsmooth.stages.dataset.open import open_folder
-from textsmooth.stages.storage import object_store as store
 from textsmooth.stages.storage import registry
-from textsmooth.stages.storage import s3 as store_kinds
+from textsmooth.stages.storage import s3 as s3_module
 from textsmooth.stages.storage.folder import Folder
+from textsmooth.stages.storage.retry import OBJECT_STORE
 from textsmooth.stages.storage.store_folder import StoreFolder
 
+ATTEMPTS = OBJECT_STORE.attempts
 NAMES = ["plan.json", "train/00000-0.arrow", "receipts/train-00000.json", "odd/ü é+%20&=.txt", "tokenizer/deep/er/x"]
 
 
@@ -139,7 +140,7 @@ def test_what_passes_is_tried_again(
     call: str, fault: str, bucket: str, s3: S3, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     if "timeout" in fault:
-        monkeypatch.setattr(store_kinds, "SILENCE_S", 0.1)
+        monkeypatch.setattr(s3_module, "SILENCE_S", 0.1)
         registry.close_stores()  # it holds for new connections
         request.addfinalizer(registry.close_stores)
     method, ask, expected = CALLS[call]
@@ -161,10 +162,10 @@ def test_when_the_answer_was_lost_another_one_s_file_is_not_taken_for_ours(bucke
 @pytest.mark.parametrize(("call", "what"), [("put", "write"), ("read", "read"), ("files", "list"), ("size", "read"), ("read_all", "read")])
 def test_what_does_not_pass_is_told_after_a_while(call: str, what: str, bucket: str, s3: S3) -> None:
     s3.faults(Fault(".", status=503, code="SlowDown"))
-    with pytest.raises(StorageError, match=rf"cannot {what} {bucket}/x\S*: .*503 .*, {store.TRIES} times in \d+ s; .*same command") as told:
+    with pytest.raises(StorageError, match=rf"cannot {what} {bucket}/x\S*: .*503 .*, {ATTEMPTS} times in \d+ s; .*same command") as told:
         CALLS[call][1](open_folder(f"{bucket}/x"))
     assert "\n" not in str(told.value)
-    assert {s3.log().count(line) for line in s3.log()} == {store.TRIES}
+    assert {s3.log().count(line) for line in s3.log()} == {ATTEMPTS}
 
 
 def test_tries_are_counted_only_while_nothing_comes(bucket: str, s3: S3) -> None:
@@ -215,7 +216,7 @@ def test_who_is_asking_and_whom_comes_from_the_environment(bucket: str, monkeypa
     assert not folder.exists()
     with monkeypatch.context() as changed:
         changed.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-        with pytest.raises(StorageError, match=rf"Could not connect to the endpoint .*, {store.TRIES} times .*check AWS_ENDPOINT_URL"):
+        with pytest.raises(StorageError, match=rf"Could not connect to the endpoint .*, {ATTEMPTS} times .*check AWS_ENDPOINT_URL"):
             folder.exists()
         changed.setenv("AWS_ENDPOINT_URL", "nonsense")
         with pytest.raises(UsageError, match=r"Invalid endpoint: nonsense; set AWS_ENDPOINT_URL to http"):
@@ -241,7 +242,7 @@ def test_who_is_asking_and_whom_comes_from_the_environment(bucket: str, monkeypa
         ("s3:///x", "names no bucket"),
         ("s3://bucket//x", "no plain path"),
         ("s3://bucket/../x", "no plain path"),
-        ("s3://bucket/*", "which stand for others"),
+        ("s3://bucket/*", "which are wildcards"),
         ("ftp://host/x", "named by s3://, gs://, not ftp://"),
     ],
 )
