@@ -269,9 +269,9 @@ def test_the_hub_answers_and_the_token_is_not_told(hub: Hub, textsmooth: Callabl
 def test_a_hub_that_does_not_answer_is_a_problem(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
-    monkeypatch.setattr(doctor_places, "ANSWER_S", 0.2)
     hub.faults.append(HubFault("whoami", status=503))
     assert f"{hub.url} fails with 503" in of(doctor_places.hub, "endpoint").text
+    monkeypatch.setattr(doctor_places, "ANSWER_S", 0.2)
     hub.faults[:] = [HubFault("whoami", delay_s=1.0)]
     assert of(doctor_places.hub, "endpoint").text == f"{hub.url} cannot be reached (no answer in 0.2 s)"
     for endpoint in (NOWHERE, "nonsense"):
