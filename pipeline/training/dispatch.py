@@ -11,16 +11,16 @@ from textsmooth.stages.training.distributed import World
 def train(options: TrainOptions, progress: TrainProgress | None = None) -> TrainResult:
     """Train a student on a smoothed dataset and save it in a folder that transformers opens.
 
-    Everything that can be wrong is checked before the first update. Raises UsageError, DatasetError, TeacherError (the student does
-    not fit), ConflictError (the output folder, an unfinished run), StorageError, MachineError (memory), TrainingError (the loss is not
-    a number), or Stopped (a signal; resumable). Seeds torch's generator and sets its threads; equal options, threads and libraries
-    give equal weights on a CPU, however often the run was interrupted and resumed.
+    Options, dataset and student are checked before the first update. Raises UsageError, DatasetError, TeacherError (the student does not
+    fit), ConflictError (the output folder, an unfinished run), StorageError, MachineError (memory), TrainingError (the loss is not finite),
+    or Stopped (by a signal; resumable). Seeds torch's generator and sets its number of threads. Equal options, threads and libraries give
+    equal weights on a CPU, however often the run was interrupted and resumed.
     """
     progress = progress or TrainProgress(mode=options.progress)
     world = World.from_environment()
     if options.num_workers > 1:
         if world.size > 1:
-            raise UsageError("--num-workers starts processes by Ray Train, and torchrun has started some already: leave one of them away")
+            raise UsageError("--num-workers starts processes by Ray Train, and torchrun has started some already: use one of them")
         from textsmooth.pipeline.training.ray_train import train_on_ray
 
         return train_on_ray(options, progress)

@@ -1,4 +1,4 @@
-"""Where a training run finds its student, and where it saves: checked before anything is opened."""
+"""Folders of a training run: the student and the output, checked before anything is opened."""
 
 from pathlib import Path
 
@@ -11,30 +11,29 @@ from textsmooth.stages.storage.folder import is_uri
 
 
 def hub_student(name: str) -> bool:
-    """Whether a student is called by its name on the Hub, owner/name."""
+    """Whether the name is that of a model on the Hub, owner/name, and not a local path."""
     return HUB_MODEL.fullmatch(name) is not None and "/" in name and not Path(name).exists()
 
 
 def student_folder(options: TrainOptions) -> Path:
-    """The folder of a student: a local one, or owner/name of the Hub. UsageError if there is none."""
+    """The folder of the student, downloaded if it is owner/name on the Hub. UsageError if there is none."""
     name = options.student
     if hub_student(name):
         return find_model(name, options.student_revision, option="--student").folder
     if options.student_revision is not None:
-        raise UsageError(f"--student {name!r} is on this machine, only a model on the Hub has revisions: leave --student-revision away")
+        raise UsageError(f"--student {name!r} is on this machine, only a model on the Hub has revisions: remove --student-revision")
     return model_folder(name, "student")
 
 
 def out_folder(options: TrainOptions) -> Path:
-    """Where to save. UsageError if that is the dataset, the student, or a folder they lie in or that lies in the dataset."""
-    elsewhere = is_uri(options.dataset)
+    """The output folder. UsageError if it is the dataset or the student, contains one of them, or lies in the dataset."""
     objective = "" if options.objective == TrainOptions.objective else f"{options.objective.replace('+', '-')}-"
     out = Path(options.out or Path("students") / f"{dataset_name(options.dataset)}-{objective}{options.reads}").expanduser()
-    place = out.resolve()
+    resolved = out.resolve()
     kept = {} if hub_student(options.student) else {"student": Path(options.student).expanduser().resolve()}
-    if not elsewhere:
+    if not is_uri(options.dataset):
         kept["dataset"] = Path(options.dataset).resolve()
     for name, folder in kept.items():
-        if place == folder or place in folder.parents or (name == "dataset" and folder in place.parents):
+        if resolved == folder or resolved in folder.parents or (name == "dataset" and folder in resolved.parents):
             raise UsageError(f"--out {out} would touch the {name} {folder}; choose another folder")
     return out

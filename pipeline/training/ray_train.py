@@ -1,7 +1,7 @@
-"""Training in several processes by Ray Train: each runs our own loop, and after a failure all go on from our own checkpoints.
+"""Train in several processes with Ray Train: each runs the same loop, and after a failure all resume from the last checkpoint.
 
-Folders have to be seen by all nodes under the same names. The cluster is the one of RAY_ADDRESS, or one on this machine that is taken
-down at the end. What passes between this process and the workers are files in a folder beside --out: a request to stop, errors.
+All nodes must see the folders under the same names. The cluster is the one of RAY_ADDRESS, or a local one that is shut down at the end.
+This process and the workers communicate by files in a folder beside --out: a request to stop, errors.
 """
 
 import json
@@ -26,7 +26,7 @@ except ImportError as _missing:
 
     raise _UsageError('--num-workers needs Ray Train: pip install "textsmooth[ray]"') from _missing
 
-from textsmooth.pipeline.executors import shutdown as drain
+from textsmooth.pipeline.executors import shutdown
 from textsmooth.pipeline.executors.ray_cluster import quiet
 from textsmooth.pipeline.progress import TrainProgress
 from textsmooth.pipeline.training.log import LOG
@@ -42,9 +42,9 @@ from textsmooth.stages.storage.atomic import TEMP_PREFIX, read_json
 from textsmooth.stages.storage.folder import is_uri
 from textsmooth.stages.training.distributed import OVER_GPUS, WAIT, LostError, World
 
-TRIES = 3  # times that a dead worker is replaced
-TELL_S = 10.0  # for a process to say why it has gone, until the others take it for dead
-LOOK_S = 0.2
+TRIES = 3  # how often dead workers are replaced
+ERROR_WAIT_S = 10.0  # time for a failed process to write its error before the others report it as lost
+POLL_S = 0.2
 
 
 def train_on_ray(options: TrainOptions, progress: TrainProgress) -> TrainResult:
@@ -62,18 +62,18 @@ def train_on_ray(options: TrainOptions, progress: TrainProgress) -> TrainResult:
 
 
 def _absolute(options: TrainOptions, out: Path) -> TrainOptions:
-    """The same places, for processes that stand elsewhere."""
-    elsewhere = is_uri(options.dataset) or hub_uri(options.dataset) is not None
-    dataset = options.dataset if elsewhere else str(Path(options.dataset).absolute())
+    """The options with absolute paths, for processes with another working directory."""
+    remote = is_uri(options.dataset) or hub_uri(options.dataset) is not None
+    dataset = options.dataset if remote else str(Path(options.dataset).absolute())
     log_dir = None if options.log_dir is None else str(Path(options.log_dir).absolute())
     folder = Path(options.student).expanduser()
-    student = str(folder.absolute()) if folder.exists() else options.student  # of the Hub
+    student = str(folder.absolute()) if folder.exists() else options.student  # a name on the Hub
     return replace(options, dataset=dataset, student=student, out=str(out), log_dir=log_dir, progress="none")
 
 
 @contextmanager
 def _cluster(options: TrainOptions) -> Iterator[dict[str, float]]:
-    """What each worker gets of the cluster: that of RAY_ADDRESS or of this process, else one of its own."""
+    """Connect to the cluster of RAY_ADDRESS or of this process, or start a local one. Yields the resources of each worker."""
     started = not ray.is_initialized()
     address = os.environ.get("RAY_ADDRESS") or "local"
     if started:
@@ -88,7 +88,7 @@ def _cluster(options: TrainOptions) -> Iterator[dict[str, float]]:
                     namespace="textsmooth",
                     **size,
                 )
-            drain.listen_again()
+            shutdown.listen_again()
         except (ValueError, OSError, RuntimeError) as error:
             raise WorkerError(f"no Ray for --num-workers at {address}: {' '.join(str(error).split())[:300]}") from None
     try:
@@ -119,9 +119,9 @@ def _trainer(options: TrainOptions, work: Path, resources: dict[str, float]) -> 
 
 
 def _work(config: dict[str, Any]) -> None:
-    """One process. Returns, whatever a user can cause, which is left in a file: Ray begins again only for a process that died."""
+    """The loop of one worker. A known error is written to a file and the worker returns: Ray restarts only workers that died."""
     work, options = Path(config["work"]), TrainOptions(**config["options"])
-    if list(work.glob("error-*.json")):  # one has said what is wrong; others died of waiting for it
+    if list(work.glob("error-*.json")):  # one worker failed with a known error; others died waiting for it
         return
     world = World.from_environment()
     if world.first:
@@ -130,38 +130,38 @@ def _work(config: dict[str, Any]) -> None:
     try:
         train_here(options, TrainProgress(mode="none"), world, stop_file=work / "stop")
     except LostError:
-        end = time.monotonic() + TELL_S
+        end = time.monotonic() + ERROR_WAIT_S
         while time.monotonic() < end:
             if list(work.glob("error-*.json")):
                 return
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
         raise
     except TextsmoothError as error:
-        said = {"kind": type(error).__name__, "text": str(error), "exit_code": error.exit_code}
-        temp = work / f"said-{world.rank}"
-        temp.write_text(json.dumps(said))
+        description = {"kind": type(error).__name__, "text": str(error), "exit_code": error.exit_code}
+        temp = work / f"writing-{world.rank}"
+        temp.write_text(json.dumps(description))
         temp.replace(work / f"error-{world.rank}.json")
 
 
 def _follow(trainer: Any, stop: Stop, work: Path, out: Path, progress: TrainProgress) -> None:
-    """Run a trainer to its end, show what its processes log, hand a request to stop on. Raises what they raised."""
+    """Run a trainer to its end, show the log of its workers, pass on a request to stop. Raises the error of a worker."""
     failed: list[BaseException] = []
     tail = _Tail(run_folder(out) / LOG)
 
     def fit() -> None:
         try:
             trainer.fit()
-        except BaseException as error:  # told below, in the thread that was asked
+        except BaseException as error:  # raised below, in the calling thread
             failed.append(error)
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(LOOK_S)
+        thread.join(POLL_S)
         if stop.asked and not (work / "stop").exists():
             (work / "stop").write_text(str(int(stop.signal or 0)))
         tail.show(progress)
-    tail.path = tail.path if tail.path.exists() else out / LOG  # where it went when the student was saved
+    tail.path = tail.path if tail.path.exists() else out / LOG  # its place after the student was saved
     tail.show(progress)
     for path in sorted(work.glob("error-*.json")):
         raise _error(read_json(path))
@@ -170,27 +170,27 @@ def _follow(trainer: Any, stop: Stop, work: Path, out: Path, progress: TrainProg
         raise WorkerError(f"training processes died more than {TRIES} times: {what}; --resume goes on") from failed[0]
 
 
-def _error(said: dict[str, Any]) -> TextsmoothError:
-    """The error that another process had."""
-    kinds, found = [TextsmoothError], dict[str, type[TextsmoothError]]()
-    while kinds:
-        kind = kinds.pop()
-        found[kind.__name__] = kind
-        kinds += kind.__subclasses__()
-    kind = found.get(said["kind"], TextsmoothError)
-    error = kind.__new__(kind, said["text"])
-    error.args, error.exit_code = (said["text"],), said["exit_code"]
+def _error(description: dict[str, Any]) -> TextsmoothError:
+    """The error of another process, from the file that it wrote."""
+    queue, by_name = [TextsmoothError], dict[str, type[TextsmoothError]]()
+    while queue:
+        kind = queue.pop()
+        by_name[kind.__name__] = kind
+        queue += kind.__subclasses__()
+    kind = by_name.get(description["kind"], TextsmoothError)
+    error = kind.__new__(kind, description["text"])
+    error.args, error.exit_code = (description["text"],), description["exit_code"]
     return error
 
 
 class _Tail:
-    """The events that are appended to a log, which may be cut or not be there yet."""
+    """Follows the events appended to a log, which may not exist yet or be truncated by a restart."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._read = path, 0
 
     def show(self, progress: TrainProgress) -> None:
-        """Those that are whole and were not shown before."""
+        """Show the complete lines that were not shown before."""
         try:
             with self.path.open("rb") as file:
                 if file.seek(0, os.SEEK_END) < self._read:

@@ -1,4 +1,4 @@
-"""What a training run needs, opened and checked before the first update: rows, student, objective, stream of batches.
+"""Prepare a training run: open and check dataset, student, objective and stream of batches before the first update.
 
 Legend: R rows of the training split.
 """
@@ -34,7 +34,7 @@ from textsmooth.stages.training.soft_embedding import SoftEmbedding
 from textsmooth.stages.training.step import PASSES, TrainStep
 
 TRAIN_SPLIT = "train"
-# What a tokenizer consists of; whatever else a dataset may bring there is not copied into a model's folder.
+# The files of a tokenizer. Others that lie in the dataset's tokenizer folder are not copied into the student's.
 TOKENIZER_FILES = {
     f"{TOKENIZER_FOLDER}/{name}"
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
@@ -43,13 +43,13 @@ TOKENIZER_FILES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """A run, ready to go."""
+    """A prepared run."""
 
     options: TrainOptions
     world: World
     dataset: SmoothedDataset
-    rows: NDArray[np.bool_] | None  # [R] that are trained on; None: all
-    considered: int  # rows that would be, if all had labels
+    rows: NDArray[np.bool_] | None  # [R] rows that are trained on; None: all
+    considered: int  # number of rows that would be trained on if all had labels
     kind: TaskKind  # of what is predicted
     classes: int  # 0 where there are none
     evaluation: Evaluation | None
@@ -60,7 +60,7 @@ class Setup:
     train_step: TrainStep
     stream: BatchStream
     tokenizer_files: dict[str, bytes]
-    note: str | None  # what the user should know of the input
+    note: str | None  # a remark for the user about the input
 
     @property
     def manifest(self) -> Manifest:
@@ -68,11 +68,11 @@ class Setup:
 
     @property
     def count(self) -> int:
-        """Rows that are trained on."""
+        """The number of rows that are trained on."""
         return len(self.dataset) if self.rows is None else int(self.rows.sum())
 
     def batches(self, state: dict[str, Any]) -> Iterator[list[Batch]]:
-        """This process's parts of each global batch of an epoch, from where `state` says. DatasetError if a label is no class."""
+        """This process's parts of each global batch of an epoch, from `state` on. DatasetError if a label is not a class."""
         if state:
             self.stream.load_state_dict(state)
         else:
@@ -88,13 +88,14 @@ class Setup:
 
 
 def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, device: torch.device, say: Callable[[str], object]) -> Setup:
-    """Open and check everything. UsageError, DatasetError, TeacherError, in one line, for whatever cannot work.
+    """Open and check everything. UsageError, DatasetError or TeacherError, each in one line, if the run cannot work.
 
-    say: is told, in a line, what takes long.
+    say: called with a line about what takes long.
     """
     manifest = dataset.manifest
     kind = kind_of(options, manifest)
-    _tell(read_first(options, dataset, kind), say)
+    if download := read_first(options, dataset, kind):
+        say(download)
     evaluated = evaluated_split(options, dataset, kind)
     rows, considered = trained_rows(options, dataset, kind)
     names = class_names(options, dataset, evaluated, kind)
@@ -102,7 +103,7 @@ def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, devic
     tokenizer_files = _tokenizer_files(dataset.folder, manifest)
     folder = student_folder(options)
     check_token_map(folder, manifest)
-    torch.manual_seed(options.seed)  # of a new head
+    torch.manual_seed(options.seed)  # for the weights of a new head
     student = load_student(folder, head=kind.name, label_names=names, dropout=options.dropout).to(device)
     for split in (dataset, *([] if evaluated is None else [evaluated[0]])):
         _check_length(split, positions(student))
@@ -149,18 +150,14 @@ def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, devic
 
 
 def planned_steps(options: TrainOptions, say: Callable[[str], object]) -> int:
-    """The updates that a run would make. UsageError, DatasetError if the dataset has not what it needs. say: as of `prepare`."""
+    """The number of updates of a run. UsageError or DatasetError if the dataset does not have what it needs. say: as for `prepare`."""
     dataset = SmoothedDataset(options.dataset, TRAIN_SPLIT)
     kind = kind_of(options, dataset.manifest)
     _check_stored(options, dataset.manifest)
-    _tell(read_first(options, dataset, kind), say)
+    if download := read_first(options, dataset, kind):
+        say(download)
     rows, _ = trained_rows(options, dataset, kind)
     return _steps(options, _stream(options, dataset, rows, World()))
-
-
-def _tell(line: str | None, say: Callable[[str], object]) -> None:
-    if line is not None:
-        say(line)
 
 
 def _evaluation(options: TrainOptions, split: SmoothedDataset, rows: NDArray[np.int64], kind: TaskKind) -> Evaluation:
@@ -168,7 +165,7 @@ def _evaluation(options: TrainOptions, split: SmoothedDataset, rows: NDArray[np.
 
 
 def _check_stored(options: TrainOptions, manifest: Manifest) -> None:
-    """UsageError if more is asked for than the dataset stores."""
+    """UsageError if topk or mass is more than the dataset stores."""
     if options.reads == "plain":
         return
     stored = manifest.config
@@ -216,29 +213,29 @@ def _soft(options: TrainOptions, student: Any, manifest: Manifest) -> SoftEmbedd
 
 
 def _steps(options: TrainOptions, stream: BatchStream) -> int:
-    """Updates of the run: those of the epochs, or as many as were asked for."""
+    """The number of updates of the run: --max-steps, or those of all epochs."""
     if options.max_steps is not None:
         return options.max_steps
     passes = len(PASSES[options.reads])
     if options.batch_tokens is None:
         return options.epochs * stream.steps * passes
     steps = 0
-    for epoch in range(options.epochs):  # an epoch's order decides how its rows fall into batches
+    for epoch in range(options.epochs):  # the number of batches depends on the order of an epoch
         stream.set_epoch(epoch)
         steps += stream.steps
     return steps * passes
 
 
 def _loaded(stream: BatchStream, workers: int) -> Iterator[Batch]:
-    """The batches of a stream, made by so many processes; the same ones, in the same order."""
+    """The batches of a stream, made by `workers` loader processes (0: this one), in the same order."""
     if not workers:
         yield from stream
         return
     from torch.utils.data import DataLoader
 
     try:
-        yield from DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-    except TextsmoothError as error:  # its text has the traceback of the other process, which ends with what was said there
+        yield from DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=_unchanged)
+    except TextsmoothError as error:  # its text is the worker's traceback, which ends with the error line
         raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
@@ -246,7 +243,7 @@ def _loaded(stream: BatchStream, workers: int) -> Iterator[Batch]:
         raise MachineError(f"a loader worker died ({first_line(error)}); give fewer --loader-workers, and --resume goes on") from error
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 
@@ -255,8 +252,8 @@ def _tokenizer_files(folder: Folder, manifest: Manifest) -> dict[str, bytes]:
     entries = [entry for entry in manifest.files if entry.path in TOKENIZER_FILES]
     if not entries:
         raise DatasetError(f"{folder} has no {TOKENIZER_FOLDER}/ in its manifest; generate the dataset again")
-    found = folder.read_all([entry.path for entry in entries])
+    files = folder.read_all([entry.path for entry in entries])
     for entry in entries:
-        if hashlib.sha256(found.get(entry.path, b"")).hexdigest() != entry.sha256:
+        if hashlib.sha256(files.get(entry.path, b"")).hexdigest() != entry.sha256:
             raise DatasetError(f"{entry.path} in {folder} is missing or was altered; {tokenizer_remedy(folder)}")
-    return {PurePosixPath(name).name: data for name, data in found.items()}
+    return {PurePosixPath(name).name: data for name, data in files.items()}
