@@ -25,7 +25,9 @@ from textsmooth.schemas.config import GenerateOptions
 from textsmooth.stages.corpus import reader as readers
 from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.models.device import default_threads
-from textsmooth.stages.models.teacher import Teacher, batches, chunks, load_checked
+from textsmooth.stages.models.load import load_checked
+from textsmooth.stages.models.teacher import Teacher, chunks
+from textsmooth.stages.tokens.padding import batches
 from textsmooth.stages.tokens.tokenize import tokenize
 
 

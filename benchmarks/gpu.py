@@ -32,7 +32,8 @@ from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.models.device import device_name
-from textsmooth.stages.models.teacher import Teacher, chunks, load_checked
+from textsmooth.stages.models.load import load_checked
+from textsmooth.stages.models.teacher import Teacher, chunks
 from textsmooth.stages.soft_ids.topk import Sparsifier
 from textsmooth.stages.tokens.tokenize import TokenRows, load_tokenizer, tokenize
 

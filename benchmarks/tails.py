@@ -19,7 +19,7 @@ from textsmooth.schemas.smoothing import TAILS, Smoothing
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.dataset.collate import SmoothedCollator
 from textsmooth.stages.models.device import default_threads
-from textsmooth.stages.models.teacher import load_checked
+from textsmooth.stages.models.load import load_checked
 from textsmooth.stages.soft_ids.codec import TokenBlock
 from textsmooth.stages.soft_ids.temperature import interpolate
 from textsmooth.stages.training.soft_embedding import soft_embedding

@@ -27,8 +27,8 @@ from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.stages.dataset.collate import Batch, SmoothedCollator
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.models.device import default_threads
+from textsmooth.stages.models.load import load_checked
 from textsmooth.stages.models.student import load_student
-from textsmooth.stages.models.teacher import load_checked
 from textsmooth.stages.training.losses import objective_for
 from textsmooth.stages.training.soft_embedding import SoftEmbedding
 from textsmooth.stages.training.step import TrainStep

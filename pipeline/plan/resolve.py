@@ -52,7 +52,7 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
     look: machine.look, of a machine where units will run.
     Raises UsageError, CorpusError or TeacherError in one line for whatever cannot work.
     """
-    from textsmooth.stages.models import teacher as teachers
+    from textsmooth.stages.models import load
     from textsmooth.stages.tokens import tokenize as tokenizers
 
     corpus = open_corpus(
@@ -68,7 +68,7 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
     name = teacher_name(options)
     found = find_model(name, options.teacher_revision or _pinned(before.teacher if before else None, name), option="--teacher")
     model = model_config(found.folder)
-    identity_of_weights = teachers.teacher_digest(found.folder)
+    identity_of_weights = load.teacher_digest(found.folder)
     tokenizer = tokenizers.load_tokenizer(found.folder)
     highest = max(tokenizer.get_vocab().values())
     if highest >= int(model["vocab_size"]):
@@ -107,7 +107,7 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
         revision=found.revision,
     )
     known = before.config.max_length if before and finished else 0  # of a finished run: asking the model would take seconds
-    limit = known if known and (options.max_length or 0) <= known else teachers.position_limit(model, tokenizer)
+    limit = known if known and (options.max_length or 0) <= known else load.position_limit(model, tokenizer)
     config = GenerationConfig(
         topk=options.topk,
         mass=options.mass,

@@ -17,7 +17,7 @@ def identify(found: Model, identity: CorpusIdentity, teacher: TeacherIdentity, c
 
     A tokenizer of its own is fine where it gives logits per row of text; not per token or window.
     """
-    from textsmooth.stages.models.teacher import position_limit, teacher_digest
+    from textsmooth.stages.models.load import position_limit, teacher_digest
     from textsmooth.stages.tokens.tokenize import load_tokenizer, tokenizer_digest
 
     model = model_config(found.folder)

@@ -272,7 +272,7 @@ def _with_way_on(error: TextsmoothError, run: Path, world: World) -> TextsmoothE
 
 def _save(setup: Setup, state: TrainState, found: TrainResult, run: Path, out: Path, seconds: dict[str, float]) -> None:
     """Put the student in its place, whole or not at all, with what was done; then the run's folder goes."""
-    with new_model_folder(out, overwrite=setup.options.overwrite, room=weight_bytes(setup.student)) as new:
+    with new_model_folder(out, overwrite=setup.options.overwrite, needed_bytes=weight_bytes(setup.student)) as new:
         save_model(setup.student, new)
         for name, data in setup.tokenizer_files.items():
             (new / name).write_bytes(data)

@@ -33,8 +33,9 @@ from textsmooth.schemas.plan import Plan, Unit
 from textsmooth.schemas.receipt import BadRow, Receipt, UnitFailure
 from textsmooth.stages.corpus import reader as readers
 from textsmooth.stages.models.device import device_name
+from textsmooth.stages.models.load import teacher_digest
 from textsmooth.stages.models.task_teacher import TaskTeacher, planned
-from textsmooth.stages.models.teacher import PaddedRows, Teacher, chunks, teacher_digest
+from textsmooth.stages.models.teacher import Teacher, chunks
 from textsmooth.stages.soft_ids.codec import TokenBlock, encode
 from textsmooth.stages.soft_ids.shard import shard_bytes
 from textsmooth.stages.soft_ids.statistics import UnitStats
@@ -42,6 +43,7 @@ from textsmooth.stages.soft_ids.topk import ChunkSoftIds, Sparsifier, gather_sof
 from textsmooth.stages.storage.folder import Folder
 from textsmooth.stages.tokens.answer_spans import find_spans
 from textsmooth.stages.tokens.masked_context import passes
+from textsmooth.stages.tokens.padding import PaddedRows
 from textsmooth.stages.tokens.tokenize import TokenRows, load_tokenizer, tokenize, tokenizer_digest
 
 READ_AHEAD = 2  # units made ready before their forward pass, and units being written after it

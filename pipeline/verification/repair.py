@@ -101,7 +101,7 @@ def known_model(asked: str | None, known: dict[str, Any], option: str) -> Model:
 
 def _model(asked: str | None, known: dict[str, Any], option: str, digest: str) -> Model:
     """As known_model. TeacherError if it is another one than the dataset's."""
-    from textsmooth.stages.models.teacher import teacher_digest
+    from textsmooth.stages.models.load import teacher_digest
 
     found = known_model(asked, known, option)
     mine = teacher_digest(found.folder)

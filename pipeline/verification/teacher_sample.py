@@ -77,7 +77,8 @@ def second_opinion(
     from textsmooth.stages.dataset.dataset import SmoothedDataset
     from textsmooth.stages.dataset.row_gather import concatenate
     from textsmooth.stages.models.device import computes, pick_device
-    from textsmooth.stages.models.teacher import Teacher, teacher_digest
+    from textsmooth.stages.models.load import teacher_digest
+    from textsmooth.stages.models.teacher import Teacher
 
     config, known = GenerationConfig.from_json(manifest.config), manifest.teacher
     found = known_model(teacher, known, "--teacher")

@@ -1,6 +1,6 @@
-"""A model's folder: what it is, how long its rows may be, and its weights, checked.
+"""Load a model from a local folder, strictly: safetensors only, no code from the folder, no newly initialized weights.
 
-Everything is read from the folder alone, safetensors only, and nothing in it is run.
+Also its digest, its longest row, and the inputs that it accepts.
 """
 
 import inspect
@@ -18,12 +18,12 @@ from textsmooth.schemas.canonical import digest, file_sha256
 from textsmooth.schemas.errors import TeacherError, first_line
 from textsmooth.stages.tokens.tokenize import NO_LIMIT
 
-# Share of the largest logit that other padding may move logits by: rounding, in other kernels.
+# How much other padding may change logits, as a share of the largest one: kernels round differently.
 PADDING_NOISE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
 
 
 def teacher_digest(folder: Path) -> str:
-    """sha256 over the configuration and the safetensors weights that are loaded from a model's folder. TeacherError if there are none."""
+    """sha256 over the configuration and the safetensors weights of a model's folder. TeacherError if either is missing."""
     weights = _weights(folder)
     config = folder / "config.json"
     if not config.is_file():
@@ -35,7 +35,7 @@ def teacher_digest(folder: Path) -> str:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The weights that transformers loads; others may lie beside them (another precision, say) and do not count."""
+    """The weight files that transformers loads; other files beside them (another precision) do not count."""
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.is_file():
         return [whole]
@@ -47,12 +47,12 @@ def _weights(folder: Path) -> list[Path]:
         raise TeacherError(f"{index} is damaged: fetch or save the model again") from None
     missing = next((name for name in names if Path(name).name != name or not (folder / name).is_file()), None)
     if missing is not None:
-        raise TeacherError(f"{folder} lacks {missing}, which its index of weights names: fetch or save the model again")
+        raise TeacherError(f"{folder} has no {missing}, which its index of weights names: fetch or save the model again")
     return [folder / name for name in names]
 
 
 def check_masked_lm(folder: Path) -> None:
-    """TeacherError unless a folder's config.json is of a kind that transformers knows as a masked language model."""
+    """Raise TeacherError unless transformers has a masked language model for the folder's config.json."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
 
     try:
@@ -62,24 +62,24 @@ def check_masked_lm(folder: Path) -> None:
     if getattr(config, "is_encoder_decoder", False):
         what = "an encoder with a decoder"
     elif type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
-        what = "no masked language model in transformers"
+        what = "not a masked language model in transformers"
     else:
         return
     raise TeacherError(
-        f"the model in {folder} cannot be a teacher: {config.model_type!r} is {what}; give one like BERT, RoBERTa or DeBERTa"
+        f"the model in {folder} cannot be a teacher: {config.model_type!r} is {what}; choose one like BERT, RoBERTa or DeBERTa"
     )
 
 
 def position_limit(model_config: dict[str, Any], tokenizer: Any) -> int:
-    """The longest row, in tokens with specials, that a model and its tokenizer take.
+    """The longest row that a model and its tokenizer accept, in tokens with specials; NO_LIMIT if neither has a limit.
 
-    model_config: config.json. Where neither knows a limit (relative positions), NO_LIMIT.
+    model_config: config.json.
     """
     return min(_positions(model_config), int(tokenizer.model_max_length), NO_LIMIT)
 
 
 def _positions(model_config: dict[str, Any]) -> int:
-    """Of a model built without weights: families that count positions from padding_idx + 1 (RoBERTa) take fewer than their table holds."""
+    """From a model without weights: families that count positions from padding_idx + 1 (RoBERTa) accept fewer than the table holds."""
     from transformers import MODEL_MAPPING
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -91,7 +91,7 @@ def _positions(model_config: dict[str, Any]) -> int:
             limit = getattr(config, "max_position_embeddings", limit)
             with torch.device("meta"):
                 tables = [m for name, m in MODEL_MAPPING[type(config)](config).named_modules() if name.endswith(".position_embeddings")]
-        except Exception:  # whatever keeps the model from being built is told when it is loaded
+        except Exception:  # reported when the model is loaded
             tables = []
     limits = [int(limit)] if limit and int(limit) > 0 else []
     for table in tables:
@@ -102,7 +102,7 @@ def _positions(model_config: dict[str, Any]) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and load reports: what they say is checked and said in our own words."""
+    """Silence transformers' progress bars and load reports: load_checked checks and reports the same facts."""
     from transformers.utils import logging as hf
 
     before, bar = hf.get_verbosity(), hf.is_progress_bar_enabled()
@@ -116,8 +116,8 @@ def quiet() -> Iterator[None]:
             hf.enable_progress_bar()
 
 
-def taken_inputs(model: Any) -> set[str]:
-    """Which of `attention_mask` and `token_type_ids` a model is to be given: those it takes, and knows more than one kind of."""
+def accepted_inputs(model: Any) -> set[str]:
+    """Which of `attention_mask` and `token_type_ids` to pass to a model: those it accepts; token types only if it has more than one."""
     types = getattr(model.config, "type_vocab_size", None)
     return {"attention_mask", "token_type_ids"} & set(inspect.signature(model.forward).parameters) - (
         {"token_type_ids"} if types in (0, 1) else set()
@@ -125,7 +125,7 @@ def taken_inputs(model: Any) -> set[str]:
 
 
 def load_checked(auto_class: Any, folder: Path, *, allow_new: tuple[str, ...] = (), **kwargs: Any) -> Any:
-    """`from_pretrained` from a local folder, safetensors only, where newly initialised weights are an error.
+    """`from_pretrained` from a local folder, safetensors only, where newly initialized weights are an error.
 
     allow_new: prefixes of weights that may be missing. Raises TeacherError in one line.
     """
@@ -134,7 +134,7 @@ def load_checked(auto_class: Any, folder: Path, *, allow_new: tuple[str, ...] = 
             model, info = auto_class.from_pretrained(
                 str(folder),
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # told below, in one line
+                ignore_mismatched_sizes=True,  # reported below, in one line
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -147,15 +147,13 @@ def load_checked(auto_class: Any, folder: Path, *, allow_new: tuple[str, ...] = 
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise TeacherError(
-            f"the model in {folder} lacks weights that {type(model).__name__} needs ({missing[0]}{others}): "
+            f"the model in {folder} is missing weights that {type(model).__name__} needs ({missing[0]}{others}): "
             "they would be random; use a checkpoint that has them"
         )
     return model
 
 
 def meta_model(auto_class: Any, config: Any) -> Any:
-    """The model of a configuration, without memory for its weights."""
-    import torch
-
+    """A model of this configuration on the meta device: no memory for weights."""
     with quiet(), torch.device("meta"):
         return auto_class.from_config(config)

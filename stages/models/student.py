@@ -1,4 +1,4 @@
-"""Students: made from some of a teacher's layers, loaded with the head that an objective needs, saved whole or not at all."""
+"""Load a student with the head that an objective needs; save a model completely or not at all."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ from textsmooth.stages.models.load import load_checked, meta_model
 from textsmooth.stages.storage.atomic import TEMP_PREFIX, sync
 from textsmooth.stages.tokens.tokenize import load_tokenizer, vocab_digest
 
-# Which class of transformers has the head for labels of a kind, and for masked tokens.
+# The class of transformers with the head for labels of a kind, or for masked tokens.
 HEADS = {
     "class": "AutoModelForSequenceClassification",
     "value": "AutoModelForSequenceClassification",
@@ -25,13 +25,14 @@ HEADS = {
 
 
 @contextlib.contextmanager
-def new_model_folder(out: Path, *, overwrite: bool, room: int = 0) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place when the block ends well; otherwise it goes, and `out` stays as it was.
+def new_model_folder(out: Path, *, overwrite: bool, needed_bytes: int = 0) -> Iterator[Path]:
+    """A temporary folder beside `out` that replaces it when the block succeeds; if it fails, `out` stays as it was.
 
-    Durable when the block is left. A kill -9 between the two renames of --overwrite leaves the old model in that folder, as `old`.
+    The new folder is durable once the block is left. A kill -9 between the two renames of --overwrite leaves the old model in the temporary
+    folder, as `old`.
 
-    ConflictError if `out` holds something and overwrite is false, or if what it holds is no model folder (never deleted).
-    room: bytes that will be needed. StorageError if there is less, or nothing can be written there.
+    needed_bytes: free space to require. Raises StorageError if there is less, or `out` cannot be written; ConflictError if it is not
+    empty and overwrite is false, or if it holds anything but a model (which is never deleted).
     """
     from safetensors import SafetensorError
 
@@ -44,18 +45,20 @@ def new_model_folder(out: Path, *, overwrite: bool, room: int = 0) -> Iterator[P
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error.strerror}; choose another --out") from error
     try:
-        if free < room:
-            raise StorageError(f"cannot write {out}: {room:,} bytes are needed, {free:,} are free; make room or choose another --out")
+        if free < needed_bytes:
+            raise StorageError(
+                f"cannot write {out}: {needed_bytes:,} bytes are needed, {free:,} are free; make room or choose another --out"
+            )
         new = temp / "new"
         new.mkdir()
         yield new
         for path in (*(p for p in new.rglob("*") if p.is_file()), new):
-            sync(path)  # whatever was kept until now may go once this block is left
+            sync(path)  # callers may delete their checkpoints once this block is left
         if out.is_dir():
             out.rename(temp / "old")
         try:
             new.rename(out)
-        except BaseException:  # a signal too: what was there comes back
+        except BaseException:  # a signal too: put the old model back
             if (temp / "old").is_dir() and not out.exists():
                 (temp / "old").rename(out)
             raise
@@ -71,7 +74,7 @@ def new_model_folder(out: Path, *, overwrite: bool, room: int = 0) -> Iterator[P
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """ConflictError unless a model may be saved at `out`."""
+    """Raise ConflictError unless a model may be saved at `out`."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -94,7 +97,7 @@ def model_folder(name: str, what: str) -> Path:
 
 
 def weight_bytes(model: Any) -> int:
-    """Bytes that the model's weights take when saved."""
+    """Size of the model's weights when saved, in bytes."""
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
@@ -106,7 +109,7 @@ def save_model(model: Any, folder: Path) -> None:
     hf.disable_progress_bar()
     try:
         model.save_pretrained(str(folder))
-        for file in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
+        for file in folder.glob("*.safetensors"):  # safetensors writes files that only the owner can read
             file.chmod((folder / "config.json").stat().st_mode & 0o777)
     finally:
         if bar:
@@ -114,12 +117,12 @@ def save_model(model: Any, folder: Path) -> None:
 
 
 def check_token_map(folder: Path, manifest: Manifest) -> None:
-    """TeacherError unless the student's tokenizer has the token -> id map that the dataset was made with."""
-    found = vocab_digest(load_tokenizer(folder))
-    if found != manifest.teacher["vocab_digest"]:
+    """Raise TeacherError unless the student's tokenizer has the token -> id map of the dataset."""
+    student_digest = vocab_digest(load_tokenizer(folder))
+    if student_digest != manifest.teacher["vocab_digest"]:
         raise TeacherError(
             f"the student in {folder} has another token -> id map than the dataset's teacher {manifest.teacher['name']} "
-            f"(digest {found[:12]}, expected {manifest.teacher['vocab_digest'][:12]}); choose a student with the same vocabulary, "
+            f"(digest {student_digest[:12]}, expected {manifest.teacher['vocab_digest'][:12]}); choose a student with the same vocabulary, "
             "or make one with `textsmooth student`"
         )
 
@@ -127,12 +130,12 @@ def check_token_map(folder: Path, manifest: Manifest) -> None:
 def load_student(
     folder: Path, *, head: str | None = None, label_names: tuple[str, ...] = (), label_kind: str | None = None, dropout: float | None = None
 ) -> Any:
-    """A model from a local folder of safetensors, in float32, with the head that an objective needs; one that does not fit is made anew.
+    """Load a model from a local folder of safetensors, in float32, with the head that an objective needs.
 
-    head, or label_kind: `class` (one logit per name), `value` (one logit), `span` (start and end of an answer) or `mlm`. dropout: in
-    place of every dropout of the configuration. A new head is drawn from torch's generator: seed it first. A classifier's own head stays
-    if it has as many classes; if these have the same names in another order, it is put in that of label_names. TeacherError if anything
-    but the head would be new, or the family has no such head.
+    head, or label_kind: `class` (one logit per name), `value` (one logit), `span` (start and end of an answer) or `mlm`. dropout: replaces
+    every dropout of the configuration. A saved classifier head with as many classes is kept; if it has the same names in another
+    order, its outputs are reordered to label_names. Any other head is new and drawn from torch's generator: seed it first. Raises
+    TeacherError if anything but the head would be new, or if the family has no such head.
     """
     import torch
     import transformers
@@ -158,7 +161,7 @@ def load_student(
 
 
 def _saved_names(config: Any) -> tuple[str, ...]:
-    """What the classes of a saved classifier are called; none for any other model."""
+    """The class names of a saved classifier; none for any other model."""
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         return ()
     return tuple(str(config.id2label[i]) for i in range(config.num_labels))
@@ -175,17 +178,17 @@ def _set_labels(config: Any, kind: str, names: tuple[str, ...]) -> None:
 
 
 def _head_weights(shell: Any) -> tuple[str, ...]:
-    """The weights that a head adds to its encoder, and the encoder's pooler, which a masked LM does without."""
+    """Names of the weights of a head, and of the encoder's pooler, which a masked LM does not have."""
     base = f"{shell.base_model_prefix}."
     return tuple(name for name in shell.state_dict() if not name.startswith(base) or name.startswith(f"{base}pooler."))
 
 
 def _reorder(student: Any, saved: tuple[str, ...], names: tuple[str, ...], folder: Path) -> None:
-    """Put the outputs of a saved classifier in the order of the dataset's classes, where they have the same names."""
+    """Put the outputs of a saved classifier in the order of the dataset's classes, if the names are the same."""
     import torch
 
-    mine, theirs = ([name.casefold() for name in some] for some in (saved, names))
-    if mine == theirs or sorted(mine) != sorted(theirs) or len(set(mine)) < len(mine):
+    of_student, of_dataset = ([name.casefold() for name in group] for group in (saved, names))
+    if of_student == of_dataset or sorted(of_student) != sorted(of_dataset) or len(set(of_student)) < len(of_student):
         return
     base = f"{student.base_model_prefix}."
     last = [m for name, m in student.named_modules() if isinstance(m, torch.nn.Linear) and not name.startswith(base)]
@@ -193,16 +196,16 @@ def _reorder(student: Any, saved: tuple[str, ...], names: tuple[str, ...], folde
     if len(last) != 1:
         raise UsageError(
             f"the student in {folder} has the dataset's classes in another order ({', '.join(saved)}; {', '.join(names)}), and its outputs "
-            "cannot be told: give a student without a classifier"
+            "cannot be reordered: choose a student without a classifier"
         )
-    order = [mine.index(name) for name in theirs]
+    order = [of_student.index(name) for name in of_dataset]
     with torch.no_grad():
         for values in last[0].parameters():
             values.copy_(values[order].clone())
 
 
 def positions(student: Any) -> int | None:
-    """Longest row, in tokens, that the student can take; None if nothing limits it."""
+    """The longest row that the student accepts, in tokens; None without a limit."""
     from torch.nn import Embedding
 
     for name, module in student.named_modules():

@@ -1,9 +1,9 @@
-"""The teacher: token ids in, logits of the wanted tokens out, in chunks of one fixed size.
+"""Run the teacher: token ids in, logits of the wanted tokens out, in chunks of one fixed size.
 
 Legend: B rows of a batch, L padded length, N tokens of a chunk, H hidden, V vocabulary.
 
-The vocabulary projection runs only over tokens that are kept. To stay generic it is the model's own head: the model is called a
-second time with its encoder replaced by one that hands over the hidden states of those tokens.
+The vocabulary projection runs only on tokens that are kept, so that [B, L, V] never exists. It is the model's own head, for any family: the
+model is called a second time, with its encoder replaced by one that returns the hidden states of those tokens.
 """
 
 import copy
@@ -18,19 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textsmooth.schemas.errors import TeacherError, first_line
-from textsmooth.stages.models.load import PADDING_NOISE, check_masked_lm, load_checked, position_limit, taken_inputs, teacher_digest
+from textsmooth.stages.models.load import PADDING_NOISE, accepted_inputs, check_masked_lm, load_checked
 from textsmooth.stages.tokens.padding import TOO_LARGE_ADVICE, PaddedRows, batches, probe, shortest_alone, split
 from textsmooth.stages.tokens.tokenize import TokenRows
 
-__all__ = ["PaddedRows", "Teacher", "batches", "chunks", "load_checked", "position_limit", "teacher_digest"]
-
 log = logging.getLogger(__name__)
 
-TYPICAL_CHUNK = 256  # tokens of a projection: what packed weights are laid out for
+TYPICAL_CHUNK = 256  # tokens per projection for which packed weights are laid out
 
 
 class _PackedLinear(nn.Module):
-    """A linear layer with its weights in the layout of oneDNN's kernels."""
+    """A linear layer with weights in the layout of oneDNN's matrix kernels."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -42,7 +40,7 @@ class _PackedLinear(nn.Module):
 
 
 class _Output(tuple[Tensor]):
-    """What an encoder returns: hidden states, and None for whatever else a head may ask for."""
+    """An encoder's output for the head: hidden states, and None for every other attribute."""
 
     @property
     def last_hidden_state(self) -> Tensor:
@@ -53,12 +51,12 @@ class _Output(tuple[Tensor]):
             raise AttributeError(name)
 
 
-class _Given(nn.Module):
-    """Stands in for the encoder: returns the hidden states it was given, and is else the encoder itself."""
+class _FixedEncoder(nn.Module):
+    """Replaces the encoder: returns fixed hidden states; all other attributes are the encoder's."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
-        self.__dict__["encoder"] = encoder  # no submodule: the head alone is run
+        self.__dict__["encoder"] = encoder  # not a submodule: only the head runs
         self.hidden: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -75,11 +73,11 @@ class _Given(nn.Module):
 class Teacher:
     """A masked language model in eval mode.
 
-    dtype: of weights and activations. vocab_size: ids of the tokenizer, V; logits of ids beyond it are cut off. pad_id: pads rows.
-    Raises TeacherError if the folder holds no masked LM with trained head, or one whose logits are fewer than the tokenizer's ids.
+    dtype: of weights and activations. vocab_size: V, ids of the tokenizer; logits of further ids are dropped. pad_id: id for padding.
+    Raises TeacherError if the folder has no masked LM with a trained head, or one with fewer logits than the tokenizer has ids.
 
-    vocab_size: V. apart: whether head and encoder can be run one after the other; else `encode` is all of the model.
-    pads: whether rows may be padded; else only rows of equal length can share a batch.
+    Attributes: vocab_size: V. apart: encoder and head can run one after the other; if not, `encode` runs the whole model.
+    pads: rows may be padded; if not, only rows of equal length share a batch.
     """
 
     def __init__(
@@ -91,26 +89,26 @@ class Teacher:
         self.device, self.pad_id = torch.device(device), pad_id
         self.model = load_checked(AutoModelForMaskedLM, folder, dtype=dtype).eval().requires_grad_(False).to(self.device)
         self.name = type(self.model).__name__
-        self._takes = taken_inputs(self.model)
+        self._accepted = accepted_inputs(self.model)
         encoder = getattr(self.model, self.model.base_model_prefix, self.model)
         self.encoder: nn.Module = encoder
         self.apart = encoder is not self.model
-        self._given = _Given(self.encoder)
+        self._fixed = _FixedEncoder(self.encoder)
         self._head = copy.copy(self.model)
-        self._head._modules = {**self.model._modules, self.model.base_model_prefix: self._given}
-        self.vocab_size, self.pads = self._look(folder, dtype, vocab_size)
+        self._head._modules = {**self.model._modules, self.model.base_model_prefix: self._fixed}
+        self.vocab_size, self.pads = self._probe(folder, dtype, vocab_size)
         if self.apart and self.device.type == "cpu":
             self._pack_projection()
 
     def _inputs(self, batch: PaddedRows) -> dict[str, Tensor]:
-        return batch.inputs(self._takes, self.device)
+        return batch.inputs(self._accepted, self.device)
 
     @torch.inference_mode()
-    def _look(self, folder: Path, dtype: torch.dtype, vocab_size: int | None) -> tuple[int, bool]:
-        """(V, whether rows may be padded), after a look at two short rows: nothing is taken for granted that a family may do otherwise."""
+    def _probe(self, folder: Path, dtype: torch.dtype, vocab_size: int | None) -> tuple[int, bool]:
+        """(V, whether rows may be padded), by running two short rows: model families differ in all of this."""
         rows = probe(int(self.model.config.vocab_size), self.pad_id)
         try:
-            whole, again = (self.model(**self._inputs(rows)).logits.float() for _ in range(2))
+            whole, repeated = (self.model(**self._inputs(rows)).logits.float() for _ in range(2))
             alone = self.model(**self._inputs(shortest_alone(rows))).logits.float()
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise TeacherError(f"cannot run the {self.name}: {first_line(error)}") from error
@@ -126,23 +124,23 @@ class Teacher:
             raise TeacherError(
                 f"the tokenizer has {vocab_size} ids, the logits of {self.name} are {width} wide: they do not belong together"
             )
-        size = float(torch.nan_to_num(whole, posinf=0.0, neginf=0.0).abs().max())
+        largest = float(torch.nan_to_num(whole, posinf=0.0, neginf=0.0).abs().max())
 
         def same(a: Tensor, b: Tensor, share: float) -> bool:
-            return a.shape == b.shape and torch.allclose(a, b, rtol=0.0, atol=share * size, equal_nan=True)
+            return a.shape == b.shape and torch.allclose(a, b, rtol=0.0, atol=share * largest, equal_nan=True)
 
         self.vocab_size = width
         wanted = rows.wanted.to(self.device)
         if self.apart:
             try:
-                flipped = self.encode(rows).flip(0)  # in another order: a head that looks at neighbours shows
+                flipped = self.encode(rows).flip(0)  # in another order, to detect a head that looks at neighbors
                 self.apart = same(self.project(flipped).flip(0).float(), whole[wanted], 8 * torch.finfo(dtype).eps)
             except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
                 self.apart = False
         if not self.apart:
-            log.warning("the head of %s needs more than hidden states: every token is projected, which takes longer", self.name)
-        if not same(again, whole, 0.0):
-            log.warning("%s gives other logits each time: the same command will not give the same bytes", self.name)
+            log.warning("the head of %s needs more than hidden states: every token is projected, which is slower", self.name)
+        if not same(repeated, whole, 0.0):
+            log.warning("%s gives different logits each time: the same command will not give the same bytes", self.name)
         lengths = rows.attention_mask.sum(1)
         pads = same(whole[int(lengths.argmin()), : alone.shape[1]], alone[0], PADDING_NOISE[dtype])
         if not pads:
@@ -151,53 +149,55 @@ class Teacher:
 
     @torch.inference_mode()
     def _pack_projection(self) -> None:
-        """Lay the vocabulary's weights out for the CPU's matrix kernel once, not in every chunk; where it can, and agrees, to rounding."""
+        """Lay out the projection's weights for the CPU's matrix kernel once, if this torch can and the results agree up to rounding."""
         linear = self._head.get_output_embeddings()
         if type(linear) is not nn.Linear:
             return
-        places = [(parent, name) for parent in self._head.modules() for name, child in parent.named_children() if child is linear]
+        owners = [(parent, name) for parent in self._head.modules() for name, child in parent.named_children() if child is linear]
         hidden = self.encode(probe(int(self.model.config.vocab_size), self.pad_id))
-        there = self.project(hidden).float()
+        expected = self.project(hidden).float()
         try:
             packed = _PackedLinear(linear)
-            for parent, name in places:
+            for parent, name in owners:
                 setattr(parent, name, packed)
-            here = self.project(hidden).float()
-            agrees = torch.allclose(here, there, rtol=0, atol=8 * torch.finfo(linear.weight.dtype).eps * float(there.abs().max()))
-        except (RuntimeError, AttributeError):  # no such operator in this torch, or a head that takes the weights for itself
+            packed_logits = self.project(hidden).float()
+            agrees = torch.allclose(
+                packed_logits, expected, rtol=0, atol=8 * torch.finfo(linear.weight.dtype).eps * float(expected.abs().max())
+            )
+        except (RuntimeError, AttributeError):  # this torch has no such operator, or the head reads the weights itself
             agrees = False
         if not agrees:
-            for parent, name in places:
+            for parent, name in owners:
                 setattr(parent, name, linear)
 
     def batches(
         self, rows: TokenRows, wanted: NDArray[np.bool_], *, max_batch_tokens: int, only: NDArray[np.int64] | None = None
     ) -> Iterator[PaddedRows]:
-        """As `batches`, padded as this model needs it."""
+        """`padding.batches` with this model's padding."""
         return batches(rows, wanted, max_batch_tokens=max_batch_tokens, pad_id=self.pad_id, equal_lengths=not self.pads, only=only)
 
     @torch.inference_mode()
     def encode(self, batch: PaddedRows) -> Tensor:
-        """Hidden states of the wanted tokens, [N, H], in the order of `batch.positions`; their logits [N, V] if not `apart`."""
-        found: Tensor = self.encoder(**self._inputs(batch))[0] if self.apart else self.model(**self._inputs(batch)).logits
-        return found[batch.wanted.to(self.device)]
+        """Hidden states [N, H] of the wanted tokens, in the order of `batch.positions`; their logits [N, V] if not `apart`."""
+        outputs: Tensor = self.encoder(**self._inputs(batch))[0] if self.apart else self.model(**self._inputs(batch)).logits
+        return outputs[batch.wanted.to(self.device)]
 
     @torch.inference_mode()
     def project(self, hidden: Tensor) -> Tensor:
-        """Logits [N, V] of what `encode` gave, by the model's own head."""
+        """Logits [N, V], by the model's own head, of what `encode` returned."""
         if not self.apart:
             return hidden[:, : self.vocab_size]
-        self._given.hidden = hidden[None]
+        self._fixed.hidden = hidden[None]
         try:
             return self._head(input_ids=None, return_dict=True).logits[0, :, : self.vocab_size]  # type: ignore[no-any-return]
         finally:
-            self._given.hidden = None
+            self._fixed.hidden = None
 
 
 def _encoded(teacher: Teacher, batch: PaddedRows) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-    """(What `encode` gives, positions) of a batch; a batch the device has no room for is halved, again and again."""
+    """(`encode` of a batch, positions). A batch that does not fit into memory is halved, repeatedly."""
     try:
-        found = teacher.encode(batch)
+        encoded = teacher.encode(batch)
     except torch.OutOfMemoryError as error:
         if len(batch.rows) == 1:
             raise TeacherError(
@@ -206,7 +206,7 @@ def _encoded(teacher: Teacher, batch: PaddedRows) -> Iterator[tuple[Tensor, NDAr
     except (RuntimeError, IndexError) as error:
         raise TeacherError(f"{teacher.name} failed at rows of {batch.input_ids.shape[1]} tokens: {first_line(error)}") from error
     else:
-        yield found, batch.positions
+        yield encoded, batch.positions
         return
     log.warning("out of memory at %d rows of %d tokens: halving the batch", *batch.input_ids.shape)
     for half in split(batch, (len(batch.rows) + 1) // 2):
@@ -216,15 +216,15 @@ def _encoded(teacher: Teacher, batch: PaddedRows) -> Iterator[tuple[Tensor, NDAr
 def _projected(
     teacher: Teacher, hidden: Tensor, where: NDArray[np.int64], use: Callable[[Tensor, NDArray[np.int64]], Any]
 ) -> Iterator[tuple[Any, NDArray[np.int64]]]:
-    """(What `use` makes of the logits, positions) of a chunk; a chunk the device has no room for is halved, again and again."""
+    """(`use` of the logits, positions) of a chunk. A chunk that does not fit into memory is halved, repeatedly."""
     try:
-        found = use(teacher.project(hidden), where)
+        result = use(teacher.project(hidden), where)
     except torch.OutOfMemoryError as error:
         if len(hidden) == 1:
             what = f"the logits of a single token do not fit on {teacher.device}"
-            raise TeacherError(f"{what}; lower --max-batch-tokens, or give a device with more memory") from error
+            raise TeacherError(f"{what}; lower --max-batch-tokens, or use a device with more memory") from error
     else:
-        yield found, where
+        yield result, where
         return
     log.warning("out of memory at the logits of %d tokens: halving the chunk", len(hidden))
     middle = (len(hidden) + 1) // 2
@@ -241,11 +241,11 @@ def chunks(
     done: Callable[[PaddedRows], None] = lambda batch: None,
     use: Callable[[Tensor, NDArray[np.int64]], Any] = lambda logits, where: logits,
 ) -> Iterator[tuple[Any, NDArray[np.int64]]]:
-    """Logits in chunks of chunk_tokens: ([N, V] of the leading n wanted tokens and filler, their n positions among all tokens).
+    """Logits in chunks of chunk_tokens: ([N, V] of n wanted tokens and then padding, the n positions among all tokens).
 
-    Chunks run across batches, so that only the last one has filler and [B, L, V] never exists. `done` is told of each batch.
-    use: takes logits and positions; what it makes of them is given instead of the logits. Where memory runs out in it, or in the
-    projection, it is called again with half the chunk.
+    Chunks span batches, so that only the last one is padded and [B, L, V] never exists. done: called after each batch.
+    use: gets logits and positions; its result is returned instead of the logits. If it or the projection runs out of memory, it is called
+    again with half the chunk.
     """
     waiting: list[Tensor] = []
     positions: list[NDArray[np.int64]] = []
@@ -266,7 +266,7 @@ def chunks(
         waiting, positions, count = [hidden[stop:]], [where[stop:]], count - stop
 
     for batch in source:
-        # where `encode` gives logits they are many: no more rows at once than a chunk has room for
+        # where `encode` returns logits they are large: no more rows at once than fill a chunk
         rows = len(batch.rows) if teacher.apart else max(chunk_tokens // batch.input_ids.shape[1], 1)
         for part in split(batch, rows):
             for hidden, where in _encoded(teacher, part):

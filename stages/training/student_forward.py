@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from textsmooth.stages.dataset.collate import Batch
-from textsmooth.stages.models.load import taken_inputs
+from textsmooth.stages.models.load import accepted_inputs
 from textsmooth.stages.tokens.padding import probe
 from textsmooth.stages.training.soft_embedding import SoftEmbedding
 
@@ -33,7 +33,7 @@ def forward(student: Any, batch: Batch, soft: SoftEmbedding | None) -> Tensor:
 
     [B, C] of a classifier, [B, L, 2] (start, end) of a span model, [B, L, V] of a masked LM.
     """
-    taken = taken_inputs(student)
+    taken = accepted_inputs(student)
     inputs: dict[str, Tensor] = {}
     if "attention_mask" in taken:
         inputs["attention_mask"] = batch.attention_mask
@@ -90,7 +90,7 @@ def _head_is_pointwise(model: Any) -> bool:
         return False
     rows = probe(int(model.config.vocab_size), int(model.config.pad_token_id or 0))
     device = next(model.parameters()).device
-    inputs = rows.inputs(taken_inputs(model), device)
+    inputs = rows.inputs(accepted_inputs(model), device)
     places = rows.wanted.flatten().nonzero()[:, 0].to(device).flip(0)
     training = model.training
     model.eval()

@@ -43,7 +43,7 @@ def test_a_fresh_one_is_made(student: Callable[..., tuple[int, str]], teacher: P
         (("--layers", "7"), 2, "layer 7 is not in the teacher"),
         (("--layers", "0", "--hidden-size", "16"), 2, "--hidden-size is a size of a fresh student"),
         (("--fresh", "--num-layers", "2"), 2, "a fresh student needs --hidden-size"),
-        (("--fresh", "--num-layers", "2", "--hidden-size", "16", "--num-heads", "3"), 2, "hidden-size 16 is no multiple of num-heads 3"),
+        (("--fresh", "--num-layers", "2", "--hidden-size", "16", "--num-heads", "3"), 2, "hidden-size 16 is not a multiple of num-heads 3"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(

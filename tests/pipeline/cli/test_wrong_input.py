@@ -244,8 +244,8 @@ def _no_tokenizer(folder: Path) -> None:
 
 
 TEACHERS: list[tuple[str, Callable[[Path], None], str]] = [
-    ("an encoder without a head", _no_head, "lacks weights that BertForMaskedLM needs (cls.predictions"),
-    ("a classifier", _classifier, "lacks weights that BertForMaskedLM needs (cls.predictions"),
+    ("an encoder without a head", _no_head, "is missing weights that BertForMaskedLM needs (cls.predictions"),
+    ("a classifier", _classifier, "is missing weights that BertForMaskedLM needs (cls.predictions"),
     ("pickled weights", _pickled, "no *.safetensors weights"),
     ("cut weights", _cut_weights, "cannot load the model"),
     ("no weights", _file("model.safetensors", None), "no *.safetensors weights"),
@@ -258,8 +258,8 @@ TEACHERS: list[tuple[str, Callable[[Path], None], str]] = [
     ("vocab_size a word", _config(vocab_size="many"), "vocab_size"),
     ("positions a word", _config(max_position_embeddings="many"), "max_position_embeddings"),
     ("unknown model type", _config(model_type="weather"), "cannot load"),
-    ("a model that is no masked LM", _config(model_type="vit"), "no masked language model"),
-    ("other sizes", _config(hidden_size=26), "cannot load|lacks weights"),
+    ("a model that is no masked LM", _config(model_type="vit"), "not a masked language model"),
+    ("other sizes", _config(hidden_size=26), "cannot load|is missing weights"),
     ("more tokens than the model", _more_tokens, "token ids up to"),
     ("no tokenizer", _no_tokenizer, "tokenizer"),
     ("a damaged tokenizer", _file("tokenizer.json", b"{"), "tokenizer"),
@@ -278,7 +278,7 @@ def test_a_teacher_that_will_not_do_is_told_in_one_line(
 def test_a_head_of_another_width_is_told_in_its_own_words(gen: Callable[..., Ran], desk: Path) -> None:
     _other_weights(desk / "teacher")
     line = wrong(gen, desk, 1, "--corpus", "good.jsonl", "--teacher", "teacher", "--out", "out", "--topk", 3)
-    assert "above report" not in line and "lacks weights" in line
+    assert "above report" not in line and "is missing weights" in line
 
 
 def test_no_space_is_told_in_one_line_and_the_same_command_goes_on(

@@ -59,7 +59,7 @@ def test_a_broken_teacher_is_told(gen: Callable[..., Ran], desk: Path) -> None:
     good = load_file(weights)
     save_file({k: v for k, v in good.items() if "transform" not in k}, weights, {"format": "pt"})
     asked = ("--corpus", "good.jsonl", "--teacher", "teacher", "--dry-run")
-    assert "lacks weights" in wrong(gen, desk, 1, *asked)
+    assert "is missing weights" in wrong(gen, desk, 1, *asked)
     good["bert.embeddings.LayerNorm.bias"][3] = float("nan")
     save_file(good, weights, {"format": "pt"})
     assert "gives NaN in float32" in wrong(gen, desk, 1, *asked)

@@ -251,8 +251,8 @@ def test_a_task_teacher_of_any_family_reads_rows_as_if_alone(family: str, gen: C
 @pytest.mark.parametrize(
     ("kind", "names", "said"),
     [
-        ("class", ("a", "b", "c"), "tells 3 classes apart"),
-        ("class", ("good", "bad"), "their order cannot be told"),
+        ("class", ("a", "b", "c"), "has 3 classes"),
+        ("class", ("good", "bad"), "their order is unknown"),
         ("value", ("score",), "the corpus's labels are classes"),
     ],
 )

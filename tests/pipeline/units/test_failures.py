@@ -86,7 +86,7 @@ def test_a_row_that_fits_nowhere_ends_the_run_and_names_what_to_lower(
     with monkeypatch.context() as patch:
         patch.setattr(Teacher, "encode", encode)
         patch.setattr(Teacher, "full", True, raising=False)
-        patch.setattr(Teacher, "_look", lambda self, folder, dtype, vocab_size: (vocab_size, True))
+        patch.setattr(Teacher, "_probe", lambda self, folder, dtype, vocab_size: (vocab_size, True))
         patch.setattr(Teacher, "_pack_projection", lambda self: None)
         said = one_line(gen("--corpus", corpus, "--out", out, *SIZES))
     assert "a single row of" in said and "does not fit on cpu; lower --max-length, and --max-batch-tokens" in said

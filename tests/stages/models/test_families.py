@@ -11,8 +11,9 @@ import torch
 from helpers_families import FAMILIES, PAD, VOCAB, WIDE, assert_parity, dense, make, random_rows, soft_ids
 
 from textsmooth.schemas.errors import TeacherError
-from textsmooth.stages.models.teacher import PaddedRows, Teacher, chunks
+from textsmooth.stages.models.teacher import Teacher, chunks
 from textsmooth.stages.soft_ids.topk import Sparsifier, gather_soft_ids
+from textsmooth.stages.tokens.padding import PaddedRows
 
 NO_PADDING = {"convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"}  # padding changes their logits, in transformers too
 SHORTEST = {"funnel": 3}  # tokens of a row: it fails at fewer, in transformers too
@@ -90,9 +91,7 @@ def test_where_head_and_encoder_cannot_be_taken_apart_the_whole_model_is_run(
     teacher = Teacher(bert, vocab_size=VOCAB, pad_id=PAD)
     assert not teacher.apart
     (record,) = caplog.records
-    assert record.getMessage() == (
-        "the head of BertForMaskedLM needs more than hidden states: every token is projected, which takes longer"
-    )
+    assert record.getMessage() == ("the head of BertForMaskedLM needs more than hidden states: every token is projected, which is slower")
     rows = random_rows()
     exact = dense(bert, rows)
     shapes = []
@@ -202,7 +201,7 @@ def test_other_kinds_of_models_are_told_in_one_line(name: str, tmp_path: Path) -
     from transformers import AutoConfig
 
     AutoConfig.for_model(name).save_pretrained(tmp_path)
-    what = {"bart": "an encoder with a decoder", "t5": "an encoder with a decoder"}.get(name, "no masked language model in transformers")
+    what = {"bart": "an encoder with a decoder", "t5": "an encoder with a decoder"}.get(name, "not a masked language model in transformers")
     if name == "perceiver":
         from transformers import PerceiverConfig, PerceiverForMaskedLM
 

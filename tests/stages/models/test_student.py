@@ -66,7 +66,7 @@ def test_a_layer_that_cannot_stand_in_another_place_is_refused(kit, tmp_path):
     """ModernBERT's first layer has no norm of its own in front."""
     make("modernbert", tmp_path / "t")
     kit.make_tokenizer().save_pretrained(tmp_path / "t")
-    with pytest.raises(UsageError, match=r"layers 1,0: the student would lack model.layers.1.attn_norm.weight, .*; put layer 0 first"):
+    with pytest.raises(UsageError, match=r"layers 1,0: the student would have no model.layers.1.attn_norm.weight: .*; put layer 0 first"):
         make_student(tmp_path / "t", (1, 0), tmp_path / "s")
     make_student(tmp_path / "t", (0, 1), tmp_path / "s")
 
@@ -74,7 +74,7 @@ def test_a_layer_that_cannot_stand_in_another_place_is_refused(kit, tmp_path):
 def test_layers_that_share_weights_are_told_apart_from_a_stack(kit, tmp_path):
     make("albert", tmp_path / "t")
     kit.make_tokenizer().save_pretrained(tmp_path / "t")
-    with pytest.raises(TeacherError, match=r"the layers of albert share their weights, none of them can be taken: .* --fresh"):
+    with pytest.raises(TeacherError, match=r"the layers of albert share their weights, so none can be chosen: .* --fresh"):
         make_student(tmp_path / "t", (0,), tmp_path / "s")
 
 
@@ -104,7 +104,7 @@ def test_a_fresh_student_is_of_the_family_in_other_sizes(kit, tmp_path, family):
 @pytest.mark.parametrize(
     ("sizes", "said"),
     [
-        ({"num_heads": 3}, "hidden-size 32 is no multiple of num-heads 3"),
+        ({"num_heads": 3}, "hidden-size 32 is not a multiple of num-heads 3"),
         ({"num_layers": 0}, "num-layers must be a whole number of at least 1, not 0"),
         ({"intermediate_size": -1}, "intermediate-size must be"),
     ],
@@ -120,7 +120,7 @@ def test_impossible_sizes_are_refused(teacher, tmp_path, sizes, said):
 def test_a_family_whose_sizes_are_not_set_like_this_is_named(kit, tmp_path):
     make("funnel", tmp_path / "t")
     kit.make_tokenizer().save_pretrained(tmp_path / "t")
-    with pytest.raises(TeacherError, match=r"cannot make a fresh student of the family of .*; take --layers instead"):
+    with pytest.raises(TeacherError, match=r"cannot make a fresh student of the family of .*; use --layers instead"):
         fresh_student(tmp_path / "t", tmp_path / "s", num_layers=3, hidden_size=32, num_heads=2)
 
 
@@ -137,7 +137,7 @@ def test_layers_may_be_in_another_order(teacher, tmp_path):
     [
         ((3,), "layer 3 is not in the teacher: it has layers 0 to 2"),
         ((-1,), "layer -1 is not in the teacher"),
-        ((0, 0), "layers 0,0: a layer comes twice"),
+        ((0, 0), "layers 0,0: a layer is given twice"),
         ((), "at least one layer"),
     ],
 )
@@ -150,7 +150,7 @@ def test_impossible_layers_are_refused(teacher, tmp_path, layers, said):
 def test_a_classifier_is_no_teacher(teacher, tmp_path):
     AutoModelForSequenceClassification.from_pretrained(teacher).save_pretrained(tmp_path / "c")
     AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "c")
-    with pytest.raises(TeacherError, match="lacks weights"):
+    with pytest.raises(TeacherError, match="is missing weights"):
         make_student(tmp_path / "c", (0,), tmp_path / "s")
 
 
@@ -193,7 +193,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 def test_too_little_room_is_told_before_the_work(tmp_path):
     with pytest.raises(StorageError, match=r"bytes are needed, [\d,]+ are free; make room"):  # noqa: SIM117
-        with new_model_folder(tmp_path / "m", overwrite=False, room=10**18):
+        with new_model_folder(tmp_path / "m", overwrite=False, needed_bytes=10**18):
             pytest.fail("went on")
     with pytest.raises(StorageError, match="No space left on device"), new_model_folder(tmp_path / "m", overwrite=False):
         raise OSError(errno.ENOSPC, "full")
@@ -271,7 +271,7 @@ def test_an_encoder_that_lacks_weights_is_no_student_whatever_the_head(kit, tmp_
     file = tmp_path / "t" / "model.safetensors"
     save_file({k: v for k, v in load_file(file).items() if "layer.1.output.dense" not in k}, file, {"format": "pt"})
     for head in ("class", "span", "mlm"):
-        with pytest.raises(TeacherError, match=r"lacks weights that .* needs \(bert.encoder.layer.1.output.dense"):
+        with pytest.raises(TeacherError, match=r"is missing weights that .* needs \(bert.encoder.layer.1.output.dense"):
             load_student(tmp_path / "t", head=head, label_names=("a", "b"))
 
 
@@ -297,7 +297,7 @@ def test_weights_that_are_missing_or_pickled_are_refused(kit, teacher, tmp_path)
     folder = kit.save_masked_lm(tmp_path / "t")
     weights = load_file(folder / "model.safetensors")
     save_file({k: v for k, v in weights.items() if "layer.1." not in k}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(TeacherError, match="lacks weights"):
+    with pytest.raises(TeacherError, match="is missing weights"):
         load_student(folder, label_names=("a", "b"), label_kind="class")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(TeacherError, match="cannot load"):

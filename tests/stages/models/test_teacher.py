@@ -12,7 +12,9 @@ from helpers_gen import POSITIONS, VOCAB, make_model, make_tokenizer, rows
 from numpy.typing import NDArray
 
 from textsmooth.schemas.errors import TeacherError
-from textsmooth.stages.models.teacher import PaddedRows, Teacher, batches, chunks, teacher_digest
+from textsmooth.stages.models.load import teacher_digest
+from textsmooth.stages.models.teacher import Teacher, chunks
+from textsmooth.stages.tokens.padding import PaddedRows, batches
 from textsmooth.stages.tokens.tokenize import TokenRows, tokenize
 
 PAD = 0
@@ -199,10 +201,10 @@ def _save_without_decoder_bias(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("save", "words"),
     [
-        (_save_encoder, "lacks weights that BertForMaskedLM needs"),
-        (_save_without_decoder_bias, "lacks weights that BertForMaskedLM needs .cls.predictions.transform.* and 3 more"),
+        (_save_encoder, "is missing weights that BertForMaskedLM needs"),
+        (_save_without_decoder_bias, "is missing weights that BertForMaskedLM needs .cls.predictions.transform.* and 3 more"),
         (_save_pickle, "cannot load the model"),
-        (_save_other_width, "cannot load the model|lacks weights"),
+        (_save_other_width, "cannot load the model|is missing weights"),
         (lambda folder: folder.mkdir(), "cannot load the model"),
     ],
 )
@@ -287,7 +289,7 @@ def test_a_model_that_is_not_the_same_twice_is_told(
 
     monkeypatch.setattr(BertForMaskedLM, "forward", forward)
     Teacher(teacher)
-    assert "BertForMaskedLM gives other logits each time" in caplog.text
+    assert "BertForMaskedLM gives different logits each time" in caplog.text
 
 
 def test_rows_of_one_length_need_no_padding(token_rows: TokenRows) -> None:
