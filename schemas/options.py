@@ -102,7 +102,7 @@ def whole(least: int) -> Check:
 
 def number(what: str = "a finite number", *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf) -> Check:
     """A check: a finite number in a range. what: how the message calls it, with its unit."""
-    bounds = [f"above {above:g}" if above > -math.inf else "", f"at least {least:g}" if least > -math.inf else ""]
+    bounds = [f"above {above:g}" if above > -math.inf else "", f"of at least {least:g}" if least > -math.inf else ""]
     bounds.append(f"at most {most:g}" if most < math.inf else "")
     allowed = " and ".join(filter(None, bounds))
 

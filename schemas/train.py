@@ -1,18 +1,18 @@
-"""What a user may set of a training run, checked when it is put together."""
+"""Options of a training run: a frozen dataclass that checks its values when it is constructed."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from textsmooth.schemas.config import PROGRESS_MODES
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.objectives import OBJECTIVES, ObjectiveFacts
-from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.schemas.type_checks import check_types
+from textsmooth.schemas.options import REQUIRED, OptionalPath, RequiredPath, check_options, described, number, option, to_text, whole
+from textsmooth.schemas.smoothing import TAILS, Smoothing
 
 INPUTS = ("plain", "smoothed", "both", "mixed")
 SCHEDULES = ("linear", "cosine", "constant")
 TRAIN_DTYPES = ("float32", "bfloat16")
-PROGRESS_MODES = ("auto", "rich", "json", "none")
 # A run may be resumed with others of these: where and how it is computed. Without dropout that moves the result by rounding.
 MAY_CHANGE = (
     "dataset",  # its digest is compared, not its place
@@ -32,80 +32,116 @@ MAY_CHANGE = (
 )
 
 
+_INPUT = {"group": "Input"}
+_LOSS = {"group": "Loss"}
+_LENGTH = {"group": "Length and batches"}
+_OPTIMIZER = {"group": "Optimizer"}
+_LOGS = {"group": "Evaluation, checkpoints, logs"}
+_MACHINE = {"group": "Machine"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What `textsmooth train` was asked for. None stands for `auto`. UsageError for what cannot be."""
+    """The options of `textsmooth train`; the command line and textsmooth.pipeline.train() are made from these fields. None: see `unset`.
 
-    dataset: str
-    student: str
-    student_revision: str | None = None  # of a student on the Hub
-    out: str | None = None  # students/<dataset>-<inputs>, with the objective's name unless it is `task`
-    # what the student reads
-    inputs: str | None = None  # smoothed; of mlm, whose text is masked, none
-    lam: float | str = 0.5  # a number, or of each example its own: `uniform`, `beta:A`
-    temperature: float = 1.0
-    topk: int | None = None
-    mass: float = 1.0
-    tail: str = Smoothing.tail
-    draws: int | None = None
-    # what it learns
-    objective: str = "task"
-    kd_weight: float | None = None  # share of the teacher in the loss of task+kd and mlm: 0.5
-    kd_temperature: float = 2.0
-    # how long, on what
-    epochs: int = 3
-    max_steps: int | None = None  # updates in all, instead of epochs
-    max_rows: int | None = None  # the first so many rows of the training split
-    rows_per_class: int | None = None  # the first so many labelled rows of each class
-    batch_size: int | None = None  # rows; 32 unless there is batch_tokens
-    batch_tokens: int | None = None  # padded tokens, in batches of similar length
-    accumulate: int = 1  # parts that a batch is worked in, for less memory: the result is the same
-    # the optimizer
-    lr: float = 5e-5  # at the end of the warm-up
-    warmup: float = 0.1  # share of all updates
-    schedule: str = "linear"  # after the warm-up
-    weight_decay: float = 0.01
-    max_grad_norm: float | None = 1.0  # None: gradients are not clipped
-    dropout: float | None = None  # None: as the student's configuration says
-    seed: int = 0
-    dtype: str = "float32"  # of the student's computation; weights and optimizer stay float32
-    # evaluation, checkpoints, logs
-    eval_split: str | None = None
-    eval_every: int | None = None  # updates; None: at the end of each epoch
-    patience: int | None = None  # evaluations without a better score before it stops; the best state is then what is saved
-    checkpoint_every: int | None = None  # updates; None: at each evaluation
-    resume: bool = False
-    overwrite: bool = False
-    log_dir: str | None = None  # of TensorBoard events
-    progress: str = "auto"
-    # the machine
-    loader_workers: int = 0  # processes that make batches; 0: this one
-    num_workers: int = 1  # processes that train, by Ray Train
-    threads: int | None = None
-    device: str | None = None
+    UsageError for values that are not allowed.
+    """
+
+    dataset: RequiredPath = field(
+        default=REQUIRED, kw_only=False, metadata=described(help="Smoothed dataset: a folder, s3://…, gs://…, OWNER/NAME.", convert=to_text)
+    )
+    student: RequiredPath = option(
+        REQUIRED,
+        help="Model to train: a folder with safetensors and tokenizer, or OWNER/NAME on the Hub.",
+        metavar="MODEL",
+        convert=to_text,
+    )
+    student_revision: str | None = option(None, help="Branch, tag or commit of a student on the Hub.", unset="main")
+    out: OptionalPath = option(
+        None, help="Folder for the trained student.", metavar="FOLDER", unset="students/<dataset>-<inputs>", convert=to_text
+    )
+
+    inputs: str | None = option(
+        None,
+        help="What the student reads. both: an update on plain text, then one on smoothed text per batch; mixed: one of them, drawn "
+        "for each row. Not with --objective mlm.",
+        unset="smoothed",
+        choices=INPUTS,
+        **_INPUT,
+    )
+    lam: float | str = option(
+        0.5, help="Smoothing rate: weight of the soft ids against the token itself, from 0 to 1; by row: uniform, beta:A.", **_INPUT
+    )
+    temperature: float = option(
+        1.0, help="Temperature of the soft ids: 1 or one of --temperatures of the dataset are exact, others are interpolated.", **_INPUT
+    )
+    topk: int | None = option(None, help="Use at most this many entries per token.", unset="all stored", **_INPUT)
+    mass: float = option(1.0, help="Use the fewest entries whose probabilities sum to this, from 0 to 1.", **_INPUT)
+    tail: str = option(
+        Smoothing.tail,
+        help="What receives the probability outside the entries: the entries themselves, the original token, the mean embedding.",
+        choices=TAILS,
+        **_INPUT,
+    )
+    draws: int | None = option(None, help="Draw this many ids from each token's distribution instead of using its entries.", **_INPUT)
+
+    objective: str = option(
+        "task", help="Loss: labels, a task teacher's logits, both, or masked tokens (--context masked:N).", choices=OBJECTIVES, **_LOSS
+    )
+    kd_weight: float | None = option(None, help="Weight of the teacher in the loss of task+kd and mlm, from 0 to 1.", unset="0.5", **_LOSS)
+    kd_temperature: float = option(2.0, help="Temperature of the task teacher's and the student's logits.", check=number(above=0), **_LOSS)
+
+    epochs: int = option(3, help="Number of training epochs.", check=whole(1), **_LENGTH)
+    max_steps: int | None = option(None, help="Number of optimizer updates, instead of --epochs.", check=whole(1), **_LENGTH)
+    max_rows: int | None = option(None, help="Train on the first N rows only.", unset="all", check=whole(1), **_LENGTH)
+    rows_per_class: int | None = option(
+        None, help="Train on the first N labeled rows of each class only.", unset="all", check=whole(1), **_LENGTH
+    )
+    batch_size: int | None = option(None, help="Rows per batch.", unset="32", check=whole(1), **_LENGTH)
+    batch_tokens: int | None = option(
+        None, help="Tokens per batch of rows of similar length, padding included; instead of --batch-size.", check=whole(1), **_LENGTH
+    )
+    accumulate: int = option(
+        1, help="Split a batch into N parts and accumulate their gradients: same result, less memory.", check=whole(1), **_LENGTH
+    )
+
+    lr: float = option(5e-5, help="Learning rate after warm-up.", check=number(above=0), **_OPTIMIZER)
+    warmup: float = option(0.1, help="Share of all updates in which the learning rate warms up.", **_OPTIMIZER)
+    schedule: str = option("linear", help="Learning-rate schedule after warm-up.", choices=SCHEDULES, **_OPTIMIZER)
+    weight_decay: float = option(0.01, help="AdamW weight decay; none for biases and norms.", check=number(least=0), **_OPTIMIZER)
+    max_grad_norm: float | None = option(
+        1.0, help="Clip the gradient norm to this value; none: do not clip.", none_word="none", **_OPTIMIZER
+    )
+    dropout: float | None = option(None, help="Dropout of the student.", unset="that of its configuration", **_OPTIMIZER)
+    seed: int = option(0, help="Seed of row order, new head, dropout and draws.", check=whole(0), **_OPTIMIZER)
+    dtype: str = option(
+        "float32", help="Number format of matrix products; weights and optimizer stay float32.", choices=TRAIN_DTYPES, **_OPTIMIZER
+    )
+
+    eval_split: str | None = option(None, help="Split to evaluate on.", unset="the validation split", **_LOGS)
+    eval_every: int | None = option(None, help="Updates between evaluations.", unset="one epoch", check=whole(1), **_LOGS)
+    patience: int | None = option(
+        None,
+        help="Stop after N evaluations without a better score, and save the best student.",
+        unset="never",
+        check=whole(1),
+        **_LOGS,
+    )
+    checkpoint_every: int | None = option(None, help="Updates between checkpoints.", unset="at each evaluation", check=whole(1), **_LOGS)
+    resume: bool = option(False, help="Resume from the last checkpoint in <out>.run, or start if there is none.", **_LOGS)
+    overwrite: bool = option(False, help="Replace the student in --out, and an unfinished run.", **_LOGS)
+    log_dir: OptionalPath = option(None, help="Folder for TensorBoard events.", unset="none", convert=to_text, **_LOGS)
+    progress: str = option("auto", help="How to show progress on stderr.", choices=PROGRESS_MODES, **_LOGS)
+
+    loader_workers: int = option(
+        0, help="Number of processes that prepare batches; 0: the training process itself.", check=whole(0), **_MACHINE
+    )
+    num_workers: int = option(1, help="Number of training processes, on Ray Train.", check=whole(1), **_MACHINE)
+    threads: int | None = option(None, help="CPU threads.", unset="all", check=whole(1), **_MACHINE)
+    device: str | None = option(None, help="Device: cpu, cuda, cuda:1, mps.", unset="cuda if available, else cpu", **_MACHINE)
 
     def __post_init__(self) -> None:
-        check_types(self)
-        choices = (
-            ("inputs", INPUTS),
-            ("objective", tuple(OBJECTIVES)),
-            ("schedule", SCHEDULES),
-            ("dtype", TRAIN_DTYPES),
-            ("progress", PROGRESS_MODES),
-        )
-        for name, allowed in choices:
-            if getattr(self, name) not in allowed and (name, self.inputs) != ("inputs", None):
-                raise UsageError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        for name in (
-            *("epochs", "max_steps", "max_rows", "rows_per_class", "batch_size", "batch_tokens", "accumulate"),
-            *("eval_every", "patience", "checkpoint_every", "num_workers", "threads"),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name.replace('_', '-')} must be a whole number of at least 1, not {value}")
-        for name in ("seed", "loader_workers"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name.replace('_', '-')} must be at least 0, not {getattr(self, name)}")
+        check_options(self)
         if self.batch_size is not None and self.batch_tokens is not None:
             raise UsageError("batch-size and batch-tokens exclude each other: give one of them")
         self._check_numbers()
@@ -117,12 +153,8 @@ class TrainOptions:
         _ = self.smoothing  # its own checks
 
     def _check_numbers(self) -> None:
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise UsageError(f"lr must be a finite number above 0, not {self.lr:g}")
         if not 0 <= self.warmup < 1:
             raise UsageError(f"warmup is a share of all updates, at least 0 and below 1, not {self.warmup:g}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise UsageError(f"weight-decay must be a finite number of at least 0, not {self.weight_decay:g}")
         if self.max_grad_norm is not None and not (math.isfinite(self.max_grad_norm) and self.max_grad_norm > 0):
             raise UsageError(f"max-grad-norm must be a finite number above 0, or none, not {self.max_grad_norm:g}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
@@ -134,8 +166,6 @@ class TrainOptions:
         if self.kd_weight is not None and not self.facts.teacher_share_is_option:
             weighted = " and ".join(name for name, facts in OBJECTIVES.items() if facts.teacher_share_is_option)
             raise UsageError(f"kd-weight has no effect with --objective {self.objective}, only with {weighted}; remove it")
-        if not (math.isfinite(self.kd_temperature) and self.kd_temperature > 0):
-            raise UsageError(f"kd-temperature must be a finite number above 0, not {self.kd_temperature:g}")
         for name in self.facts.ignored:
             if (value := getattr(self, name)) != getattr(TrainOptions, name):
                 reads = ", which reads masked text" if self.facts.masked else ""

@@ -66,7 +66,7 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            row = param.get_help_record(ctx)
+            row = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if row is not None:
                 groups.setdefault(getattr(param, "group", "Options"), []).append(row)
         for title, rows in groups.items():
@@ -128,6 +128,8 @@ def click_option(name: str, field: Field[Any], details: Option, hint: Any) -> Ca
     """The click option of a dataclass field of that type."""
     flag, several = f"--{flag_of(name, details)}", get_origin(hint) is tuple
     more: dict[str, Any] = {"cls": GroupedOption, "group": details.group, "help": sentence(field, details)}
+    if field.kw_only and field.default is REQUIRED:
+        more["required"] = True
     if hint is bool:
         return click.option(flag, name, is_flag=True, **more)
     element = get_args(hint)[0] if several else hint
@@ -146,7 +148,7 @@ def click_option(name: str, field: Field[Any], details: Option, hint: Any) -> Ca
     if details.none_word is not None:
         kind, default = OrWord(kind, details.none_word), details.none_word if default is None else default
     shown = default not in (None, ())
-    return click.option(flag, name, type=kind, default=default or None, show_default=shown, metavar=details.metavar, **more)
+    return click.option(flag, name, type=kind, default=default if shown else None, show_default=shown, metavar=details.metavar, **more)
 
 
 def _split_at_commas(numbers: bool) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[Any, ...]]:

@@ -37,9 +37,9 @@ def test_a_fresh_one_is_made(student: Callable[..., tuple[int, str]], teacher: P
 @pytest.mark.parametrize(
     ("args", "code", "expected"),
     [
-        ((), 2, "give either --layers, to take some of the teacher's, or --fresh with --num-layers"),
+        ((), 2, "give either --layers, to copy some of the teacher's, or --fresh with --num-layers"),
         (("--layers", "0", "--fresh"), 2, "give either --layers"),
-        (("--layers", "0;1"), 2, "layers '0;1' is no list of layer numbers"),
+        (("--layers", "0;1"), 2, "layers '0;1' is not a list of layer numbers"),
         (("--layers", "7"), 2, "layer 7 is not in the teacher"),
         (("--layers", "0", "--hidden-size", "16"), 2, "--hidden-size is a size of a fresh student"),
         (("--fresh", "--num-layers", "2"), 2, "a fresh student needs --hidden-size"),
