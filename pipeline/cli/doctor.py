@@ -11,7 +11,7 @@ from textsmooth.pipeline.cli.command import Command
 from textsmooth.schemas.printable import printable
 
 if TYPE_CHECKING:
-    from textsmooth.pipeline.diagnostics.check_result import Finding
+    from textsmooth.pipeline.diagnostics.check_result import CheckResult
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 LEFT = 11  # columns of the state
@@ -33,7 +33,7 @@ def doctor(out: str | None, ray_address: str | None, trial: bool, as_json: bool,
     from textsmooth.pipeline.diagnostics.run import examine
 
     width = min(max(shutil.get_terminal_size((100, 24)).columns, 40), 100)
-    found: list[Finding] = []
+    found: list[CheckResult] = []
     for finding in examine(out=out, ray_address=ray_address, trial=trial, debug=debug):
         if not as_json and (not found or found[-1].group != finding.group):
             click.echo(finding.group)
@@ -44,7 +44,7 @@ def doctor(out: str | None, ray_address: str | None, trial: bool, as_json: bool,
     return 1 if any(finding.state == "problem" for finding in found) else 0
 
 
-def _shown(finding: "Finding", width: int) -> str:
+def _shown(finding: "CheckResult", width: int) -> str:
     """A finding's lines: what there is, and below it what to do."""
     lines = _wrapped(f"{finding.name}: {finding.text}", width)
     if finding.remedy is not None:

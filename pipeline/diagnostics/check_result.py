@@ -1,4 +1,4 @@
-"""What `textsmooth doctor` says: one finding for each thing that it looked at."""
+"""The results of the checks of `textsmooth doctor`, as text and JSON."""
 
 import re
 from collections.abc import Sequence
@@ -10,46 +10,46 @@ from textsmooth.schemas.errors import TextsmoothError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was looked at."""
+class CheckResult:
+    """The result of one check."""
 
     group: str
     name: str
-    state: Literal["ok", "note", "problem"]  # note: works, but not all of it
+    state: Literal["ok", "note", "problem"]  # note: works in part
     text: str
-    remedy: str | None = None  # what to do next; None if all is well
+    remedy: str | None = None  # what to do next; None if ok
 
 
 @dataclass(frozen=True)
 class Group:
-    """Findings that stand together, under a title."""
+    """Results that are printed under one title."""
 
     title: str
 
-    def ok(self, name: str, text: str) -> Finding:
-        return Finding(group=self.title, name=name, state="ok", text=text)
+    def ok(self, name: str, text: str) -> CheckResult:
+        return CheckResult(group=self.title, name=name, state="ok", text=text)
 
-    def note(self, name: str, text: str, remedy: str) -> Finding:
-        return Finding(group=self.title, name=name, state="note", text=text, remedy=remedy)
+    def note(self, name: str, text: str, remedy: str) -> CheckResult:
+        return CheckResult(group=self.title, name=name, state="note", text=text, remedy=remedy)
 
-    def problem(self, name: str, text: str, remedy: str) -> Finding:
-        return Finding(group=self.title, name=name, state="problem", text=text, remedy=remedy)
+    def problem(self, name: str, text: str, remedy: str) -> CheckResult:
+        return CheckResult(group=self.title, name=name, state="problem", text=text, remedy=remedy)
 
-    def error(self, name: str, error: TextsmoothError, remedy: str) -> Finding:
-        """A problem in the words of an error, which mostly end with what to do; remedy: if they do not."""
-        said = " ".join(str(error).split())
-        found = re.fullmatch(r"(.+)(?:; |: (?=pip ))(.+)", said)
-        return self.problem(name, *(found.groups() if found else (said, remedy)))
+    def error(self, name: str, error: TextsmoothError, remedy: str) -> CheckResult:
+        """A problem with the message of an error, split into text and remedy. remedy: for a message that names none."""
+        message = " ".join(str(error).split())
+        parts = re.fullmatch(r"(.+)(?:; |: (?=pip ))(.+)", message)
+        return self.problem(name, *(parts.groups() if parts else (message, remedy)))
 
 
-def summary(findings: Sequence[Finding]) -> str:
-    """All of them in one line."""
+def summary(findings: Sequence[CheckResult]) -> str:
+    """The counts of problems and notes, in one line."""
     problems, notes = (sum(finding.state == state for finding in findings) for state in ("problem", "note"))
-    told = counted(problems, "problem") if problems else "all is well"
-    return f"{told}, {counted(notes, 'note')}" if problems or notes else told
+    outcome = counted(problems, "problem") if problems else "all is well"
+    return f"{outcome}, {counted(notes, 'note')}" if problems or notes else outcome
 
 
-def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
+def to_json(findings: Sequence[CheckResult]) -> dict[str, Any]:
     """As `textsmooth doctor --json` prints them."""
     counts = {f"{state}s": sum(finding.state == state for finding in findings) for state in ("problem", "note")}
     return {"ok": not counts["problems"], **counts, "findings": [asdict(finding) for finding in findings]}

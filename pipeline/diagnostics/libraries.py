@@ -1,4 +1,4 @@
-"""Are Python and the libraries here what the installed textsmooth asks for, and do they import?"""
+"""Checks of Python and the libraries: required versions, and whether they import."""
 
 import importlib
 import importlib.metadata
@@ -10,7 +10,7 @@ from functools import reduce
 from operator import and_
 from typing import TYPE_CHECKING
 
-from textsmooth.pipeline.diagnostics.check_result import Finding, Group
+from textsmooth.pipeline.diagnostics.check_result import CheckResult, Group
 from textsmooth.pipeline.executors.ship_code import checkout
 from textsmooth.schemas.errors import UsageError, first_line
 from textsmooth.schemas.version import VERSION
@@ -49,7 +49,7 @@ class Wanted:
         return f'pip install {options}"{self.name}{spec}"'
 
 
-def python() -> Iterator[Finding]:
+def python() -> Iterator[CheckResult]:
     """Python's version, textsmooth's, and whether what runs is what was installed."""
     from packaging.specifiers import SpecifierSet
 
@@ -86,7 +86,7 @@ def _stale() -> bool:
     return asked != set(map(Requirement, project["dependencies"])) or {*extras} != {*project["optional-dependencies"]}
 
 
-def libraries() -> Iterator[Finding]:
+def libraries() -> Iterator[CheckResult]:
     """Those that textsmooth cannot do without: there, in a version that suits, and whole enough to import."""
     for wanted in _wanted():
         version, by = _version(wanted.name), next(iter(wanted.asked))
@@ -100,7 +100,7 @@ def libraries() -> Iterator[Finding]:
             yield LIBRARIES.ok(wanted.name, f"{version} ({wanted.asked[by] or 'any'})")
 
 
-def extras() -> Iterator[Finding]:
+def extras() -> Iterator[CheckResult]:
     """Those that a part of textsmooth needs; they are not imported."""
     from packaging.requirements import Requirement
 

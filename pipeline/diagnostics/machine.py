@@ -1,25 +1,25 @@
-"""What the machine has, what of it textsmooth will use, and what stands in its way."""
+"""Checks of CPU, memory and GPU, and of what `auto` chooses."""
 
 import os
 import platform
 import warnings
 from collections.abc import Iterator
 
-from textsmooth.pipeline.diagnostics.check_result import Finding, Group
+from textsmooth.pipeline.diagnostics.check_result import CheckResult, Group
 from textsmooth.pipeline.formatting import size
-from textsmooth.stages.models import cgroup as kernel
+from textsmooth.stages.models import cgroup
 from textsmooth.stages.models.cgroup import lines
 
 MACHINE = Group("Machine")
 
 
-def cpus() -> Iterator[Finding]:
-    """The CPU, and the threads that a run will have."""
+def cpus() -> Iterator[CheckResult]:
+    """The CPU, and the number of threads of a run."""
     from textsmooth.stages.models.device import default_threads, device_name, threads_of
 
     yield MACHINE.ok("CPU", f"{_model()}, {device_name('cpu')}")
     threads, all_of_it = default_threads(), os.cpu_count() or 1
-    asked, quota = os.environ.get("OMP_NUM_THREADS"), kernel.cpu_quota()
+    asked, quota = os.environ.get("OMP_NUM_THREADS"), cgroup.cpu_quota()
     if asked and threads == threads_of(asked):
         why = f"as OMP_NUM_THREADS={asked} says, of {all_of_it}"
     elif quota is not None and threads == max(int(quota), 1):
@@ -37,18 +37,18 @@ def cpus() -> Iterator[Finding]:
         )
 
 
-def memory() -> Iterator[Finding]:
-    """How much there is, and how much of it is free."""
-    found = _meminfo()
-    total = found.get("MemTotal") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    free = f", {size(found['MemAvailable'])} of it free" if "MemAvailable" in found else ""
-    limit = kernel.memory_limit()
+def memory() -> Iterator[CheckResult]:
+    """Memory: total, free, and the limit of the container."""
+    meminfo = _meminfo()
+    total = meminfo.get("MemTotal") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = f", {size(meminfo['MemAvailable'])} of it free" if "MemAvailable" in meminfo else ""
+    limit = cgroup.memory_limit()
     bounded = f"; its container may use {size(limit)}" if limit is not None and limit < total else ""
     yield MACHINE.ok("memory", f"{size(total)}{free}{bounded}")
 
 
-def gpus() -> Iterator[Finding]:
-    """Those that torch sees, and why it sees none where there is one."""
+def gpus() -> Iterator[CheckResult]:
+    """GPUs that torch can use, and why it cannot use one that is present."""
     import torch
 
     from textsmooth.stages.models.device import pick_dtype
@@ -61,23 +61,23 @@ def gpus() -> Iterator[Finding]:
         yield MACHINE.ok(f"GPU {number}", f"{about.name}, {size(about.total_memory)}, {pick_dtype(device)}")
     if usable:
         return
-    here = len(list((kernel.PROC / "driver/nvidia/gpus").glob("*")))
-    if not here:
+    present = len(list((cgroup.PROC / "driver/nvidia/gpus").glob("*")))
+    if not present:
         yield MACHINE.ok("GPU", "none")
     elif "CUDA_VISIBLE_DEVICES" in os.environ:
         hidden = os.environ["CUDA_VISIBLE_DEVICES"]
-        yield MACHINE.note("GPU", f"{here} of NVIDIA, none usable with CUDA_VISIBLE_DEVICES={hidden!r}", "unset it to use them")
+        yield MACHINE.note("GPU", f"{present} of NVIDIA, none usable with CUDA_VISIBLE_DEVICES={hidden!r}", "unset it to use them")
     elif torch.version.cuda is None:
         advice = "install a torch for CUDA: https://pytorch.org/get-started/locally"
-        yield MACHINE.problem("GPU", f"{here} of NVIDIA, but torch {torch.__version__} is built without CUDA", advice)
+        yield MACHINE.problem("GPU", f"{present} of NVIDIA, but torch {torch.__version__} is built without CUDA", advice)
     else:
         why = str(caught[0].message).splitlines()[0] if caught else "torch finds none"
         advice = f"install a driver for CUDA {torch.version.cuda}, or a torch that is older"
-        yield MACHINE.problem("GPU", f"{here} of NVIDIA, not usable: {why}", advice)
+        yield MACHINE.problem("GPU", f"{present} of NVIDIA, not usable: {why}", advice)
 
 
-def choice() -> Iterator[Finding]:
-    """What `auto` means here."""
+def choice() -> Iterator[CheckResult]:
+    """What `--device auto --dtype auto` chooses on this machine."""
     from textsmooth.stages.models.device import WORTH_IT, pick_device, pick_dtype
 
     device = pick_device(None)
@@ -90,12 +90,12 @@ def choice() -> Iterator[Finding]:
 
 
 def _model() -> str:
-    """What the CPU is sold as."""
-    named = (line.partition(":")[2].strip() for line in lines(kernel.PROC / "cpuinfo") if line.startswith("model name"))
+    """The model name of the CPU."""
+    named = (line.partition(":")[2].strip() for line in lines(cgroup.PROC / "cpuinfo") if line.startswith("model name"))
     return next(named, "") or platform.processor() or "a CPU without a name"
 
 
 def _meminfo() -> dict[str, int]:
-    """Bytes by the kernel's names; nothing where there is no such kernel."""
-    found = (line.replace(":", "").split() for line in lines(kernel.PROC / "meminfo"))
-    return {words[0]: int(words[1]) * 1024 for words in found if len(words) == 3}
+    """/proc/meminfo in bytes; empty where it does not exist."""
+    fields = (line.replace(":", "").split() for line in lines(cgroup.PROC / "meminfo"))
+    return {words[0]: int(words[1]) * 1024 for words in fields if len(words) == 3}

@@ -1,4 +1,4 @@
-"""The places that textsmooth reads from and writes to: the Hub, the caches on this machine, a folder for datasets."""
+"""Checks of the Hub, the caches on this machine, and a place for datasets."""
 
 import contextlib
 import os
@@ -12,13 +12,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from textsmooth.pipeline.diagnostics.check_result import Finding, Group
+from textsmooth.pipeline.diagnostics.check_result import CheckResult, Group
 from textsmooth.pipeline.formatting import size
 from textsmooth.schemas.errors import StorageError, first_line
 from textsmooth.schemas.manifest import MANIFEST, PLAN
 from textsmooth.stages.dataset.open import open_folder
-from textsmooth.stages.storage import atomic as storage
-from textsmooth.stages.storage import cache
+from textsmooth.stages.storage import atomic, cache
 from textsmooth.stages.storage.folder import Folder
 from textsmooth.stages.storage.local import LocalFolder
 from textsmooth.stages.storage.retry import DOCTOR_ATTEMPTS
@@ -26,14 +25,14 @@ from textsmooth.stages.storage.retry import DOCTOR_ATTEMPTS
 HUB, CACHE, OUT = Group("Hub"), Group("Cache of files from object stores"), Group("Place for datasets")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-ANSWER_S = 3.0  # that the Hub has for its answer
+ANSWER_S = 3.0  # time limit for the answer of the Hub
 LITTLE = 2_000_000_000  # bytes free
-STORE_S = 10.0  # that a place for datasets has for its first answer
+STORE_S = 10.0  # time limit for the first answer of a place for datasets
 
 T = TypeVar("T")
 
 
-def hub() -> Iterator[Finding]:
+def hub() -> Iterator[CheckResult]:
     """Whether the Hub answers, to whom, and where what comes from there is kept."""
     from huggingface_hub import constants
 
@@ -49,7 +48,7 @@ def hub() -> Iterator[Finding]:
     yield from _kept(HUB, place, "HF_HOME", needed=not constants.HF_HUB_OFFLINE)
 
 
-def _endpoint(url: str) -> Iterator[Finding]:
+def _endpoint(url: str) -> Iterator[CheckResult]:
     from huggingface_hub.utils import httpx
 
     instead = "HF_HUB_OFFLINE=1 works with what is in the cache"
@@ -78,7 +77,7 @@ def _whoami(url: str) -> Any:
     return get_session().get(f"{url}/api/whoami-v2", headers=build_hf_headers(), timeout=ANSWER_S)
 
 
-def _token(answer: Any) -> Finding:
+def _token(answer: Any) -> CheckResult:
     """Whether there is a token, and whose it is by the Hub's answer; never the token itself."""
     from huggingface_hub import get_token
 
@@ -97,7 +96,7 @@ def _token(answer: Any) -> Finding:
     return HUB.ok("token", f"there is one ({where}){whose}")
 
 
-def copies() -> Iterator[Finding]:
+def copies() -> Iterator[CheckResult]:
     """The cache of files from object stores: where, how full, and whether it can get as full as it may."""
     place, most = cache.folder().absolute(), cache.limit()
     taken = sum(LocalFolder(place / "files").files().values())
@@ -111,7 +110,7 @@ def copies() -> Iterator[Finding]:
         yield CACHE.ok("limit", told)
 
 
-def _kept(group: Group, place: Path, variable: str, *, needed: bool) -> Iterator[Finding]:
+def _kept(group: Group, place: Path, variable: str, *, needed: bool) -> Iterator[CheckResult]:
     """Whether a folder can keep what comes; if it need not, that it cannot is a note."""
     writable, free = _room(place)
     told = f"{place}{'' if place.exists() else ', not there yet'}"
@@ -130,7 +129,7 @@ def _room(place: Path) -> tuple[bool, int]:
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK), shutil.disk_usage(there).free
 
 
-def out(place: str) -> Iterator[Finding]:
+def out(place: str) -> Iterator[CheckResult]:
     """Whether a dataset can be written to a place: a file is created, a second one refused, and both are gone at the end."""
     folder = open_folder(place)
     local = folder.path.absolute() if isinstance(folder, LocalFolder) else None
@@ -140,7 +139,7 @@ def out(place: str) -> Iterator[Finding]:
             yield from _tried(folder, taken=_taken(folder))
     finally:
         for path in made:
-            storage.remove_empty(path)
+            atomic.remove_empty(path)
 
 
 def _taken(folder: Folder) -> str | None:
@@ -156,8 +155,8 @@ def _taken(folder: Folder) -> str | None:
     return "holds files that are no dataset of textsmooth" if folder.size(PLAN) is None else None
 
 
-def _tried(folder: Folder, *, taken: str | None) -> Iterator[Finding]:
-    name = f"{storage.TEMP_PREFIX}doctor-{secrets.token_hex(8)}"
+def _tried(folder: Folder, *, taken: str | None) -> Iterator[CheckResult]:
+    name = f"{atomic.TEMP_PREFIX}doctor-{secrets.token_hex(8)}"
     first, second = secrets.token_bytes(32), secrets.token_bytes(32)
     created = folder.put_exclusive(name, first)
     try:
@@ -193,7 +192,7 @@ def _fewer_attempts(place: str, local: Path | None) -> Iterator[None]:
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """What a call returns; TimeoutError if it takes longer, as a name that nobody resolves may."""
+    """The result of a call; TimeoutError if it takes longer, as the lookup of an unknown host name may."""
     answer: Future[T] = Future()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Will textsmooth work here, how fast, and if not, what is to be done? Each check is guarded: one that fails is told, the rest goes on."""
+"""Run the checks of `textsmooth doctor`. A check that raises is reported as a problem, and the others still run."""
 
 import importlib.util
 import os
@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from textsmooth.pipeline.diagnostics import libraries as doctor_libraries
-from textsmooth.pipeline.diagnostics import machine as doctor_machine
-from textsmooth.pipeline.diagnostics import places as doctor_places
-from textsmooth.pipeline.diagnostics.check_result import Finding, Group
+from textsmooth.pipeline.diagnostics import libraries, machine, places
+from textsmooth.pipeline.diagnostics.check_result import CheckResult, Group
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import TextsmoothError, UsageError, first_line
 
@@ -18,42 +16,41 @@ CLUSTER, TRIAL = Group("Ray cluster"), Group("Trial")
 ROWS = 32  # of the demo corpus
 AGAIN = "see to that, then run textsmooth doctor again"
 
-Check = tuple[Group, str, Callable[[], Iterator[Finding]], str]  # of what, its name, and what to do if an error does not say it
+Check = tuple[Group, str, Callable[[], Iterator[CheckResult]], str]  # group, name, check, and the remedy if an error does not name one
 
 
-def doctor(*, out: str | Path | None = None, ray_address: str | None = None, trial: bool = True) -> list[Finding]:
-    """What `textsmooth doctor` finds. Nothing is raised: what goes wrong is a finding whose state is `problem`.
+def doctor(*, out: str | Path | None = None, ray_address: str | None = None, trial: bool = True) -> list[CheckResult]:
+    """Run all checks. Nothing is raised: a check that fails is a result whose state is `problem`.
 
-    out: a place that is tried out, a folder or s3://…, gs://…. ray_address: of a cluster that is joined; default: RAY_ADDRESS, if set.
+    out: a folder or s3://…, gs://… that is tried. ray_address: a cluster to join; default: RAY_ADDRESS, if set.
     """
     return list(examine(out=None if out is None else str(out), ray_address=ray_address, trial=trial))
 
 
-def examine(*, out: str | None = None, ray_address: str | None = None, trial: bool = True, debug: bool = False) -> Iterator[Finding]:
-    """As `doctor`, one finding after the other. debug: what goes wrong in a check is raised."""
+def examine(*, out: str | None = None, ray_address: str | None = None, trial: bool = True, debug: bool = False) -> Iterator[CheckResult]:
+    """As `doctor`, one result after the other. debug: raise what goes wrong in a check."""
     for group, name, check, remedy in _checks(out, ray_address or os.environ.get("RAY_ADDRESS"), trial=trial):
         try:
             yield from check()
         except Exception as error:
             if debug:
                 raise
-            yield _told(group, name, error, remedy)
+            yield _result_of_error(group, name, error, remedy)
 
 
-def _told(group: Group, name: str, error: Exception, remedy: str) -> Finding:
-    """The problem that an error of a check is; remedy: what to do about one of textsmooth's own that does not say it."""
+def _result_of_error(group: Group, name: str, error: Exception, remedy: str) -> CheckResult:
+    """The result of a check that raised. remedy: for an error of textsmooth that names none."""
     if isinstance(error, TextsmoothError):
         return group.error(name, error, remedy)
     advice = "textsmooth doctor --debug shows the traceback"
     if isinstance(error, ImportError):
-        advice = "mend the libraries, then run textsmooth doctor again"
+        advice = "repair the libraries, then run textsmooth doctor again"
     elif isinstance(error, OSError):
         advice = "check the path, its permissions and the space left"
     return group.problem(name, f"failed: {type(error).__name__}: {first_line(error)}", advice)
 
 
 def _checks(out: str | None, ray_address: str | None, *, trial: bool) -> Iterator[Check]:
-    libraries, machine, places = doctor_libraries, doctor_machine, doctor_places
     yield libraries.LIBRARIES, "textsmooth", libraries.python, AGAIN
     yield libraries.LIBRARIES, "libraries", libraries.libraries, AGAIN
     yield libraries.LIBRARIES, "extras", libraries.extras, AGAIN
@@ -71,8 +68,8 @@ def _checks(out: str | None, ray_address: str | None, *, trial: bool) -> Iterato
         yield TRIAL, "demo", _trial, AGAIN
 
 
-def _cluster(address: str) -> Iterator[Finding]:
-    """Joined as a run would: Ray refuses where its version there, or Python's, is another one."""
+def _cluster(address: str) -> Iterator[CheckResult]:
+    """Join the cluster as a run would; Ray refuses if its version or Python's differs there."""
     if importlib.util.find_spec("ray") is None:
         raise UsageError('that needs Ray: pip install "textsmooth[ray]"')
     from textsmooth.pipeline.executors.ray_driver import RayExecutor
@@ -85,8 +82,8 @@ def _cluster(address: str) -> Iterator[Finding]:
     yield CLUSTER.ok("nodes", f"{told}; Ray and Python there are as here")
 
 
-def _trial() -> Iterator[Finding]:
-    """A run like any other, on a few rows, in a folder that is gone at the end."""
+def _trial() -> Iterator[CheckResult]:
+    """Smooth and verify a few rows of the demo in a temporary folder."""
     from textsmooth.pipeline.generation.run import generate
     from textsmooth.pipeline.verification.run import verify
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.storage import atomic
 from textsmooth.stages.storage.atomic import parse_json
 
 BLOCK_BYTES = 4 << 20  # of a file that is streamed
@@ -102,4 +102,4 @@ def read_json(folder: Folder, name: str) -> object:
 
 def is_temp(name: str) -> bool:
     """Whether a file is a temporary one: of a run that goes on, or was killed."""
-    return PurePosixPath(name).name.startswith(storage.TEMP_PREFIX)
+    return PurePosixPath(name).name.startswith(atomic.TEMP_PREFIX)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from textsmooth.schemas.errors import DatasetError, StorageError
 from textsmooth.schemas.manifest import AGAIN, MANIFEST, PLAN
-from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.storage import atomic
 from textsmooth.stages.storage.folder import BLOCK_BYTES, Folder, is_temp
 
 
@@ -78,18 +78,18 @@ class LocalFolder(Folder):
         return not self.path.is_dir() or all(but_temp and is_temp(path.name) for path in self.path.iterdir())
 
     def put(self, name: str, data: bytes | memoryview) -> None:
-        storage.put(self.path / name, data)
+        atomic.put(self.path / name, data)
 
     def put_exclusive(self, name: str, data: bytes | memoryview) -> bool:
-        return storage.put_exclusive(self.path / name, data)
+        return atomic.put_exclusive(self.path / name, data)
 
     def remove(self, names: Iterable[str]) -> None:
         for name in names:
-            storage.remove(self.path / name)
+            atomic.remove(self.path / name)
 
     def prune(self, names: Iterable[str]) -> None:
         for name in names:
-            storage.remove_empty(self.path / name)
+            atomic.remove_empty(self.path / name)
 
     def local(self, name: str, *, size: int, sha256: str) -> Path:
         path, found = self.path / name, self.size(name)

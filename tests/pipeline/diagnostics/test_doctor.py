@@ -27,11 +27,10 @@ from textsmooth.pipeline.cli.doctor import COLOURS
 from textsmooth.pipeline.diagnostics import machine as doctor_machine
 from textsmooth.pipeline.diagnostics import places as doctor_places
 from textsmooth.pipeline.diagnostics import run as diagnosis
-from textsmooth.pipeline.diagnostics.check_result import Finding, Group
+from textsmooth.pipeline.diagnostics.check_result import CheckResult, Group
 from textsmooth.schemas.errors import UsageError
-from textsmooth.stages.models import cgroup as kernel
-from textsmooth.stages.storage import atomic as storage
-from textsmooth.stages.storage import cache
+from textsmooth.stages.models import cgroup
+from textsmooth.stages.storage import atomic, cache
 
 NOWHERE = "http://127.0.0.1:9"  # where nobody listens
 FAST = ("doctor", "--no-trial")
@@ -65,13 +64,13 @@ def asks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return change
 
 
-def named(findings: list[Finding], name: str) -> Finding:
+def named(findings: list[CheckResult], name: str) -> CheckResult:
     """The one finding of that name."""
     (found,) = (finding for finding in findings if finding.name == name)
     return found
 
 
-def of(check: Callable[[], Iterator[Finding]], name: str) -> Finding:
+def of(check: Callable[[], Iterator[CheckResult]], name: str) -> CheckResult:
     return named(list(check()), name)
 
 
@@ -144,12 +143,12 @@ def test_without_most_libraries_it_still_answers() -> None:
     assert (ran.returncode, ran.stderr) == (1, "")
     told = {f["name"]: f for f in json.loads(ran.stdout)["findings"]}
     assert all(told[name]["state"] == "problem" for name in ("numpy", "torch", "CPU", "endpoint", "demo"))
-    assert told["demo"]["remedy"] == "mend the libraries, then run textsmooth doctor again"
+    assert told["demo"]["remedy"] == "repair the libraries, then run textsmooth doctor again"
     assert told["memory"]["state"] == told["cache"]["state"] == "ok"
 
 
 def test_a_check_that_fails_is_told_and_the_rest_goes_on(textsmooth: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails() -> Iterator[Finding]:
+    def fails() -> Iterator[CheckResult]:
         yield doctor_machine.MACHINE.ok("memory", "plenty")
         raise RuntimeError("lost\nmind")
 
@@ -195,7 +194,7 @@ def test_it_is_written_to_a_place_and_nothing_stays(textsmooth: Callable[..., Ra
 def test_a_place_that_cannot_be_is_a_problem(place: str, textsmooth: Callable[..., Ran]) -> None:
     Path("file").touch()
     ran = textsmooth(*FAST, "--out", place, "--json")
-    found = named([Finding(**f) for f in json.loads(ran.out)["findings"]], "--out")
+    found = named([CheckResult(**f) for f in json.loads(ran.out)["findings"]], "--out")
     assert (ran.code, found.state) == (1, "problem") and found.remedy
     assert tree(Path()) == {"file"}
 
@@ -205,7 +204,7 @@ def test_a_folder_that_may_not_be_written_is_a_problem(monkeypatch: pytest.Monke
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "link", refused)
-    monkeypatch.setattr(storage, "NO_LINKS", ())
+    monkeypatch.setattr(atomic, "NO_LINKS", ())
     found = named(doctor(out=tmp_path / "new/place", trial=False), "--out")
     assert (found.state, found.remedy) == ("problem", "choose a folder you may write to")
     assert not (tmp_path / "new").exists()
@@ -217,7 +216,7 @@ def test_a_place_that_takes_a_file_twice_is_a_problem(monkeypatch: pytest.Monkey
         path.write_bytes(data)
         return True
 
-    monkeypatch.setattr(storage, "put_exclusive", overwritten)
+    monkeypatch.setattr(atomic, "put_exclusive", overwritten)
     found = named(doctor(out=tmp_path / "place", trial=False), "--out")
     assert found.state == "problem" and "takes a second file of the same name" in found.text
     assert not (tmp_path / "place").exists()
@@ -228,7 +227,7 @@ def test_an_object_store_is_tried_and_nothing_stays(bucket: str, s3: S3, monkeyp
         name = bucket.removeprefix("s3://").partition("/")[0]
         return set(re.findall("<Key>(.*?)</Key>", s3.request("GET", f"/{name}?list-type=2").decode()))
 
-    def at(place: str) -> Finding:
+    def at(place: str) -> CheckResult:
         return named([*diagnosis.examine(out=place, trial=False)], "--out")
 
     assert (at(f"{bucket}/new").state, keys()) == ("ok", set())
@@ -255,7 +254,7 @@ def test_the_hub_answers_and_the_token_is_not_told(hub: Hub, textsmooth: Callabl
         monkeypatch.setenv("HF_TOKEN", token)
         hub.log.clear()
         ran = textsmooth(*FAST, "--json")
-        found = [Finding(**f) for f in json.loads(ran.out)["findings"]]
+        found = [CheckResult(**f) for f in json.loads(ran.out)["findings"]]
         assert re.fullmatch(rf"{hub.url} answers in [\d.]+ s", named(found, "endpoint").text)
         assert (named(found, "token").state, named(found, "token").text) == (state, said)
         assert len(hub.log) == 1 and (not token or token not in ran.out + ran.err)
@@ -303,7 +302,7 @@ def test_the_cache_is_looked_at_and_not_touched(tmp_path: Path, monkeypatch: pyt
 
 def test_threads_and_memory_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("PROC", tmp_path / "proc"), ("CGROUPS", tmp_path)):
-        monkeypatch.setattr(kernel, name, value)
+        monkeypatch.setattr(cgroup, name, value)
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("0::/\n")
     (tmp_path / "cpu.max").write_text("150000 100000\n")
@@ -335,7 +334,7 @@ def test_a_gpu_is_told_or_why_it_is_not_used(tmp_path: Path, monkeypatch: pytest
     class About:
         name, total_memory = "NVIDIA H100", 80_000_000_000
 
-    monkeypatch.setattr(kernel, "PROC", tmp_path)
+    monkeypatch.setattr(cgroup, "PROC", tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert of(doctor_machine.gpus, "GPU").text == "none"
     (tmp_path / "driver/nvidia/gpus/0000:01").mkdir(parents=True)
