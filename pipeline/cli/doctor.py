@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from textsmooth.pipeline.cli.command import Command
+from textsmooth.pipeline.cli.command import command
 from textsmooth.schemas.printable import printable
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 LEFT = 11  # columns of the state
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@command
 @click.option("--out", metavar="PLACE", help="Try to write there: a folder, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER. Nothing stays.")
 @click.option("--ray-address", metavar="HOST:PORT", help="Join that Ray cluster, and leave it.  [default: RAY_ADDRESS, if it is set]")
 @click.option("--trial/--no-trial", default=True, show_default=True, help="Smooth a few rows of the demo in a temporary folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--debug", is_flag=True, help="Stop at a check that fails, with its traceback.")
 def doctor(out: str | None, ray_address: str | None, trial: bool, as_json: bool, debug: bool) -> int:
     """Find out whether textsmooth works here, how fast, and if not, what to do about it.

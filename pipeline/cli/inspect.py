@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from textsmooth.pipeline.cli.command import Command
+from textsmooth.pipeline.cli.command import command, debug_option
 from textsmooth.schemas.printable import printable
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ MOST_PLACES = 3  # of a word, shown of one row
 SHADES = ((0.1, "black on #f59e42"), (0.3, "black on #f7b96c"), (0.5, "black on #fad39a"), (0.7, "black on #fce8c6"), (0.9, "underline"))
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@command
 @click.argument("dataset")
 @click.option(
     "--row", "rows", type=click.IntRange(0), multiple=True, help="Row of the split; repeatable.  [default: the first that is there]"
@@ -41,7 +41,7 @@ SHADES = ((0.1, "black on #f59e42"), (0.3, "black on #f7b96c"), (0.5, "black on 
 )
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Temperature of the teacher's p.")
 @click.option("--alternatives", type=click.IntRange(1), default=5, show_default=True, help="Alternatives shown per token.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@debug_option
 def inspect(
     dataset: str,
     rows: tuple[int, ...],

@@ -4,17 +4,17 @@ import json
 
 import click
 
-from textsmooth.pipeline.cli.command import Command
+from textsmooth.pipeline.cli.command import command, debug_option
 from textsmooth.pipeline.progress import MODES
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@command
 @click.argument("a")
 @click.argument("b")
-@click.option("--rows", type=click.IntRange(0), default=256, show_default=True, help="Rows of A that are looked for in B; 0 for none.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--rows", type=click.IntRange(0), default=256, show_default=True, help="Number of rows of A to compare with B; 0: none.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if they are not the same dataset, as `git diff --exit-code` does.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@debug_option
 def diff(a: str, b: str, rows: int, as_json: bool, exit_code: bool, debug: bool) -> int:
     """Say what differs between two datasets: provenance, numbers, shards, and the soft ids of rows that both have.
 
@@ -27,12 +27,12 @@ def diff(a: str, b: str, rows: int, as_json: bool, exit_code: bool, debug: bool)
     return int(exit_code and not found.same)
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@command
 @click.argument("datasets", nargs=-1, required=True, metavar="DATASET DATASET…")
 @click.option("--out", required=True, metavar="FOLDER", help="Where the merged dataset goes: a folder, s3://… or gs://….")
 @click.option("--overwrite", is_flag=True, help="Remove a dataset that is there first.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@debug_option
 def merge(datasets: tuple[str, ...], out: str, overwrite: bool, as_json: bool, debug: bool) -> None:
     """Make one smoothed dataset of several that have the same teacher and settings.
 
@@ -47,16 +47,16 @@ def merge(datasets: tuple[str, ...], out: str, overwrite: bool, as_json: bool, d
     click.echo(json.dumps(made.to_json(), ensure_ascii=False, indent=1) if as_json else made.summary())
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@command
 @click.argument("source")
 @click.argument("out", required=False)
 @click.option("--split", "splits", multiple=True, help="Only this split; repeatable, or a,b.  [default: all]")
 @click.option("--shards", metavar="RANGE", help="Only the shards at these places of each split, from 0: 0-9, or 0-3,7.  [default: all]")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 @click.option("--overwrite", is_flag=True, help="Replace another dataset in OUT.")
-@click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="On stderr.")
+@click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@debug_option
 def pull(
     source: str,
     out: str | None,
@@ -80,14 +80,14 @@ def pull(
     click.echo(json.dumps(pulled.to_json(), ensure_ascii=False, indent=1) if as_json else pulled.summary())
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@command
 @click.argument("dataset")
 @click.argument("to")
-@click.option("--public", is_flag=True, help="Let all read it on the Hub.  [default: a private repository]")
+@click.option("--public", is_flag=True, help="Make the repository on the Hub public.  [default: a private repository]")
 @click.option("--overwrite", is_flag=True, help="Replace another dataset that is there.")
-@click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="On stderr.")
+@click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@debug_option
 def push(dataset: str, to: str, public: bool, overwrite: bool, progress: str, as_json: bool, debug: bool) -> None:
     """Send the smoothed DATASET to a place: OWNER/NAME on the Hugging Face Hub, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, a folder.
 

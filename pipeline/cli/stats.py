@@ -8,17 +8,17 @@ from contextlib import contextmanager
 
 import click
 
-from textsmooth.pipeline.cli.command import Command
+from textsmooth.pipeline.cli.command import command, debug_option
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@command
 @click.argument("dataset")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, with all bins of the histograms.")
 @click.option("--split", help="Split to count.  [default: all of them together]")
 @click.option("--all", "all_rows", is_flag=True, help="Count every row, not a sample, for what the manifest does not have.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample.")
-@click.option("--words", type=click.IntRange(0), default=20, show_default=True, help="How many of the most smoothed words are told.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sample.")
+@click.option("--words", type=click.IntRange(0), default=20, show_default=True, help="Number of most smoothed words to print.")
+@debug_option
 def stats(dataset: str, as_json: bool, split: str | None, all_rows: bool, seed: int, words: int, debug: bool) -> None:
     """Print the figures of a dataset: sizes, p(original), captured mass, entropy, lengths, labels, most smoothed words, provenance."""
     from textsmooth.pipeline.inspect.stats import figures
@@ -49,14 +49,14 @@ def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@command
 @click.argument("dataset")
 @click.option("--out", default="report.html", show_default=True, metavar="FILE", help="The page; an earlier report there is replaced.")
 @click.option("--sentences", type=int, default=100, show_default=True, help="Rows shown with their alternatives, 0 to 2000.")
 @click.option("--split", help="Split to report on.  [default: all of them together]")
 @click.option("--all", "all_rows", is_flag=True, help="Count every row, not a sample, for what the manifest does not have.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sentences and the sample.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sentences and the sample.")
+@debug_option
 def report(dataset: str, out: str, sentences: int, split: str | None, all_rows: bool, seed: int, debug: bool) -> None:
     """Write one HTML page about a dataset: sentences with their alternatives, charts, most smoothed words, provenance.
 

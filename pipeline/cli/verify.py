@@ -5,27 +5,29 @@ from typing import Any
 
 import click
 
-from textsmooth.pipeline.cli.command import Command
+from textsmooth.pipeline.cli.command import command, debug_option
 from textsmooth.pipeline.progress import MODES
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@command
 @click.argument("dataset")
 @click.option("--checksums", is_flag=True, help="Compare bytes with their sha256 only: faster, and silent on what is in the shards.")
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Shards looked at at once.  [default: as many as there are CPUs]")
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="Number of shards checked in parallel.  [default: as many as there are CPUs]"
+)
 @click.option(
     "--against-teacher", type=click.IntRange(0), default=0, metavar="N", help="Run N rows through the teacher again, and compare."
 )
-@click.option("--repair", is_flag=True, help="Make damaged files again, the same bytes, and put them in place.")
-@click.option("--teacher", metavar="FOLDER|NAME", help="Where the teacher lies.  [default: as the manifest names it]")
-@click.option("--corpus", metavar="PLACE", help="Where the corpus lies, for --repair.  [default: as the manifest names it]")
-@click.option("--task-teacher", metavar="FOLDER|NAME", help="Where the task teacher lies, for --repair, if there was one.")
-@click.option("--device", metavar="KIND", help="Of the teacher: cpu, cuda, mps.  [default: as the dataset was made, if it is here]")
-@click.option("--dtype", metavar="KIND", help="Of the teacher in --against-teacher.  [default: as the dataset was made]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which rows --against-teacher takes.")
-@click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="On stderr.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--repair", is_flag=True, help="Regenerate damaged files, byte for byte.")
+@click.option("--teacher", metavar="FOLDER|NAME", help="Location of the teacher.  [default: as the manifest names it]")
+@click.option("--corpus", metavar="PLACE", help="Location of the corpus, for --repair.  [default: as the manifest names it]")
+@click.option("--task-teacher", metavar="FOLDER|NAME", help="Location of the task teacher, for --repair.")
+@click.option("--device", metavar="KIND", help="Device of the teacher: cpu, cuda, mps.  [default: as the dataset was made, if it is here]")
+@click.option("--dtype", metavar="KIND", help="Number format of the teacher in --against-teacher.  [default: as the dataset was made]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the rows that --against-teacher takes.")
+@click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress on stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@debug_option
 def verify(dataset: str, as_json: bool, debug: bool, **options: Any) -> int:
     """Check that a smoothed dataset is whole, and what it says of itself.
 
