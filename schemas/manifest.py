@@ -3,12 +3,11 @@
 import re
 from collections import Counter
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from typing import Any, Self
 
 from textsmooth.schemas.canonical import digest, lean
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.schemas.manifest_fields import check_fields
+from textsmooth.schemas.manifest_fields import Count, Sha256, SplitName, check_header, convert
 from textsmooth.schemas.plan import SPLIT
 from textsmooth.schemas.version import FORMAT_VERSION
 
@@ -33,20 +32,20 @@ LISTED = re.compile(rf"{CARD}|{_TOKENIZER}|(?!(?:{MANIFEST}|{RUN})$)[a-z0-9][a-z
 AGAIN = "fetch the dataset again, or make it again with --overwrite"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)  # slots: a manifest may have 100,000
 class ShardEntry:
     """One shard as the manifest lists it."""
 
     path: str
-    split: str
-    rows: int  # of the corpus
-    tokens: int
-    entries: int
-    bytes: int
-    sha256: str
-    windows: int | None = None  # rows of the shard, where long rows were cut into windows
-    skipped: int = 0  # rows of the corpus that are not in the shard: --skip-bad-rows
-    row_offset: int = 0  # added to its column `row`: of a merged dataset, the rows of the split that other sources have before it
+    split: SplitName
+    rows: Count  # of the corpus
+    tokens: Count
+    entries: Count
+    bytes: Count
+    sha256: Sha256
+    windows: Count | None = None  # rows of the shard, where long rows were cut into windows
+    skipped: Count = 0  # rows of the corpus that are not in the shard: --skip-bad-rows
+    row_offset: Count = 0  # added to its column `row`: of a merged dataset, the rows of the split that other sources have before it
 
     @property
     def samples(self) -> int:
@@ -59,8 +58,8 @@ class FileEntry:
     """Any other file of the dataset."""
 
     path: str
-    bytes: int
-    sha256: str
+    bytes: Count
+    sha256: Sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +127,13 @@ class Manifest:
             )
         body = {k: v for k, v in value.items() if k != "digest"}
         try:
-            check_fields(body)
+            config = check_header(body)
+            shards: tuple[ShardEntry, ...] = convert(body["shards"], tuple[ShardEntry, ...], "shards")
+            files: tuple[FileEntry, ...] = convert(body["files"], tuple[FileEntry, ...], "files")
+            _check_sizes(shards, windows=config.long == "window")
             altered = digest(body) != value.get("digest")
-            del body["format"]
-            shards = tuple(ShardEntry(**_known(ShardEntry, s)) for s in body.pop("shards"))
-            files = tuple(FileEntry(**_known(FileEntry, f)) for f in body.pop("files"))
-            sources = tuple(body.pop("sources", ()))
-            manifest = cls(shards=shards, files=files, sources=sources, **_known(cls, body))
+            header = {f.name: body[f.name] for f in fields(cls) if f.name in body}
+            manifest = cls(**{**header, "shards": shards, "files": files, "sources": tuple(body.get("sources", ()))})
             altered = altered or manifest.dataset != cls.dataset_digest(manifest.plan, shards)
         except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
             raise DatasetError(f"{where} is damaged ({error}); {AGAIN}") from None
@@ -149,6 +148,17 @@ def of_splits(sources: tuple[dict[str, Any], ...], splits: tuple[str, ...]) -> t
     return tuple({**source, "splits": {k: v for k, v in source["splits"].items() if k in splits}} for source in sources)
 
 
+def _check_sizes(shards: tuple[ShardEntry, ...], *, windows: bool) -> None:
+    """ValueError for numbers of a shard that contradict each other. windows: long rows were cut into windows."""
+    if not shards:
+        raise ValueError("shards is []")
+    for shard in shards:
+        if shard.skipped > shard.rows or (shard.windows is not None) != windows:
+            raise ValueError(f"{shard.path} has {shard.rows} rows, {shard.skipped} left out, {shard.windows} windows")
+        if max(shard.rows - shard.skipped, shard.windows or 0, shard.tokens, shard.entries) > shard.bytes:
+            raise ValueError(f"{shard.path} has more rows, tokens or entries than {shard.bytes:,} bytes can hold")
+
+
 def _check_paths(shards: tuple[ShardEntry, ...], files: tuple[FileEntry, ...], where: str) -> None:
     """DatasetError for a path that a dataset has not: whoever fetches it writes there."""
     wrong = [shard.path for shard in shards if (found := SHARD.fullmatch(shard.path)) is None or found[1] != shard.split]
@@ -160,14 +170,3 @@ def _check_paths(shards: tuple[ShardEntry, ...], files: tuple[FileEntry, ...], w
     twice = next((path for path, times in paths.items() if times > 1), None)
     if twice is not None:
         raise DatasetError(f"{where} lists {twice!r} twice; do not use this dataset")
-
-
-@cache
-def _fields(kind: type) -> frozenset[str]:
-    return frozenset(field.name for field in fields(kind))
-
-
-def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Without the fields that a later version of the format may have added."""
-    names = _fields(kind)
-    return values if names.issuperset(values) else {name: value for name, value in values.items() if name in names}
