@@ -7,8 +7,9 @@ from typing import Any, Self
 
 from textsmooth.schemas.canonical import digest, lean
 from textsmooth.schemas.errors import DatasetError, UsageError
-from textsmooth.schemas.manifest_fields import Count, Sha256, SplitName, check_header, convert
-from textsmooth.schemas.plan import SPLIT
+from textsmooth.schemas.field_types import Count, Sha256, convert
+from textsmooth.schemas.manifest_fields import check_header
+from textsmooth.schemas.plan import SPLIT, SplitName
 from textsmooth.schemas.version import FORMAT_VERSION
 
 MANIFEST = "manifest.json"

@@ -1,74 +1,20 @@
 """Types of the fields of a manifest. It may come from a stranger, so every field is checked before any code uses it.
 
-msgspec checks a value against these types; keys that no type names are ignored. docs/log.md has the measurements behind the choice.
+msgspec checks a value against these types; keys that no type names are ignored.
 """
 
 import json
-import re
 import reprlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct
 
 from textsmooth.schemas.config import GenerationConfig
-from textsmooth.schemas.plan import SPLIT
+from textsmooth.schemas.field_types import Count, Number, Sha256, Share, Width, convert
+from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, TeacherIdentity
 
-Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # what every JSON reader represents exactly
-Width = Annotated[int, Meta(gt=0, lt=1 << 31)]  # ids are read as int32
-Number = Annotated[float, Meta(ge=-1e308, le=1e308)]  # finite
-Share = Annotated[float, Meta(ge=-0.01, le=1.01)]  # sums of float16
-Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-SplitName = Annotated[str, Meta(pattern=rf"\A{SPLIT.pattern}\Z")]
 Rank = Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,8}\Z")]  # k, as text
 Bins = Annotated[list[Count], Meta(min_length=100, max_length=100)]
-
-
-class Corpus(Struct, kw_only=True):
-    """As CorpusIdentity."""
-
-    name: str
-    files: dict[str, list[str]]
-    text_columns: list[str]
-    label_column: str | None
-    label_kind: Literal["class", "value", "span"] | None
-    label_names: list[str] | None
-    keep_columns: list[str]
-    limit: Count | None
-    keep_types: list[str] = []
-    license: str | None = None
-    revision: str | None = None
-    task: str | None = None
-    about: dict[str, str | list[str] | None] = {}
-
-
-class Teacher(Struct, kw_only=True):
-    """As TeacherIdentity."""
-
-    name: str
-    digest: Sha256
-    tokenizer_digest: Sha256
-    vocab_digest: Sha256
-    vocab_size: Width
-    model_type: str
-    license: str | None = None
-    revision: str | None = None
-
-
-class TaskTeacher(Struct, kw_only=True):
-    """As TaskTeacherIdentity."""
-
-    name: str
-    digest: Sha256
-    tokenizer_digest: Sha256
-    kind: Literal["class", "value", "span"]
-    width: Width
-    max_length: Count
-    names: list[str] | None = None
-    order: list[Count] | None = None
-    model_type: str = ""
-    license: str | None = None
-    revision: str | None = None
 
 
 class Config(Struct, kw_only=True):
@@ -133,7 +79,7 @@ class SourceSplit(Struct):
 
 class Source(Struct):
     dataset: Sha256
-    corpus: Corpus
+    corpus: CorpusIdentity
     splits: dict[str, SourceSplit]
     versions: dict[str, str] = {}
 
@@ -143,40 +89,18 @@ class Header(Struct, kw_only=True):
 
     dataset: Sha256
     plan: Sha256
-    corpus: Corpus
-    teacher: Teacher
+    corpus: CorpusIdentity
+    teacher: TeacherIdentity
     config: Config
     token_types: bool
     special_ids: dict[str, Count | None]
     statistics: Statistics
     versions: dict[str, str]
     created: str
-    task_teacher: TaskTeacher | None = None
+    task_teacher: TaskTeacherIdentity | None = None
     predecessor: Predecessor | None = None
     partial_of: Sha256 | None = None
     sources: list[Source] = []
-
-
-def convert(value: Any, kind: Any, name: str = "") -> Any:
-    """A JSON value as a type; ValueError, which names the first field that does not fit, its value and what was expected."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise ValueError(_one_line(str(error), value, name)) from None
-
-
-def _one_line(message: str, value: Any, name: str) -> str:
-    """`Expected … - at $.path` of msgspec with the value at that path."""
-    expected, _, path = message.partition(" - at `$")
-    steps = re.findall(r"\.(\w+)|\[(\d+)\]", path.partition("[...]")[0])  # [...] is any key of a dict
-    for key, index in steps:
-        value = value[key] if key else value[int(index)]
-        name += f".{key}" if key else f"[{index}]"
-    name = name.removeprefix(".")
-    missing = re.search(r"missing required field `(\w+)`", expected)
-    if missing:
-        return f"{name} has no {missing[1]}".strip()
-    return f"{name} is {reprlib.repr(value)}; {expected.partition(', got ')[0].replace('`', '').lower()}"
 
 
 def check_header(value: dict[str, Any]) -> GenerationConfig:

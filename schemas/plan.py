@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from msgspec import Meta
 
 from textsmooth.schemas.canonical import canonical_json, digest, lean
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError, UsageError
+from textsmooth.schemas.field_types import Count, Sha256, TaskKind, Width, convert
 from textsmooth.schemas.version import FORMAT_VERSION
 
 SPLIT = re.compile(r"\w+(\.\w+)*")
+SplitName = Annotated[str, Meta(pattern=rf"\A{SPLIT.pattern}\Z")]
 
 
 def check_split(name: object) -> None:
@@ -94,15 +98,17 @@ class CorpusIdentity:
     files: dict[str, list[str]]  # split -> files, relative to the corpus
     text_columns: tuple[str, ...]  # one text, or a pair
     label_column: str | None
-    label_kind: str | None  # `class` (int64, -1 unlabelled), `value` (float64), or `span` (answers in a context)
+    label_kind: TaskKind | None  # `class` (int64, -1 unlabelled), `value` (float64), or `span` (answers in a context)
     label_names: tuple[str, ...] | None  # of classes, where the corpus has them
     keep_columns: tuple[str, ...]
-    limit: int | None
+    limit: Count | None
     keep_types: tuple[str, ...] = ()  # of keep_columns: int64, float64, string, bool; lists and structs of them as JSON
     license: str | None = None
     revision: str | None = None  # commit, of a corpus on the Hub
     task: str | None = None  # of schemas/tasks.py
-    about: dict[str, Any] = field(default_factory=dict)  # language, license … from the corpus's own card: no influence on shards
+    about: dict[str, str | list[str] | None] = field(
+        default_factory=dict
+    )  # language, license … from the corpus's own card: no influence on shards
 
     def to_json(self) -> dict[str, Any]:
         value = lean(self, ("revision", "task"))
@@ -125,10 +131,10 @@ class TeacherIdentity:
     """Which teacher and tokenizer: by content, the name is for people."""
 
     name: str
-    digest: str  # over the weights and the configuration
-    tokenizer_digest: str
-    vocab_digest: str  # over the token -> id map alone: what a student must share
-    vocab_size: int  # width of the logits
+    digest: Sha256  # over the weights and the configuration
+    tokenizer_digest: Sha256
+    vocab_digest: Sha256  # over the token -> id map alone: what a student must share
+    vocab_size: Width  # width of the logits
     model_type: str
     license: str | None = None
     revision: str | None = None  # commit, of a teacher on the Hub
@@ -142,13 +148,13 @@ class TaskTeacherIdentity:
     """A model fine-tuned on the task, whose logits are written as `teacher_logits`."""
 
     name: str
-    digest: str  # over the weights and the configuration
-    tokenizer_digest: str
-    kind: str  # `class`, `value` or `span`: as CorpusIdentity.label_kind
-    width: int  # logits of a row; 2 (start, end) of a token
+    digest: Sha256  # over the weights and the configuration
+    tokenizer_digest: Sha256
+    kind: TaskKind  # `class`, `value` or `span`: as CorpusIdentity.label_kind
+    width: Width  # logits of a row; 2 (start, end) of a token
     names: tuple[str, ...] | None = None  # of the model's classes, in its own order
-    max_length: int  # tokens of a row, specials included, where it has a tokenizer of its own
-    order: tuple[int, ...] | None = None  # class c of the corpus is logit order[c] of the model; None: the same order
+    max_length: Count  # tokens of a row, specials included, where it has a tokenizer of its own
+    order: tuple[Count, ...] | None = None  # class c of the corpus is logit order[c] of the model; None: the same order
     model_type: str = "unknown"
     license: str | None = None
     revision: str | None = None
@@ -158,15 +164,6 @@ class TaskTeacherIdentity:
         order = None if self.order is None else list(self.order)
         shared = {"digest": self.digest, "tokenizer": self.tokenizer_digest, "kind": self.kind, "order": order}
         return {**shared, "max_length": self.max_length}
-
-
-def _build(cls: type, value: dict[str, Any]) -> Any:
-    names = {f.name for f in fields(cls)}
-    arguments = {k: tuple(v) if isinstance(v, list) and k != "files" else v for k, v in value.items() if k in names}
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise DatasetError(f"plan.json does not fit this version of textsmooth: {error}") from None
 
 
 STRETCH = 65_536  # units in one stretch of plan.json
@@ -268,14 +265,14 @@ class Plan:
             raise DatasetError(f"plan.json has format {value['format']!r}, this version of textsmooth reads {FORMAT_VERSION}")
         try:
             plan = cls(
-                corpus=_build(CorpusIdentity, value["corpus"]),
-                teacher=_build(TeacherIdentity, value["teacher"]),
+                corpus=convert(value["corpus"], CorpusIdentity, "corpus"),
+                teacher=convert(value["teacher"], TeacherIdentity, "teacher"),
                 config=GenerationConfig.from_json(value["config"]),
                 versions=value["versions"],
                 units=tuple(_units(value["units"])),
                 runtime=value["runtime"],
                 source=value["source"],
-                task_teacher=_build(TaskTeacherIdentity, value["task_teacher"]) if "task_teacher" in value else None,
+                task_teacher=convert(value.get("task_teacher"), TaskTeacherIdentity | None, "task_teacher"),
                 predecessor=value.get("predecessor"),
                 sources=tuple(value.get("sources", ())),
             )
