@@ -1,4 +1,4 @@
-"""Does smoothing help? Arms of training at equal updates over several seeds, the differences with their confidence, and a picture."""
+"""Compare ways to train (arms) at equal updates over several seeds: differences with confidence intervals, a table and a plot."""
 
 import functools
 import json
@@ -38,17 +38,17 @@ def paired(scores: tuple[float, ...], first: tuple[float, ...]) -> Against:
 
 
 def compare(options: CompareOptions, say: Callable[[str], None] = lambda line: None, progress: TrainProgress | None = None) -> Comparison:
-    """Train every arm with every seed, at equal updates, and hold their scores against those of the first arm.
+    """Train every arm with every seed, at equal updates, and compare their scores with those of the first arm.
 
-    Runs that are in the folder already are not made again: an interrupted comparison goes on, and arms and seeds may be added.
-    Raises what `train` raises, before the first run where it can be known; ConflictError if the folder holds another comparison.
+    Runs already in the folder are not repeated: an interrupted comparison resumes, and arms and seeds may be added.
+    Raises what `train` raises, before the first run where possible; ConflictError if the folder holds another comparison.
     """
     out = _out(options)
     manifest = read_manifest(options.common.dataset)
     if options.common.eval_split is None and not any(split.startswith(("validation", "dev")) for split in manifest.splits):
         raise _nothing_to_compare_on(options.common)
     once = functools.cache(say)
-    # of every arm, so that what one cannot have is told before the first run
+    # for every arm, so that an arm that cannot run fails before the first run
     for arm in options.arms:
         planned_steps(replace(arm.options(options.common), max_steps=1), once)
     first = options.arms[0].options(options.common)
@@ -99,7 +99,7 @@ def _run(arm: Arm, seed: int, common: TrainOptions, out: Path, settings: dict[st
 
 
 def _read(path: Path, settings: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
-    """The runs that are there. ConflictError if they were made with other settings; a line cut off by a kill is passed over."""
+    """The finished runs. ConflictError if they were made with other settings; a line cut off by a kill is skipped."""
     done = {}
     for text in path.read_text().splitlines() if path.is_file() else ():
         try:

@@ -1,11 +1,11 @@
-"""What a training run leaves to be read: log.jsonl, a line for each event, and TensorBoard events if asked for.
+"""Write the log of a training run: log.jsonl, one line per event, and TensorBoard events with --log-dir.
 
     {"event": "started", "step": 0, "steps": 750, "rows": 8000, "unlabelled_rows": 0}        `resumed` where it goes on
     {"event": "update", "step": 12, "epoch": 1, "form": "plain", "loss": …, "lr": …, "grad_norm": …, "rows": …, "tokens": …, "seconds": …}
     {"event": "evaluation", "step": 250, "epoch": 1, "train_loss": {"smoothed": …}, "metrics": {"accuracy": …}, "seconds": …}
     {"event": "finished", "step": 750, "saved_step": 750, "metric": "accuracy", "metrics": {"accuracy": …}, "seconds": …}
 
-seconds: of updates so far; of that evaluation. A run that is resumed takes back what was logged after its checkpoint.
+seconds: of all updates so far, or of that evaluation. A resumed run removes the lines logged after its checkpoint.
 """
 
 import json
@@ -22,7 +22,7 @@ _CURVES = ("loss", "lr", "grad_norm")
 
 
 def events_until(path: Path, update: int) -> list[str]:
-    """The lines of a log up to an update; what was not written to its end is left out."""
+    """The lines of a log up to an update, without an incomplete last line."""
     kept = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
@@ -36,9 +36,9 @@ def events_until(path: Path, update: int) -> list[str]:
 
 
 class TrainLog(AbstractContextManager["TrainLog"]):
-    """Writes events into `run`/log.jsonl and into `log_dir`, and hands them to `progress`; nothing with run None: another process does.
+    """Writes events to `run`/log.jsonl and to `log_dir`, and shows them by `progress`. run None: does nothing, another process logs.
 
-    update: from where the run goes on. UsageError if TensorBoard's writer is not installed.
+    update: the update that the run resumes from. UsageError if TensorBoard's writer is not installed.
     """
 
     def __init__(self, run: Path | None, *, log_dir: str | None, progress: TrainProgress, update: int = 0) -> None:
@@ -84,7 +84,7 @@ class TrainLog(AbstractContextManager["TrainLog"]):
 
 
 def board_writer() -> Any:
-    """The class that writes TensorBoard events. UsageError if it is not installed."""
+    """The class that writes TensorBoard events. UsageError if tensorboardX is not installed."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:

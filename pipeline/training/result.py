@@ -1,4 +1,4 @@
-"""What a training run made: for people, for programs, and as train.json beside the saved student."""
+"""The result of a training run: a summary for people, a dataclass for programs, train.json beside the student."""
 
 import os
 from dataclasses import asdict, dataclass, field, fields
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from textsmooth.pipeline.training.setup import Setup
     from textsmooth.stages.training.checkpoint import TrainState
 
-RECORD = "train.json"  # what was done, beside the saved student
+RECORD = "train.json"  # record of the run, beside the saved student
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a training run made."""
+    """The result of a training run."""
 
     out: Path
     inputs: str  # plain, smoothed, both, mixed; masked for the objective mlm
@@ -32,17 +32,17 @@ class TrainResult:
     metrics: dict[str, float | None]  # of the state that is saved; empty without an evaluation split
     eval_split: str | None
     steps: int  # optimizer updates
-    saved_step: int  # after which of them the student was as it is saved
+    saved_step: int  # the update after which the saved state was reached
     rows: int  # trained on
     unlabelled_rows: int  # left out
     tokens: int  # through the student while training, padding not counted
     train_s: float  # of updates and their batches, evaluation and saving not counted
     corpus_rows: int | None = None  # of which these rows are windows, where long rows were cut into windows
-    before: bool = field(default=False, compare=False)  # it was finished when it was asked for: nothing was done
+    before: bool = field(default=False, compare=False)  # an earlier run had already made it: nothing was done
 
     @classmethod
     def from_json(cls, value: dict[str, Any], out: Path, *, before: bool = False) -> Self:
-        """Of the content of train.json."""
+        """The result that train.json records."""
         names = {f.name for f in fields(cls)} - {"out", "train_s", "corpus_rows", "before"}
         known = {name: value[name] for name in names}
         return cls(out=out, train_s=value["seconds"]["train"], corpus_rows=value.get("corpus_rows"), before=before, **known)
@@ -52,7 +52,7 @@ class TrainResult:
         return self.tokens / max(self.train_s, 1e-9)
 
     def summary(self) -> str:
-        """A few lines for people: the score, the speed, where it is, what to do next."""
+        """A few lines for people: score, speed, folder, next command."""
         what = "row" if self.corpus_rows is None else "window"
         of = "" if self.corpus_rows is None else f" of {counted(self.corpus_rows, 'row')}"
         left_out = f", {counted(self.unlabelled_rows, f'unlabelled {what}')} left out" if self.unlabelled_rows else ""
@@ -78,7 +78,7 @@ class TrainResult:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the numbers."""
+    """Versions of the libraries that decide the numbers."""
     import torch
     import transformers
 
@@ -109,9 +109,9 @@ def record(setup: "Setup", state: "TrainState", found: TrainResult, seconds: dic
 
 
 def finished_before(out: Path, options: TrainOptions, manifest: Manifest, student: str) -> dict[str, Any] | None:
-    """The content of train.json in `out`, if it was this dataset, this student and these options that made it.
+    """The content of train.json in `out`, if it was made from this dataset and student with these options; else None.
 
-    ConflictError, naming what differs, if others made it and it is not to be replaced.
+    ConflictError, naming the differences, if it was made from others and --overwrite is not given.
     """
     try:
         found = read_json(out / RECORD)
@@ -129,5 +129,5 @@ def finished_before(out: Path, options: TrainOptions, manifest: Manifest, studen
 
 
 def _short(value: Any) -> str:
-    """A digest by its beginning."""
+    """The first 12 characters of a digest; other values as text."""
     return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

@@ -1,4 +1,4 @@
-"""A training run: a smoothed dataset and a student in, a trained student out. Neither needs the teacher any more."""
+"""Run a training: from a smoothed dataset and a student to a trained student, without the teacher."""
 
 import time
 from pathlib import Path
@@ -30,9 +30,11 @@ from textsmooth.stages.training.step import TrainingError, Update
 
 
 def train_here(options: TrainOptions, progress: TrainProgress, world: World, stop_file: Path | None = None) -> TrainResult:
-    """As `train`, in this process: one of `world`. stop_file: its being there is a request to stop."""
+    """As `train`, in this process, which is one of `world`. stop_file: a file whose existence is a request to stop."""
     started = time.perf_counter()
-    torch.set_num_threads(options.threads or min(torch.get_num_threads(), default_threads()))  # torch knows of no container
+    torch.set_num_threads(
+        options.threads or min(torch.get_num_threads(), default_threads())
+    )  # torch does not see the CPU limit of a container
     device = torch.device(pick_device(world.device(options.device)))
     dataset = SmoothedDataset(options.dataset, TRAIN_SPLIT)
     out = out_folder(options)
@@ -68,12 +70,12 @@ def _finished(out: Path, options: TrainOptions, dataset: SmoothedDataset) -> dic
 
 
 def run_folder(out: Path) -> Path:
-    """Where the checkpoints and the log of a run lie until its student is saved."""
+    """The folder of a run's checkpoints and log until its student is saved."""
     return out.with_name(f"{out.name}.run")
 
 
 class _Run:
-    """The updates of a run, from where `state` stands to the last."""
+    """The updates of a run, from `state` to the last one."""
 
     def __init__(self, setup: Setup, state: TrainState, run: Path, log: TrainLog, stop: Stop) -> None:
         self.setup, self.state, self.run, self.log, self.stop = setup, state, run, log, stop
@@ -82,7 +84,7 @@ class _Run:
         self._saved = -1  # the update of the last checkpoint
 
     def go(self) -> None:
-        """Epoch after epoch until the updates are done, or no evaluation gets better any more."""
+        """Train until all updates are made, or --patience ends the run."""
         state, train_step = self.state, self.train_step
         while train_step.done < train_step.steps and not state.ended:
             for parts in self.setup.batches(state.stream):
@@ -123,14 +125,14 @@ class _Run:
         )
 
     def _move_on(self, batch: Batch) -> bool:
-        """Note that a global batch is consumed; whether it was the epoch's last."""
+        """Record that a global batch is consumed. Returns whether it was the last of its epoch."""
         state, epoch = self.state, self.state.epoch
         state.stream = self.setup.stream.state_after(batch)
         state.epoch = state.stream["epoch"]
         return state.epoch > epoch
 
     def _evaluate(self) -> None:
-        """Score the student, tell, decide whether it is the best yet, save a checkpoint if one is due."""
+        """Score the student, log the scores, keep track of the best state, save a checkpoint if one is due."""
         setup, state, options = self.setup, self.state, self.options
         start = time.perf_counter()
         found = setup.evaluation(setup.student) if setup.evaluation is not None and self.world.first else {}
@@ -138,7 +140,7 @@ class _Run:
         now = time.perf_counter()
         state.evaluate_s += now - start
         means = {form: total / count for form, (total, count) in state.losses.items()}
-        epoch = state.epoch + (state.stream["step"] > 0)  # that is being read, or has just been; from 1
+        epoch = state.epoch + (state.stream["step"] > 0)  # current or just finished, from 1
         entry = {"epoch": epoch, "steps": state.update, "train_loss": means, "metrics": found}
         state.losses = {}
         state.history.append(entry)
@@ -168,7 +170,7 @@ class _Run:
         self._clock = time.perf_counter()
 
     def result(self, out: Path) -> TrainResult:
-        """What came out; with --patience, of the best state, which the student then is in."""
+        """The result. With --patience it is that of the best state, to which the student is reset."""
         state, setup = self.state, self.setup
         chosen = state.history[-1]
         if state.best_update is not None and state.best_update != state.update:
@@ -194,12 +196,12 @@ class _Run:
 
 
 def _due(every: int | None, before: int, now: int, *, otherwise: bool) -> bool:
-    """Whether a multiple of `every` updates was reached."""
+    """Whether a multiple of `every` updates was reached; `otherwise` if `every` is None."""
     return otherwise if every is None else before // every < now // every
 
 
 def _check_no_other_run(run: Path, options: TrainOptions) -> None:
-    """ConflictError if an unfinished run lies there and nothing was said about it."""
+    """ConflictError for an unfinished run, unless --resume or --overwrite is given."""
     if not run.is_dir() or options.resume or options.overwrite:
         return
     there = checkpoint.checkpoints(run)
@@ -208,7 +210,7 @@ def _check_no_other_run(run: Path, options: TrainOptions) -> None:
 
 
 def _begin(setup: Setup, run: Path) -> TrainState:
-    """The state to go on from: of the last checkpoint with --resume, else of the very beginning. All processes get the first one's."""
+    """The state to start from: with --resume that of the last checkpoint, else a fresh one. The first process's state goes to all."""
     options, train_step = setup.options, setup.train_step
     fresh = TrainState(options=options.fixed(), dataset=setup.manifest.dataset, student=setup.student_digest, versions=versions())
     found = None
@@ -233,7 +235,7 @@ def _begin(setup: Setup, run: Path) -> TrainState:
 
 
 def differences(then: TrainState, now: TrainState) -> str | None:
-    """What a run began with and what it is to go on with, where they are not the same."""
+    """The settings in which a checkpoint and the resumed run differ, as text; None if there are none."""
     found = []
     for name in {**then.options, **now.options}:
         before, after = then.options.get(name), now.options.get(name)
@@ -260,7 +262,7 @@ def _log(setup: Setup, run: Path, progress: TrainProgress, state: TrainState) ->
 
 
 def _with_way_on(error: TextsmoothError, run: Path, world: World) -> TextsmoothError:
-    """The error of a run that cannot go on, saying what is left of it; nothing is if there is no checkpoint."""
+    """The error of a failed run, with what was saved; without a checkpoint the run's folder is removed."""
     there = checkpoint.checkpoints(run)
     if not there and world.first:
         remove(run)
