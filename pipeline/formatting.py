@@ -1,4 +1,6 @@
-"""Format counts, bytes, durations, shares and measured values for people."""
+"""Format counts, bytes, durations, shares, measured values and aligned columns for people."""
+
+from collections.abc import Iterator, Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -29,3 +31,14 @@ def significant(value: float) -> str:
 def percent(share: float) -> str:
     """A share from 0 to 1 as a percentage with three significant digits: `12.3 %`."""
     return f"{significant(100 * share)} %"
+
+
+def columns(rows: Sequence[Sequence[str]], *, right: bool = True) -> Iterator[str]:
+    """Aligned lines, columns two spaces apart. right: all columns but the first are flush right."""
+    from rich.cells import cell_len  # characters of some scripts take two columns
+
+    widths = [max(cell_len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    for row in rows:
+        pads = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = (f"{pad}{cell}" if right and n else f"{cell}{pad}" for n, (cell, pad) in enumerate(zip(row, pads, strict=True)))
+        yield "  ".join(cells).rstrip()

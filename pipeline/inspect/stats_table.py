@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 
-from textsmooth.pipeline.formatting import size
+from textsmooth.pipeline.formatting import columns, size
 from textsmooth.pipeline.inspect.stats import MANIFEST, SAMPLE, Figures
 from textsmooth.pipeline.inspect.token_counts import P_BIN, Histogram, SmoothedWord, quantile_text
 
@@ -153,8 +153,4 @@ def _records(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> 
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Aligned columns, all but the first flush right."""
-    widths = [max(cell_len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    for row in rows:
-        fills = (" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
-        yield f"  {'  '.join(fill + cell if n else cell + fill for n, (cell, fill) in enumerate(zip(row, fills, strict=True)))}".rstrip()
+    return (f"  {line}" for line in columns(rows))

@@ -1,4 +1,4 @@
-"""What differs between two datasets: where they come from, their numbers, their shards, and the soft ids of rows that both have."""
+"""Compare two datasets: provenance, numbers, shards, and the soft ids of shared rows: `textsmooth diff`."""
 
 import json
 from collections import Counter
@@ -8,6 +8,7 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
+from textsmooth.pipeline.formatting import columns
 from textsmooth.pipeline.share.row_comparison import SharedRows, shared_rows
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.manifest import PLAN, Manifest
@@ -17,16 +18,16 @@ from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.storage.folder import Folder, read_json
 
-ROWS = 256  # sampled, unless another number is asked for
+ROWS = 256  # sampled by default
 GROUPS = ("corpus", "teacher", "task_teacher", "config", "versions")
-ALIKE = 1e-6  # relative: sums of the same numbers in another order
+ALIKE = 1e-6  # relative tolerance for sums in another order
 SMOOTHED = "smoothed tokens"
-WIDEST = 48  # characters of a value in the table
+WIDEST = 48  # characters of a value in a table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One thing that differs. None: the dataset does not have it."""
+    """A value that differs. None: the dataset does not have it."""
 
     what: str
     a: Any
@@ -35,17 +36,17 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class SharedShards:
-    """Which shards are the same."""
+    """Numbers of equal shards."""
 
     a: int
     b: int
-    same_bytes: int  # shards of either with a sha256 that the other has, too
-    same_units: int | None  # the same rows, teacher and settings, by unit id; None if a plan is not there
+    same_bytes: int  # shards with a sha256 that both have
+    same_units: int | None  # units with the same rows, teacher and settings, by unit id; None without both plans
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What diff found."""
+    """The result of a comparison."""
 
     a: str
     b: str
@@ -58,7 +59,7 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """Whether they are the same dataset: equal digests."""
+        """Whether the dataset digests are equal."""
         return self.digests[0] == self.digests[1]
 
     def to_json(self) -> dict[str, Any]:
@@ -66,11 +67,11 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """One line."""
+        """The result in one line."""
         if self.same:
             return f"the same dataset: {self.digests[0][:12]}"
         if self.shards.same_bytes == self.shards.a == self.shards.b:
-            return f"the same shards, all {self.shards.a:,}, but not the same dataset: {self._named(self.provenance)}"
+            return f"all {self.shards.a:,} shards are equal, but the datasets differ: {self._named(self.provenance)}"
         return f"different: {self._named(self.provenance or self.numbers)}; {self._shards()}"
 
     def _named(self, changes: tuple[Change, ...]) -> str:
@@ -80,21 +81,22 @@ class Difference:
     def _shards(self) -> str:
         shards = self.shards
         of = f"{shards.a:,}" if shards.a == shards.b else f"{shards.a:,} and {shards.b:,}"
-        return f"{shards.same_bytes:,} of {of} shards are the same"
+        return f"{shards.same_bytes:,} of {of} shards are equal"
 
     def summary(self) -> str:
-        """What the command prints: the verdict, then only what differs."""
+        """The output of the command: the verdict, then only the differences."""
         lines = [self.verdict, f"  A  {self.a}  {self.digests[0][:12]}", f"  B  {self.b}  {self.digests[1][:12]}"]
         if self.provenance:
-            lines += ["", *_table("made of", [(printable(c.what), _shown(c.a), _shown(c.b)) for c in self.provenance])]
+            changed = [(printable(c.what), _shown(c.a), _shown(c.b)) for c in self.provenance]
+            lines += ["", *columns([("provenance", "A", "B"), *changed], right=False)]
         if self.numbers:
-            lines += ["", *_table("in numbers", [(printable(c.what), *_pair(c.a, c.b)) for c in self.numbers], right=True)]
+            lines += ["", *columns([("numbers", "A", "B", ""), *((printable(c.what), *_pair(c.a, c.b)) for c in self.numbers)])]
             smoothed = next((c for c in self.numbers if c.what == SMOOTHED), None)
             lines += [f"no token of {name} is smoothed" for name in ("A", "B") if smoothed and getattr(smoothed, name.lower()) == 0]
         if not self.same:
             units = self.shards.same_units
             other = units - self.shards.same_bytes if units is not None else 0
-            more = f"; {other:,} more of the same units have other bytes (libraries, device)" if other > 0 else ""
+            more = f"; {other:,} more units are the same but differ in bytes (libraries, device)" if other > 0 else ""
             lines += ["", f"shards  {self._shards()}{more}"]
         if self.rows is not None:
             lines += ["", *self.rows.lines()]
@@ -104,13 +106,13 @@ class Difference:
 
 
 def diff(a: str | Path, b: str | Path, *, rows: int = ROWS) -> Difference:
-    """What differs between two datasets: paths, URIs or names on the Hub. rows: how many rows of A are looked for in B; 0 for none.
+    """Compare two datasets given as paths, URIs or names on the Hub. rows: number of rows of A to look up in B.
 
-    Raises UsageError or DatasetError if one is no finished dataset, or a shard that is read was altered.
+    Raises UsageError or DatasetError if one is not a finished dataset, or a shard that is read was altered.
     """
     folders = open_folder(a, reading=True), open_folder(b, reading=True)
     one, other = (read_manifest(folder) for folder in folders)
-    found, note = None, None
+    row_comparison, note = None, None
     if one.dataset != other.dataset and rows:
         splits = [split for split in one.splits if split in other.splits]
         if one.teacher["vocab_digest"] != other.teacher["vocab_digest"]:
@@ -118,7 +120,7 @@ def diff(a: str | Path, b: str | Path, *, rows: int = ROWS) -> Difference:
         elif not splits:
             note = f"Rows are not compared: A has {', '.join(one.splits)}, B has {', '.join(other.splits)}."
         else:
-            found = shared_rows([(SmoothedDataset(a, s), SmoothedDataset(b, s)) for s in splits], rows)
+            row_comparison = shared_rows([(SmoothedDataset(a, s), SmoothedDataset(b, s)) for s in splits], rows)
     return Difference(
         a=str(a),
         b=str(b),
@@ -126,7 +128,7 @@ def diff(a: str | Path, b: str | Path, *, rows: int = ROWS) -> Difference:
         provenance=tuple(_changes(_provenance(one), _provenance(other))),
         numbers=tuple(_changes(_numbers(one), _numbers(other))),
         shards=_shared_shards(folders, (one, other)),
-        rows=found,
+        rows=row_comparison,
         note=note,
     )
 
@@ -139,24 +141,24 @@ def _changes(one: dict[str, Any], other: dict[str, Any]) -> Iterator[Change]:
 
 
 def _provenance(manifest: Manifest) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for group in GROUPS:
         for name, value in (getattr(manifest, group) or {}).items():
-            found[f"{group.replace('_', ' ')} {name.replace('_', ' ')}"] = value
+            values[f"{group.replace('_', ' ')} {name.replace('_', ' ')}"] = value
     if manifest.predecessor:
-        found["predecessor"] = manifest.predecessor["dataset"]
+        values["predecessor"] = manifest.predecessor["dataset"]
     if manifest.sources:
-        found["merged from"] = [source["dataset"][:12] for source in manifest.sources]
+        values["merged from"] = [source["dataset"][:12] for source in manifest.sources]
     if manifest.partial_of:
-        found["part of"] = manifest.partial_of
-    return found
+        values["part of"] = manifest.partial_of
+    return values
 
 
 def _numbers(manifest: Manifest) -> dict[str, Any]:
     statistics = dict(manifest.statistics)
     captured, original = statistics.pop("captured_mass", {}), statistics.pop("p_original", {})
     statistics.pop("p_original_bins", None)
-    if not statistics.get("smoothed_tokens", 1):  # what is told of none is no number
+    if not statistics.get("smoothed_tokens", 1):  # statistics of no tokens mean nothing
         statistics.pop("entries_per_token", None)
         captured = original = {}
     by_split = {f"rows of {split}": sum(s.rows - s.skipped for s in manifest.split(split)) for split in manifest.splits}
@@ -170,23 +172,23 @@ def _numbers(manifest: Manifest) -> dict[str, Any]:
 
 def _shared_shards(folders: tuple[Folder, Folder], manifests: tuple[Manifest, Manifest]) -> SharedShards:
     bytes_a, bytes_b = (Counter(shard.sha256 for shard in manifest.shards) for manifest in manifests)
-    units = [found for folder, manifest in zip(folders, manifests, strict=True) if (found := _units(folder, manifest)) is not None]
+    units = [_units(folder, manifest) for folder, manifest in zip(folders, manifests, strict=True)]
     return SharedShards(
         a=len(manifests[0].shards),
         b=len(manifests[1].shards),
         same_bytes=(bytes_a & bytes_b).total(),
-        same_units=len(units[0] & units[1]) if len(units) == 2 else None,
+        same_units=None if units[0] is None or units[1] is None else len(units[0] & units[1]),
     )
 
 
 def _units(folder: Folder, manifest: Manifest) -> set[str] | None:
-    """Ids of the units whose shards the dataset has; None if its plan does not tell."""
+    """Ids of the units whose shards the dataset has; None without a readable plan."""
     try:
         plan = Plan.from_json(read_json(folder, PLAN))
     except (FileNotFoundError, DatasetError):
         return None
-    there = {shard.path.rpartition(".")[0].partition("-")[0] for shard in manifest.shards}
-    return {unit.id for unit in plan.units if unit.name in there}
+    names = {shard.path.rpartition(".")[0].partition("-")[0] for shard in manifest.shards}
+    return {unit.id for unit in plan.units if unit.name in names}
 
 
 def _shown(value: Any) -> str:
@@ -196,7 +198,7 @@ def _shown(value: Any) -> str:
 
 
 def _pair(a: Any, b: Any) -> tuple[str, str, str]:
-    """Two numbers, and how far the second is from the first."""
+    """Two numbers and their difference."""
     if not all(isinstance(value, int | float) and abs(value) < 1e100 for value in (a, b)):
         return _number(a), _number(b), ""
     more = b - a
@@ -206,15 +208,3 @@ def _pair(a: Any, b: Any) -> tuple[str, str, str]:
 
 def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if isinstance(value, float) else _shown(value)
-
-
-def _table(name: str, rows: list[tuple[str, ...]], *, right: bool = False) -> Iterator[str]:
-    from rich.cells import cell_len
-
-    cells = [(name, "A", "B", *([""] if right else [])), *rows]
-    widths = [max(cell_len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    for row in cells:
-        padded = (" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(
-            f"{pad}{cell}" if right and i else f"{cell}{pad}" for i, (cell, pad) in enumerate(zip(row, padded, strict=True))
-        ).rstrip()

@@ -1,7 +1,7 @@
-"""Datasets of the same teacher and settings become one. Their shards are linked or copied as they are, never written anew.
+"""Merge datasets with the same teacher and settings: `textsmooth merge`. Shards are linked or copied unchanged.
 
-A unit keeps its id and its rows' numbers: what the plan and the manifest add is `sources`, and `row_offset` of a shard, the rows of the
-split that come before those of its source. Readers count a row of the merged dataset with it.
+A unit keeps its id and the numbers of its rows. Plan and manifest get `sources`, and each shard gets `row_offset`: the number of rows of
+the split that come before those of its source. Readers add it to the row numbers.
 """
 
 import hashlib
@@ -29,21 +29,21 @@ from textsmooth.stages.storage.folder import Folder, read_json
 from textsmooth.stages.storage.local import LocalFolder, overlap
 
 AT_ONCE = 8  # shards copied or compared at the same time
-NAMES = 4  # of corpora in the name of the merged one
-SHOWN = 20  # files that are named
-FITS = "datasets are merged if teacher, settings and columns are the same"
+NAMES = 4  # corpora named in the name of the merged corpus
+SHOWN = 20  # files listed in the output
+FITS = "datasets can be merged if teacher, settings and columns are equal"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Merged:
-    """What a merge made."""
+    """The result of a merge."""
 
     out: str  # path or URI of the folder
     manifest: Manifest
-    taken: int  # shards put in place now; 0 if all were there
-    mended: tuple[str, ...]  # files of a dataset that was there and damaged, put back
-    linked: int  # shards of the dataset that share their bytes with a source: no room is taken twice
-    told: tuple[str, ...] = ()  # what a reader should know, one line each
+    taken: int  # shards linked or copied now; 0 if all were complete
+    mended: tuple[str, ...]  # damaged or missing files restored in a finished dataset
+    linked: int  # shards that share their disk space with a source
+    told: tuple[str, ...] = ()  # notes, one line each
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,21 +59,21 @@ class Merged:
         }
 
     def summary(self) -> str:
-        """What the command prints."""
+        """The output of the command."""
         manifest, sources = self.manifest, self.manifest.sources
         if self.mended:
-            done = f"{self.out} is these datasets merged; {len(self.mended):,} damaged or missing put back"
+            done = f"{self.out} already contains these datasets; {len(self.mended):,} damaged or missing restored"
         elif self.taken:
             done = f"{len(sources)} datasets merged into {self.out}"
         else:
-            done = f"Nothing to do: {self.out} is these datasets merged"
-        lines = [f"{done}  (dataset {manifest.dataset[:12]})", *(f"  put back: {printable(path)}" for path in self.mended[:SHOWN])]
+            done = f"Nothing to do: {self.out} already contains these datasets"
+        lines = [f"{done}  (dataset {manifest.dataset[:12]})", *(f"  restored: {printable(path)}" for path in self.mended[:SHOWN])]
         if len(self.mended) > SHOWN:
             lines.append(f"  and {len(self.mended) - SHOWN:,} more")
         for split in manifest.splits:
             parts = ((source["corpus"]["name"], source["splits"].get(split, {"rows": 0})["rows"]) for source in sources)
-            said = " + ".join(f"{rows:,} of {printable(name)}" for name, rows in parts if rows)
-            lines.append(f"  {split}: {sum(s.rows for s in manifest.split(split)):,} rows, {said}")
+            parts_text = " + ".join(f"{rows:,} of {printable(name)}" for name, rows in parts if rows)
+            lines.append(f"  {split}: {sum(s.rows for s in manifest.split(split)):,} rows, {parts_text}")
         copies = len(manifest.shards) - self.linked
         how = f"{self.linked:,} linked, {copies:,} copied" if self.linked and copies else "linked" if self.linked else "copied"
         lines.append(f"  {counted(len(manifest.shards), 'shard')}, {how}; {size(manifest.statistics['bytes'])}")
@@ -87,36 +87,38 @@ def merge(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Merged:
-    """One finished dataset of several: in each split the rows of the first, then those of the second, and so on.
+    """Merge finished datasets: each split has the rows of the first dataset, then those of the second, and so on.
 
-    datasets: paths, URIs or names on the Hub. progress is told the shards in place so far, and how many there will be.
-    Interrupted, the same call goes on; finished, it compares every file of `out` and puts back what is damaged. Raises UsageError if
-    they do not fit together, naming the first difference, or hold the same rows; ConflictError if `out` holds something else;
-    DatasetError if one is not whole.
+    datasets: paths, URIs or names on the Hub. progress: called with shards done and shards in all.
+    The same call continues an interrupted merge; on a finished one it compares every file of `out` and restores damaged ones.
+    Raises UsageError if the datasets do not fit together (with the first difference) or share rows, ConflictError if `out` holds
+    something else, DatasetError if a dataset is not complete.
     """
     datasets = [datasets] if isinstance(datasets, str | Path) else datasets
     if len(datasets) < 2:
-        raise UsageError(f"nothing to merge: give two datasets or more, not {len(datasets)}")
+        raise UsageError(f"nothing to merge: give at least two datasets, not {len(datasets)}")
     folder = open_folder(out)
-    sources = [_open(place) for place in datasets]
+    sources = [open_previous(open_folder(dataset, reading=True)) for dataset in datasets]
     for source in sources:
         if overlap(source.folder, folder):
-            raise UsageError(f"{source.folder} and --out {folder} are not apart: a finished dataset is never written; give another --out")
+            raise UsageError(f"{source.folder} and --out {folder} overlap: a finished dataset must not change; give another --out")
     for other in sources[1:]:
         _check_fit(sources[0], other)
     plan = merged_plan(sources)
-    told = tuple(_other_versions(sources))
+    notes = tuple(_other_versions(sources))
     before = plan_in(folder, overwrite=overwrite)
     if before is None and not publish_plan(folder, plan, overwrite=overwrite):
-        before = Plan.from_json(read_json(folder, PLAN))  # another process was first
+        before = Plan.from_json(read_json(folder, PLAN))  # another process published its plan first
     if before is not None and before.digest != plan.digest:
-        raise ConflictError(f"{folder} holds another dataset, of {before.corpus.name}; give another --out, or start again with --overwrite")
+        raise ConflictError(
+            f"{folder} contains another dataset, of {before.corpus.name}; give another --out, or start again with --overwrite"
+        )
     if folder.size(MANIFEST) is not None:
-        mended = _put_back(sources, folder, plan, progress)
+        mended = _restore(sources, folder, plan, progress)
         manifest = tidy(folder, plan)
         linked = _linked(sources, folder, manifest)
         taken = sum(shard.path in mended for shard in manifest.shards)
-        return Merged(out=str(folder), manifest=manifest, taken=taken, mended=mended, linked=linked, told=told)
+        return Merged(out=str(folder), manifest=manifest, taken=taken, mended=mended, linked=linked, told=notes)
     done = finished_units(folder, plan)
     left = {unit.id: unit for unit in plan.units if unit.id not in done}
     for number, receipt in enumerate(_taken(sources, left, partial(_take, folder, left)), len(done) + 1):
@@ -124,16 +126,11 @@ def merge(
         if progress is not None:
             progress(number, len(plan.units))
     manifest = commit(folder, plan, _tokenizer(sources[0]))
-    return Merged(out=str(folder), manifest=manifest, taken=len(left), mended=(), linked=_linked(sources, folder, manifest), told=told)
-
-
-def _open(place: str | Path) -> Previous:
-    folder = open_folder(place, reading=True)
-    return open_previous(folder)
+    return Merged(out=str(folder), manifest=manifest, taken=len(left), mended=(), linked=_linked(sources, folder, manifest), told=notes)
 
 
 def _settings(source: Previous) -> Iterator[tuple[str, Any]]:
-    """What must be equal, in the order in which it is told."""
+    """Names and values that must be equal, in the order in which they are compared."""
     plan, manifest = source.plan, source.manifest
     yield "teacher", plan.teacher.digest[:12]
     yield "tokenizer", plan.teacher.tokenizer_digest[:12]
@@ -152,19 +149,20 @@ def _settings(source: Previous) -> Iterator[tuple[str, Any]]:
 
 
 def _check_fit(one: Previous, other: Previous) -> None:
-    there, here = dict(_settings(one)), dict(_settings(other))
-    for name, value in there.items():
-        if here[name] != value:
-            raise UsageError(f"{one.folder} and {other.folder} cannot be merged: {name} is {_said(value)} and {_said(here[name])}; {FITS}")
+    settings = dict(_settings(other))
+    for name, value in dict(_settings(one)).items():
+        if settings[name] != value:
+            differs = f"{name} is {_shown(value)} and {_shown(settings[name])}"
+            raise UsageError(f"{one.folder} and {other.folder} cannot be merged: {differs}; {FITS}")
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def source_entries(source: Previous) -> list[dict[str, Any]]:
-    """What `sources` of a merged dataset says of one: of a merged one, its own sources."""
+    """The entries for one dataset in `sources` of the merged one; for a merged dataset, its own sources."""
     if source.plan.sources:
         return list(source.plan.sources)
     shards, rows = Counter(unit.split for unit in source.plan.units), Counter[str]()
@@ -186,7 +184,7 @@ def merged_plan(sources: Sequence[Previous]) -> Plan:
     twice = next((digest for digest, times in Counter(entry["dataset"] for entry in entries).items() if times > 1), None)
     if twice is not None:
         name = next(entry["corpus"]["name"] for entry in entries if entry["dataset"] == twice)
-        raise UsageError(f"dataset {twice[:12]}, of {name}, is to be merged twice: name each dataset once")
+        raise UsageError(f"dataset {twice[:12]}, of {name}, is given twice: name each dataset once")
     splits = dict.fromkeys(split for source in sources for split in source.plan.splits)
     units = []
     seen: dict[str, Previous] = {}
@@ -198,8 +196,8 @@ def merged_plan(sources: Sequence[Previous]) -> Plan:
                     continue
                 if unit.id in seen:
                     raise UsageError(
-                        f"{seen[unit.id].folder} and {source.folder} hold the same rows ({unit.name} of {source.plan.corpus.name}): "
-                        "the same corpus cannot be merged twice"
+                        f"{seen[unit.id].folder} and {source.folder} contain the same rows ({unit.name} of {source.plan.corpus.name}): "
+                        "a corpus can be merged only once"
                     )
                 seen[unit.id] = source
                 units.append(replace(unit, number=number))
@@ -228,7 +226,7 @@ def _corpus(sources: Sequence[Previous], entries: list[dict[str, Any]], splits: 
     return replace(
         sources[0].plan.corpus,
         name=" + ".join([*names[:NAMES], *more]),
-        files={split: list(dict.fromkeys(found)) for split, found in files.items()},
+        files={split: list(dict.fromkeys(names)) for split, names in files.items()},
         limit=None,
         license=", ".join(parts) if all(licenses) else None,
         revision=None,
@@ -240,7 +238,7 @@ def _other_versions(sources: Sequence[Previous]) -> Iterator[str]:
     first = sources[0].plan.versions
     differ = [name for name in first if any(source.plan.versions.get(name) != first[name] for source in sources)]
     if differ:
-        yield f"made with other versions of {', '.join(differ)}: the manifest has them"
+        yield f"made with different versions of {', '.join(differ)}: see the manifest"
 
 
 def _taken(sources: Sequence[Previous], left: dict[str, Any], take_one: Callable[[Previous, Receipt], Receipt]) -> Iterator[Receipt]:
@@ -252,31 +250,31 @@ def _taken(sources: Sequence[Previous], left: dict[str, Any], take_one: Callable
 
 
 def _take(out: Any, left: dict[str, Any], source: Previous, receipt: Receipt) -> Receipt:
-    """One shard and its receipt, put in place. DatasetError if the shard is not what its manifest says."""
-    found = take(source, out, left[receipt.unit], receipt)
-    if isinstance(found, str):
-        raise DatasetError(f"{found}; mend that dataset, then run the same command again")
-    return found
+    """Link or copy one shard and write its receipt. DatasetError if the shard differs from its manifest."""
+    taken = take(source, out, left[receipt.unit], receipt)
+    if isinstance(taken, str):
+        raise DatasetError(f"{taken}; repair that dataset, then run the same command again")
+    return taken
 
 
-def _put_back(sources: Sequence[Previous], out: Folder, plan: Plan, progress: Callable[[int, int], None] | None) -> tuple[str, ...]:
-    """Compare the files of a finished merged dataset with its manifest, and put those that differ back from the sources; their paths.
+def _restore(sources: Sequence[Previous], out: Folder, plan: Plan, progress: Callable[[int, int], None] | None) -> tuple[str, ...]:
+    """Compare the files of a finished merged dataset with its manifest and restore those that differ; returns their paths.
 
-    DatasetError for one that no source has, or that is damaged there too.
+    DatasetError for a file that no source has, or that is damaged there too.
     """
     manifest = read_manifest(out)
     if manifest.plan != plan.digest or manifest.partial_of is not None:
-        return ()  # told by tidy
+        return ()  # tidy reports it
     files: dict[str, FileEntry | ShardEntry] = {entry.path: entry for entry in manifest.files if not _whole(out, entry)}
     texts = {**_tokenizer(sources[0]).files, CARD: card(manifest).encode()} if files else {}
     for path, entry in files.items():
         if hashlib.sha256(texts.get(path, b"")).hexdigest() != entry.sha256:
-            raise DatasetError(f"{out.at(path)} is missing or damaged, and in no source: merge again with --overwrite")
+            raise DatasetError(f"{out.at(path)} is missing or damaged, and no source has it: merge again with --overwrite")
         out.put(path, texts[path])
     left = {}
     with ThreadPoolExecutor(AT_ONCE, "merge") as threads:
-        found = zip(plan.units, manifest.shards, threads.map(partial(_whole, out), manifest.shards), strict=True)
-        for number, (unit, shard, whole) in enumerate(found, 1):
+        compared = zip(plan.units, manifest.shards, threads.map(partial(_whole, out), manifest.shards), strict=True)
+        for number, (unit, shard, whole) in enumerate(compared, 1):
             if not whole:
                 left[unit.id] = unit
                 files[shard.path] = shard
@@ -288,7 +286,7 @@ def _put_back(sources: Sequence[Previous], out: Folder, plan: Plan, progress: Ca
 
 
 def _whole(folder: Folder, entry: FileEntry | ShardEntry) -> bool:
-    """Whether a file has the bytes that the manifest lists. DatasetError if something else stands there."""
+    """Whether a file has the bytes that the manifest lists. DatasetError if it cannot be read."""
     digest = hashlib.sha256()
     try:
         folder.stream(entry.path, entry.bytes, digest.update)
@@ -300,21 +298,21 @@ def _whole(folder: Folder, entry: FileEntry | ShardEntry) -> bool:
 
 
 def _tokenizer(source: Previous) -> TokenizerFiles:
-    """The tokenizer's files, byte for byte."""
+    """The files of the tokenizer, unchanged."""
     names = [file.path for file in source.manifest.files if file.path.startswith(f"{TOKENIZER_FOLDER}/")]
-    found = {name: checked(source.folder, source.manifest, name) for name in names}
-    return TokenizerFiles(files=found, token_types=source.manifest.token_types, special_ids=source.manifest.special_ids)
+    files = {name: checked(source.folder, source.manifest, name) for name in names}
+    return TokenizerFiles(files=files, token_types=source.manifest.token_types, special_ids=source.manifest.special_ids)
 
 
 def _linked(sources: Sequence[Previous], out: Any, manifest: Manifest) -> int:
-    """How many shards are other names of files of the sources."""
+    """The number of shards that are hard links to files of the sources."""
     if not isinstance(out, LocalFolder):
         return 0
-    there = {
+    originals = {
         shard.sha256: Path(s.folder.at(shard.path)) for s in sources if isinstance(s.folder, LocalFolder) for shard in s.manifest.shards
     }
 
-    def same(path: Path | None, mine: Path) -> bool:
-        return path is not None and path.exists() and path.samefile(mine)
+    def same(original: Path | None, copy: Path) -> bool:
+        return original is not None and original.exists() and original.samefile(copy)
 
-    return sum(same(there.get(shard.sha256), out.path / shard.path) for shard in manifest.shards)
+    return sum(same(originals.get(shard.sha256), out.path / shard.path) for shard in manifest.shards)

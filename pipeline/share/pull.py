@@ -1,4 +1,4 @@
-"""A dataset is pulled from where it is shared: all of it, or some shards as a dataset of their own."""
+"""Fetch a shared dataset, or some of its shards as a dataset of their own: `textsmooth pull`."""
 
 import hashlib
 import time
@@ -11,7 +11,7 @@ from urllib.parse import quote
 from textsmooth.pipeline.commit.card import card
 from textsmooth.pipeline.formatting import counted, size
 from textsmooth.pipeline.progress import TransferProgress
-from textsmooth.pipeline.share.deliver import Parcel, check_apart, deliver, grow, part_there, read_parcel
+from textsmooth.pipeline.share.deliver import DatasetFiles, check_apart, deliver, existing_part, grow, read_dataset
 from textsmooth.pipeline.share.subset import chosen, either, part
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import CARD, MANIFEST
@@ -26,29 +26,29 @@ DEFAULT_FOLDER = "smoothed"
 
 @dataclass(frozen=True, kw_only=True)
 class Pulled:
-    """What was pulled, and where it is."""
+    """The result of a pull."""
 
     source: str
     out: str
     dataset: str  # digest
-    partial_of: str | None  # digest of the dataset of which it is a part
+    partial_of: str | None  # digest of the whole dataset, if this is a part
     splits: dict[str, dict[str, int]]  # shards, rows and tokens of each
-    files: int  # that were fetched, manifest.json not counted
+    files: int  # fetched, without manifest.json
     bytes: int
-    kept_files: int  # that were there
+    kept_files: int  # already complete
     already: bool  # nothing had to be fetched
     seconds: float
 
     def summary(self) -> str:
-        """What there is to tell, in lines."""
-        there = f"; {self.kept_files:,} were there" if self.kept_files else ""
+        """The result as lines of text."""
+        there = f"; {self.kept_files:,} already there" if self.kept_files else ""
         fetched = f"{counted(self.files, 'file')}, {size(self.bytes)} fetched{there}"
         by_name = is_uri(self.out) and self.kept_files  # in a store
-        compared = "shards that were there compared by name and size, all else by sha256" if by_name else "every sha256 compared"
-        what = f"{'nothing to do: it is there already' if self.already else fetched}, {compared}"
+        compared = "existing shards compared by name and size, the rest by sha256" if by_name else "every sha256 compared"
+        what = f"{'nothing to do: it is already there' if self.already else fetched}, {compared}"
         part_of = f", a part of {self.partial_of[:12]}" if self.partial_of else ""
         counts = ", ".join(
-            f"{name} {counted(found['rows'], 'row')} in {counted(found['shards'], 'shard')}" for name, found in self.splits.items()
+            f"{name} {counted(split['rows'], 'row')} in {counted(split['shards'], 'shard')}" for name, split in self.splits.items()
         )
         lines = (
             f"pulled   {self.out}  (dataset {self.dataset[:12]}{part_of})",
@@ -73,38 +73,38 @@ def pull(
     overwrite: bool = False,
     progress: str = "none",
 ) -> Pulled:
-    """Fetch a smoothed dataset, or what is missing of it: `textsmooth pull`.
+    """Fetch a smoothed dataset, or the files of it that are missing: `textsmooth pull`.
 
     source: owner/name or hf://datasets/owner/name[@revision][/folder] on the Hub, s3://bucket/folder, gs://bucket/folder, a folder.
-    out: a folder or store; smoothed/<name of the source> if None. splits: only these. shards: only those at these places of each split,
-    like 0-9 or 0-3,7, or their numbers; the result is a dataset of its own, whose manifest says what it is a part of. revision: branch,
-    tag or commit on the Hub. overwrite: in place of what `out` has; without it, a part of the same dataset there grows by what is fetched.
-    Raises UsageError, DatasetError (what arrives is not what the manifest says), ConflictError (something else is there), StorageError.
+    out: a folder or store; smoothed/<name of the source> if None. splits: only these. shards: only these shards of each split, counted
+    from 0, as text like 0-9 or 0-3,7, or as numbers; the result is a dataset of its own whose manifest names the whole one.
+    revision: branch, tag or commit on the Hub. overwrite: replace the content of `out`; otherwise shards are added to a part there.
+    Raises UsageError, DatasetError (a file differs from the manifest), ConflictError (`out` holds something else), StorageError.
     """
     began = time.perf_counter()
     folder = open_folder(_at(source, revision), reading=True)
-    whole = _with_card(read_parcel(folder))
+    whole = _with_card(read_dataset(folder))
     numbers = shards if shards is None or isinstance(shards, str) else ",".join(map(str, shards))
     wanted = chosen(whole.manifest, (splits,) if isinstance(splits, str) else splits, numbers)
-    place = open_folder(_out(source, f"{DEFAULT_FOLDER}/{dataset_name(folder.where)}" if out is None else out))
-    check_apart(folder, place.where, place)
-    if isinstance(place, LocalFolder):
-        for path in (place.path, *place.path.parents):
+    target_folder = open_folder(_out(source, f"{DEFAULT_FOLDER}/{dataset_name(folder.where)}" if out is None else out))
+    check_apart(folder, target_folder.where, target_folder)
+    if isinstance(target_folder, LocalFolder):
+        for path in (target_folder.path, *target_folder.path.parents):
             if path.is_symlink() and not path.exists():
-                raise UsageError(f"{path} is a link that leads nowhere: make or mount what it points to, or name another place")
-    target = FolderTarget(place)
+                raise UsageError(f"{path} is a broken link: create or mount its target, or choose another folder")
+    target = FolderTarget(target_folder)
     with TransferProgress(progress) as shown, target.alone(shown.waiting):
         before = None if overwrite else target.manifest()
-        there = None if before is None else part_there(before, place.at(MANIFEST), whole.manifest)
-        parcel = part(whole, wanted if there is None else either(whole.manifest, wanted, there.shards))
-        manifest = parcel.manifest
-        if before is None or there is None or there.dataset == manifest.dataset:
-            found = deliver(parcel, target, shown, overwrite=overwrite)
+        existing = None if before is None else existing_part(before, target_folder.at(MANIFEST), whole.manifest)
+        files = part(whole, wanted if existing is None else either(whole.manifest, wanted, existing.shards))
+        manifest = files.manifest
+        if before is None or existing is None or existing.dataset == manifest.dataset:
+            delivered = deliver(files, target, shown, overwrite=overwrite)
         else:
-            found = grow(parcel, target, before, shown)
+            delivered = grow(files, target, before, shown)
         pulled = Pulled(
             source=folder.where,
-            out=place.where,
+            out=target_folder.where,
             dataset=manifest.dataset,
             partial_of=manifest.partial_of,
             splits={
@@ -115,31 +115,33 @@ def pull(
                 }
                 for split in manifest.splits
             },
-            files=found.files,
-            bytes=found.bytes,
-            kept_files=found.kept_files,
-            already=found.already,
+            files=delivered.files,
+            bytes=delivered.bytes,
+            kept_files=delivered.kept_files,
+            already=delivered.already,
             seconds=round(time.perf_counter() - began, 3),
         )
         shown.tell("finished", **pulled.to_json())
     return pulled
 
 
-def _with_card(parcel: Parcel) -> Parcel:
-    """The card made again from the manifest, where that gives the bytes that it lists: whoever shares a dataset may have edited theirs."""
-    made = card(parcel.manifest).encode()
-    if not any(file.path == CARD and file.sha256 == hashlib.sha256(made).hexdigest() for file in parcel.manifest.files):
-        return parcel  # of another version
-    return replace(parcel, reader=replace(parcel.reader, made={**parcel.reader.made, CARD: made}))
+def _with_card(files: DatasetFiles) -> DatasetFiles:
+    """With the card made from the manifest, if that gives the listed bytes: the publisher may have edited the card."""
+    made = card(files.manifest).encode()
+    if not any(file.path == CARD and file.sha256 == hashlib.sha256(made).hexdigest() for file in files.manifest.files):
+        return files  # of another version
+    return replace(files, reader=replace(files.reader, made={**files.reader.made, CARD: made}))
 
 
 def _out(source: str | Path, out: str | Path) -> str | Path:
-    """Where to; UsageError for the Hub, and for a folder that would hide the name that the source has there."""
+    """The target. UsageError for the Hub, and for a folder that would hide the Hub name of the source."""
     if str(out).startswith("hf://"):
-        raise UsageError(f"pull brings a dataset from the Hub, {out} is there: textsmooth push sends one")
+        raise UsageError(f"pull cannot write to the Hub ({out}): use textsmooth push")
     owner = Path(out).parts[:1]
     if hub_uri(source) is not None and not is_uri(str(source)) and Path(source).parts[:1] == owner and not Path(*owner).exists():
-        raise UsageError(f"{out} would make a folder {owner[0]} here, and {source} would no more be a name on the Hub: name another place")
+        raise UsageError(
+            f"{out} would create a folder {owner[0]}, and {source} would then mean that folder, not the Hub: choose another folder"
+        )
     return out
 
 
@@ -149,9 +151,9 @@ def _at(source: str | Path, revision: str | None) -> str | Path:
         return source
     uri = str(source) if str(source).startswith("hf://") else hub_uri(source)
     if uri is None:
-        raise UsageError(f"--revision {revision} is of a repository on the Hub, named as owner/name; {source} is not")
+        raise UsageError(f"--revision {revision} works only with a repository on the Hub, given as owner/name; {source} is not one")
     if "@" in uri:
-        raise UsageError(f"--revision {revision}: {source} names a revision already; leave one of them away")
+        raise UsageError(f"--revision {revision}: {source} already names a revision; remove one of them")
     head, _, folder = uri.removeprefix("hf://datasets/").partition("/")
     name, _, below = folder.partition("/")
     quoted = revision if revision.startswith("refs/") else quote(revision, safe="")

@@ -1,4 +1,4 @@
-"""Some shards of a dataset as a dataset of its own: which ones, and what its manifest, receipts and card then are."""
+"""Make a dataset of some shards of another: choose the shards, and derive manifest, receipts and card."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from textsmooth.pipeline.commit.commit import jsonl
-from textsmooth.pipeline.share.deliver import Parcel
+from textsmooth.pipeline.share.deliver import DatasetFiles
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import CARD, QUARANTINE, RECEIPTS, FileEntry, Manifest, ShardEntry, of_splits
 from textsmooth.stages.soft_ids.statistics import UnitStats
@@ -17,20 +17,20 @@ from textsmooth.stages.storage.transfer import Reader
 
 
 def shard_numbers(text: str) -> set[int]:
-    """The numbers that `0-9`, `3` or `0-3,7` stands for. UsageError if it is none of these."""
-    found: set[int] = set()
+    """Parse shard numbers like `0-9`, `3` or `0-3,7`. UsageError for other text."""
+    numbers: set[int] = set()
     for part in text.split(","):
         ends = re.fullmatch(r"\s*(\d{1,7})(?:-(\d{1,7}))?\s*", part, flags=re.ASCII)
         if ends is None or int(ends[2] or ends[1]) < int(ends[1]):
-            raise UsageError(f"--shards {text}: give numbers from 0 and ranges of them, like 0-9 or 0-3,7")
-        found.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
-    return found
+            raise UsageError(f"--shards {text}: expected numbers from 0 or ranges, like 0-9 or 0-3,7")
+        numbers.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    return numbers
 
 
 def chosen(manifest: Manifest, splits: Sequence[str], shards: str | None) -> tuple[ShardEntry, ...]:
-    """The shards of these splits (none: all) whose place in their split is among the numbers, in the manifest's order.
+    """The shards with these numbers in these splits (all splits if empty), in the order of the manifest.
 
-    UsageError for a split that is not there, and for a number that no chosen split has.
+    UsageError for an unknown split, and for a number that no chosen split has.
     """
     names = [name for name in manifest.splits if not splits or name in splits]
     for name in splits:
@@ -40,20 +40,21 @@ def chosen(manifest: Manifest, splits: Sequence[str], shards: str | None) -> tup
     numbers = shard_numbers(shards)
     have = {name: len(manifest.split(name)) for name in names}
     if max(numbers) >= max(have.values()):
-        told = ", ".join(f"{name} has {count:,} (0-{count - 1})" for name, count in have.items())
-        raise UsageError(f"--shards {shards}: there is no shard {max(numbers):,}; {told}")
+        counts = ", ".join(f"{name} has {count:,} (0-{count - 1})" for name, count in have.items())
+        raise UsageError(f"--shards {shards}: there is no shard {max(numbers):,}; {counts}")
     return tuple(shard for name in names for number, shard in enumerate(manifest.split(name)) if number in numbers)
 
 
 def either(manifest: Manifest, some: tuple[ShardEntry, ...], others: tuple[ShardEntry, ...]) -> tuple[ShardEntry, ...]:
-    """The shards that are among these or those, in the manifest's order."""
+    """The union of two sets of shards, in the order of the manifest."""
     kept = {*some, *others}
     return tuple(shard for shard in manifest.shards if shard in kept)
 
 
-def part(whole: Parcel, shards: tuple[ShardEntry, ...]) -> Parcel:
-    """The dataset that has these shards of another. Its files are the same but for receipts, quarantined rows and card, which are cut
-    down to it; its statistics are counted from its receipts. UsageError where rows of a merged dataset would lose their number.
+def part(whole: DatasetFiles, shards: tuple[ShardEntry, ...]) -> DatasetFiles:
+    """The dataset with only these shards. Receipts, quarantined rows and card are reduced to them, and statistics counted again.
+
+    UsageError if rows of a merged dataset would lose their number.
     """
     manifest, kept = whole.manifest, {shard.path for shard in shards}
     if kept == {shard.path for shard in manifest.shards}:
@@ -95,7 +96,7 @@ def part(whole: Parcel, shards: tuple[ShardEntry, ...]) -> Parcel:
         files[name] = FileEntry(path=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     smaller = replace(smaller, files=tuple(files[name] for name in sorted(files)))
     reader = Reader(source=whole.reader.source, made=made)
-    return Parcel(reader=reader, manifest=smaller, data=pretty_json(smaller.to_json()))
+    return DatasetFiles(reader=reader, manifest=smaller, data=pretty_json(smaller.to_json()))
 
 
 def _size(shards: tuple[ShardEntry, ...]) -> dict[str, Any]:
@@ -104,9 +105,11 @@ def _size(shards: tuple[ShardEntry, ...]) -> dict[str, Any]:
 
 
 def _sources(manifest: Manifest, shards: tuple[ShardEntry, ...]) -> tuple[dict[str, Any], ...]:
-    """Of a merged dataset: with the splits that are left, which have to be whole, because rows are numbered through the sources."""
+    """The sources of a merged dataset, reduced to the splits; these must be whole, because row numbers run through the sources."""
     splits = tuple(dict.fromkeys(shard.split for shard in shards))
     cut = [name for name in splits if sum(shard.split == name for shard in shards) != len(manifest.split(name))]
     if manifest.sources and cut:
-        raise UsageError(f"this dataset is merged of {len(manifest.sources)}: whole splits of it can be had (--split), not some shards")
+        raise UsageError(
+            f"this dataset was merged from {len(manifest.sources)} others: pull whole splits of it (--split) instead of --shards"
+        )
     return of_splits(manifest.sources, splits)

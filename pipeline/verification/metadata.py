@@ -1,4 +1,4 @@
-"""Whether what lies beside the shards agrees: manifest, plan, receipts, card, tokenizer, and which files are there at all."""
+"""Check the files beside the shards against each other: manifest, plan, receipts, card, tokenizer, run.json, unlisted files."""
 
 import json
 import math
@@ -39,29 +39,29 @@ from textsmooth.stages.storage.atomic import pretty_json
 from textsmooth.stages.storage.folder import Folder, is_temp
 from textsmooth.stages.tokens.tokenize import tokenizer_digest, vocab_digest
 
-SENSELESS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what values of other types, or sizes, lead to
-BESIDE = re.compile(r"\.gitattributes|\.gitignore|\.cache/.+|\.git/.+")  # what the Hub's tools leave in a folder
+SENSELESS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # raised by values of wrong types or sizes
+BESIDE = re.compile(r"\.gitattributes|\.gitignore|\.cache/.+|\.git/.+")  # files that the Hub's tools leave in a folder
 
 
 @dataclass(kw_only=True)
 class Records:
-    """What was read of the files beside the shards, and what is wrong with them."""
+    """The contents of the files beside the shards, and their findings."""
 
     findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # worth a look, no damage
-    files: int = 0  # that were read
-    unread: int = 0  # that are missing, or cannot be read
+    notes: list[str] = field(default_factory=list)  # remarks that are not damage
+    files: int = 0  # read
+    unread: int = 0  # missing or unreadable
     bytes: int = 0
     plan: Plan | None = None
     units: dict[str, Unit] = field(default_factory=dict)  # path of a shard -> its unit
     receipts: dict[str, Receipt] = field(default_factory=dict)  # path of a shard -> its receipt
-    template: tuple[int, ...] | None = None  # as Promised
+    template: tuple[int, ...] | None = None  # see Promised
 
-    def tell(self, path: str, what: str, remedy: str = "") -> None:
+    def add(self, path: str, what: str, remedy: str = "") -> None:
         self.findings.append(Finding(path=path, what=what, remedy=remedy))
 
     def promised(self, entry: ShardEntry) -> Promised:
-        """What plan and receipts say of a shard, as far as they could be read."""
+        """What plan and receipts promise about a shard, as far as they could be read."""
         unit, receipt = self.units.get(entry.path), self.receipts.get(entry.path)
         rows = None
         if unit is not None and receipt is not None and unit.rows == entry.rows and len(receipt.skipped) == entry.skipped:
@@ -76,7 +76,7 @@ def canonical(data: bytes, value: Any) -> bool:
 
 
 def read_checked(data: bytes) -> tuple[Manifest | None, list[Finding]]:
-    """The manifest in these bytes, and what is wrong with them; a finding says what to do where there is no manifest."""
+    """Parse and check a manifest. Without a manifest, the finding says what to do."""
     try:
         value = json.loads(data)
         manifest = Manifest.from_json(value, MANIFEST)
@@ -85,179 +85,179 @@ def read_checked(data: bytes) -> tuple[Manifest | None, list[Finding]]:
         return None, [Finding(path=MANIFEST, what=f"is not JSON: {' '.join(str(error).split())}; {AGAIN}")]
     except DatasetError as error:
         return None, [Finding(path=MANIFEST, what=str(error).removeprefix(f"{MANIFEST} "))]
-    odd = "was altered: it says the same, in other bytes than textsmooth writes"
-    return manifest, [] if whole else [Finding(path=MANIFEST, what=odd, remedy="fetch that file again")]
+    odd = "was altered: same content, but not the bytes that textsmooth writes"
+    return manifest, [] if whole else [Finding(path=MANIFEST, what=odd, remedy="download that file again")]
 
 
 def check_records(folder: Folder, manifest: Manifest, sizes: dict[str, int]) -> Records:
-    """Read and compare every file but the shards. sizes: of the files that are in the folder."""
-    found = Records()
+    """Read and check every file except the shards. sizes: bytes of each file in the folder."""
+    records = Records()
     data: dict[str, bytes] = {}
-    there, unread = _read(folder, [entry.path for entry in manifest.files])
+    contents, errors = _read(folder, [entry.path for entry in manifest.files])
     for entry in manifest.files:
-        if entry.path not in there:
-            found.unread += 1
-            why = unread.get(entry.path)
-            found.findings.append(unreadable(entry.path, why) if why else missing(entry.path))
+        if entry.path not in contents:
+            records.unread += 1
+            error = errors.get(entry.path)
+            records.findings.append(unreadable(entry.path, error) if error else missing(entry.path))
             continue
-        found.files, found.bytes = found.files + 1, found.bytes + len(there[entry.path])
-        wrong = check_file(there[entry.path], entry)
-        found.findings += wrong
+        records.files, records.bytes = records.files + 1, records.bytes + len(contents[entry.path])
+        wrong = check_file(contents[entry.path], entry)
+        records.findings += wrong
         if not wrong:
-            data[entry.path] = there[entry.path]
+            data[entry.path] = contents[entry.path]
     listed = {entry.path for entry in manifest.files}
     for name in (PLAN, RECEIPTS, CARD, f"{TOKENIZER_FOLDER}/tokenizer.json"):
         if name not in listed:
-            found.tell(MANIFEST, f"does not list {name}")
+            records.add(MANIFEST, f"does not list {name}")
     checks: dict[str, Callable[[bytes], None]] = {
-        PLAN: lambda text: _check_plan(found, manifest, text),
-        RECEIPTS: lambda text: _check_receipts(found, manifest, text, data.get(QUARANTINE), listed),
-        CARD: lambda text: _check_card(found, manifest, text.decode(errors="replace")),
-        f"{TOKENIZER_FOLDER}/tokenizer.json": lambda text: _check_tokenizer(found, manifest, text),
+        PLAN: lambda text: _check_plan(records, manifest, text),
+        RECEIPTS: lambda text: _check_receipts(records, manifest, text, data.get(QUARANTINE), listed),
+        CARD: lambda text: _check_card(records, manifest, text.decode(errors="replace")),
+        f"{TOKENIZER_FOLDER}/tokenizer.json": lambda text: _check_tokenizer(records, manifest, text),
     }
     for name, check in checks.items():
         try:
             if name in data:
                 check(data[name])
         except SENSELESS as error:
-            found.tell(name, f"makes no sense: {first_line(error)}")
-    _check_unlisted(found, manifest, sizes)
+            records.add(name, f"has invalid values: {first_line(error)}")
+    _check_unlisted(records, manifest, sizes)
     if RUN in sizes:
-        _check_run(found, folder)
-    return found
+        _check_run(records, folder)
+    return records
 
 
 def _read(folder: Folder, names: list[str]) -> tuple[dict[str, bytes], dict[str, OSError]]:
-    """The bytes of the files that are there, and why others cannot be read: a folder stands there, or nobody may."""
+    """The contents of the files that can be read, and the errors of those that cannot; missing files are in neither."""
     try:
         return folder.read_all(names), {}
     except OSError:
-        there, why = dict[str, bytes](), dict[str, OSError]()
+        contents, errors = dict[str, bytes](), dict[str, OSError]()
         for name in names:
             try:
-                there |= folder.read_all([name])
+                contents |= folder.read_all([name])
             except OSError as error:
-                why[name] = error
-        return there, why
+                errors[name] = error
+        return contents, errors
 
 
-def _check_run(found: Records, folder: Folder) -> None:
+def _check_run(records: Records, folder: Folder) -> None:
     """Compare run.json with the digest inside it; the manifest does not list this file."""
-    there, unread = _read(folder, [RUN])
-    if RUN not in there:
-        if RUN in unread:
-            found.findings.append(unreadable(RUN, unread[RUN]))
+    contents, errors = _read(folder, [RUN])
+    if RUN not in contents:
+        if RUN in errors:
+            records.findings.append(unreadable(RUN, errors[RUN]))
         return
-    found.files, found.bytes = found.files + 1, found.bytes + len(there[RUN])
+    records.files, records.bytes = records.files + 1, records.bytes + len(contents[RUN])
     try:
-        value = json.loads(there[RUN])
-        whole = pretty_json(value) == there[RUN] and value.pop("digest") == digest(value)
+        value = json.loads(contents[RUN])
+        whole = pretty_json(value) == contents[RUN] and value.pop("digest") == digest(value)
     except (*SENSELESS, RecursionError):
         whole = False
     if not whole:
-        found.tell(RUN, "was altered since the run wrote it", "it is only a record of the run: remove it")
+        records.add(RUN, "was altered since the run wrote it", "it is only a record of the run: remove it")
 
 
 def _plain(value: Any) -> Any:
     return json.loads(canonical_json(value))
 
 
-def _check_plan(found: Records, manifest: Manifest, data: bytes) -> None:
+def _check_plan(records: Records, manifest: Manifest, data: bytes) -> None:
     try:
         plan = Plan.from_json(json.loads(data))
     except (ValueError, RecursionError, DatasetError) as error:
-        found.tell(PLAN, f"cannot be read: {error}")
+        records.add(PLAN, f"cannot be read: {error}")
         return
     if plan.digest != manifest.plan:
-        found.tell(PLAN, f"has digest {plan.digest[:12]}, the manifest is of plan {manifest.plan[:12]}")
+        records.add(PLAN, f"has digest {plan.digest[:12]}, the manifest names plan {manifest.plan[:12]}")
         return
-    found.plan = plan
+    records.plan = plan
     sources = plan.sources if manifest.partial_of is None else of_splits(plan.sources, manifest.splits)
     header = {**plan.header_json(), "sources": sources, "task_teacher": plan.header_json().get("task_teacher")}
     for name in ("corpus", "teacher", "config", "versions", "task_teacher", "sources"):
         if _plain(header[name]) != _plain(getattr(manifest, name)):
-            found.tell(PLAN, f"has another {name} than the manifest")
+            records.add(PLAN, f"has a different {name} than the manifest")
     for what in _wrong_units(plan):
-        found.tell(PLAN, what)
+        records.add(PLAN, what)
     if manifest.partial_of is None and len(plan.units) != len(manifest.shards):
-        found.tell(MANIFEST, f"lists {len(manifest.shards):,} shards, the plan has {len(plan.units):,} units")
+        records.add(MANIFEST, f"lists {len(manifest.shards):,} shards, the plan has {len(plan.units):,} units")
     elif manifest.partial_of is None:
-        found.units = {shard.path: unit for unit, shard in zip(plan.units, manifest.shards, strict=True)}
-    made_here = plan.versions.get("code") == code_digest() and not plan.sources  # the id of a unit is a matter of the code
+        records.units = {shard.path: unit for unit, shard in zip(plan.units, manifest.shards, strict=True)}
+    made_here = plan.versions.get("code") == code_digest() and not plan.sources  # unit ids depend on the code version
     if made_here:
         id_of = unit_ids(teacher=plan.teacher, corpus=plan.corpus, config=plan.config, task_teacher=plan.task_teacher)
         other = next((unit for unit in plan.units if unit.id != id_of(unit.split, unit.row, unit.rows_sha256)), None)
         if other is not None:
-            found.tell(PLAN, f"has unit {other.name} with an id that is not that of its rows and settings")
+            records.add(PLAN, f"has unit {other.name} with an id that does not fit its rows and settings")
 
 
 def _wrong_units(plan: Plan) -> Iterator[str]:
-    """Units that leave rows out, or hold them twice."""
+    """Describe the first unit that skips rows or repeats them."""
     for split, units in groupby(plan.units, key=lambda unit: unit.split):
         rows, ends = 0, dict[str, int]()
         for number, unit in enumerate(units):
             if unit.number != number or unit.rows < 1:
-                yield f"has unit {unit.name} of {unit.rows:,} rows where {split}/{number:05d} is due"
+                yield f"has unit {unit.name} of {unit.rows:,} rows where {split}/{number:05d} is expected"
                 return
             if not plan.sources and (unit.row, unit.start) != (rows, ends.get(unit.file, 0)):
-                yield f"has unit {unit.name} begin at row {unit.row:,} of the split, {unit.start:,} of {unit.file}; {rows:,} is due"
+                yield f"has unit {unit.name} begin at row {unit.row:,} of the split, {unit.start:,} of {unit.file}, not {rows:,}"
                 return
             rows, ends[unit.file] = rows + unit.rows, unit.stop
 
 
-def _check_receipts(found: Records, manifest: Manifest, data: bytes, quarantine: bytes | None, listed: set[str]) -> None:
+def _check_receipts(records: Records, manifest: Manifest, data: bytes, quarantine: bytes | None, listed: set[str]) -> None:
     try:
         receipts = [Receipt.from_json(json.loads(line)) for line in data.splitlines()]
         total = sum((UnitStats(**receipt.stats) for receipt in receipts), UnitStats())
         summary = total.summary()
     except (ValueError, TypeError, RecursionError, ArithmeticError, DatasetError) as error:
-        found.tell(RECEIPTS, f"cannot be read: {error}")
+        records.add(RECEIPTS, f"cannot be read: {error}")
         return
     shards = {shard.path: shard for shard in manifest.shards}
-    if found.plan is not None:
+    if records.plan is not None:
         known = {receipt.unit for receipt in receipts}
-        units = found.plan.units if manifest.partial_of is None else [unit for unit in found.plan.units if unit.id in known]
-        offsets = {unit.id: offset for unit, offset in zip(found.plan.units, found.plan.row_offsets(), strict=True)}
+        units = records.plan.units if manifest.partial_of is None else [unit for unit in records.plan.units if unit.id in known]
+        offsets = {unit.id: offset for unit, offset in zip(records.plan.units, records.plan.row_offsets(), strict=True)}
         for unit, receipt in zip(units, receipts, strict=False):
             if (receipt.unit, receipt.rows, receipt.shard) != (unit.id, unit.rows, shard_path(unit, receipt.sha256)):
-                found.tell(RECEIPTS, f"has a receipt of {receipt.shard} ({receipt.rows:,} rows) where unit {unit.name} is due")
+                records.add(RECEIPTS, f"has a receipt of {receipt.shard} ({receipt.rows:,} rows) where unit {unit.name} is expected")
                 return
-            found.units[receipt.shard] = unit
+            records.units[receipt.shard] = unit
             shard = shards.get(receipt.shard)
             if shard is not None and shard.row_offset != offsets[unit.id]:
-                found.tell(MANIFEST, f"says that {shard.row_offset:,} rows come before {shard.path}, the plan {offsets[unit.id]:,}")
+                records.add(MANIFEST, f"gives {shard.path} row offset {shard.row_offset:,}, the plan {offsets[unit.id]:,}")
         if len(units) != len(receipts):
-            found.tell(RECEIPTS, f"has {len(receipts):,} receipts, the plan has {len(units):,} units")
+            records.add(RECEIPTS, f"has {len(receipts):,} receipts, the plan has {len(units):,} units")
             return
-    found.receipts = {receipt.shard: receipt for receipt in receipts}
+    records.receipts = {receipt.shard: receipt for receipt in receipts}
     for shard in manifest.shards:
-        its = found.receipts.get(shard.path)
-        if its is None:
-            found.tell(RECEIPTS, f"has no receipt of {shard.path}")
+        of_shard = records.receipts.get(shard.path)
+        if of_shard is None:
+            records.add(RECEIPTS, f"has no receipt of {shard.path}")
             continue
         for name in ("split", "rows", "tokens", "entries", "bytes", "sha256", "windows"):
-            if getattr(its, name) != getattr(shard, name):
-                found.tell(RECEIPTS, f"has {name} {getattr(its, name)} for {shard.path}, the manifest {getattr(shard, name)}")
-        if len(its.skipped) != shard.skipped:
-            found.tell(RECEIPTS, f"has {len(its.skipped)} rows left out of {shard.path}, the manifest {shard.skipped}")
-    for path in found.receipts.keys() - shards.keys():
-        found.tell(MANIFEST, f"does not list {path}, which has a receipt")
+            if getattr(of_shard, name) != getattr(shard, name):
+                records.add(RECEIPTS, f"has {name} {getattr(of_shard, name)} for {shard.path}, the manifest {getattr(shard, name)}")
+        if len(of_shard.skipped) != shard.skipped:
+            records.add(RECEIPTS, f"has {len(of_shard.skipped)} skipped rows for {shard.path}, the manifest {shard.skipped}")
+    for path in records.receipts.keys() - shards.keys():
+        records.add(MANIFEST, f"does not list {path}, which has a receipt")
     left_out = {"skipped_rows": n} if (n := sum(shard.skipped for shard in manifest.shards)) else {}
     size = sum(shard.bytes for shard in manifest.shards)
     summary = {**summary, **left_out, "bytes": size, "bytes_per_token": size / max(total.tokens, 1)}
     for name, value in summary.items():
         if name in manifest.statistics and not _same(value, manifest.statistics[name]):
-            found.tell(MANIFEST, f"has {name} in its statistics that its receipts do not add up to")
+            records.add(MANIFEST, f"has {name} in its statistics that differs from the sum of the receipts")
     offsets = {shard.path: shard.row_offset for shard in manifest.shards}
     rows = [asdict(replace(row, row=row.row + offsets.get(r.shard, 0))) for r in receipts for row in r.skipped]
     if (QUARANTINE in listed) != bool(rows):
-        found.tell(MANIFEST, f"{'lists no' if rows else 'lists'} {QUARANTINE}, and receipts have {len(rows):,} rows left out")
+        records.add(MANIFEST, f"{'lists no' if rows else 'lists'} {QUARANTINE}, but the receipts have {len(rows):,} skipped rows")
     elif quarantine is not None and quarantine != jsonl(rows):
-        found.tell(QUARANTINE, "has other rows than the receipts say were left out")
+        records.add(QUARANTINE, "has other rows than the skipped rows of the receipts")
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal, numbers to the last few bits: they were added up in another order, perhaps."""
+    """Whether two values are equal, floats up to rounding: they may be sums in another order."""
     if isinstance(one, dict) and isinstance(other, dict):
         return all(_same(value, other.get(name)) for name, value in one.items() if name in other) and bool(one) == bool(other)
     if isinstance(one, list) and isinstance(other, list):
@@ -267,56 +267,56 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _check_card(found: Records, manifest: Manifest, text: str) -> None:
-    """The card is made from the manifest alone. One that another version made says at least which dataset it is of."""
+def _check_card(records: Records, manifest: Manifest, text: str) -> None:
+    """Compare the card with the manifest. A card written by another version must at least name dataset, teacher and splits."""
     if text == card(manifest):
         return
     if manifest.dataset in text and manifest.teacher["digest"] in text and all(f"{split}/" in text for split in manifest.splits):
-        found.notes.append(f"{CARD} is the one that the manifest lists, but not what this version of textsmooth would write")
+        records.notes.append(f"{CARD} is as listed, but this version of textsmooth would write it differently")
     else:
-        found.tell(CARD, "is not made from this manifest: dataset, teacher or splits are others")
+        records.add(CARD, "does not fit the manifest: dataset, teacher or splits differ")
 
 
-def _check_tokenizer(found: Records, manifest: Manifest, data: bytes) -> None:
+def _check_tokenizer(records: Records, manifest: Manifest, data: bytes) -> None:
     from tokenizers import Tokenizer
 
     name = f"{TOKENIZER_FOLDER}/tokenizer.json"
     try:
         tokenizer = Tokenizer.from_str(data.decode())
     except Exception as error:  # tokenizers raises nothing narrower
-        found.tell(name, f"cannot be read: {' '.join(str(error).split())}")
+        records.add(name, f"cannot be read: {' '.join(str(error).split())}")
         return
     wrong = wrong_vocabulary(tokenizer, manifest.teacher["vocab_size"])
     if wrong:
-        found.tell(name, wrong)
+        records.add(name, wrong)
     if vocab_digest(tokenizer) != manifest.teacher["vocab_digest"]:
-        found.tell(name, "maps other tokens to ids than the manifest's vocabulary")
-    known = SimpleNamespace(  # of a tokenizer, what its digest is taken over
+        records.add(name, "maps tokens to other ids than the vocabulary of the manifest")
+    known = SimpleNamespace(  # the attributes that the digest covers
         backend_tokenizer=tokenizer,
         model_input_names=["token_type_ids"] if manifest.token_types else [],
         **{f"{kind}_token_id": number for kind, number in manifest.special_ids.items()},
     )
     if manifest.versions.get("code") == code_digest() and tokenizer_digest(known) != manifest.teacher["tokenizer_digest"]:
-        found.tell(name, "is not the manifest's tokenizer: its digest is another")  # how it is taken is a matter of the code
+        records.add(name, "is not the tokenizer of the manifest: its digest differs")  # the digest depends on the code version
     tokenizer.no_truncation()
     empty = tokenizer.encode("", "" if len(manifest.corpus["text_columns"]) == 2 else None)
-    found.template = tuple(number for number, special in zip(empty.ids, empty.special_tokens_mask, strict=True) if special)
+    records.template = tuple(number for number, special in zip(empty.ids, empty.special_tokens_mask, strict=True) if special)
 
 
-def _check_unlisted(found: Records, manifest: Manifest, sizes: dict[str, int]) -> None:
-    """Shards that nobody lists would be read by `datasets`; of other files it is only told that they are there."""
+def _check_unlisted(records: Records, manifest: Manifest, sizes: dict[str, int]) -> None:
+    """Report unlisted shards, which `datasets` would read, as findings, and other unlisted files as notes."""
     listed = {MANIFEST, *(file.path for file in manifest.files), *(shard.path for shard in manifest.shards)}
     others = [name for name in sizes if name not in listed]
     strays = [name for name in others if name.endswith(".arrow") and name.partition("/")[0] in manifest.splits and not is_temp(name)]
     for name in strays:
-        found.tell(name, "is not in the manifest, and `datasets` would read it", "remove it")
+        records.add(name, "is not in the manifest, but `datasets` would read it", "remove it")
     left = [name for name in others if is_temp(name) or RECEIPT.fullmatch(name)]
     if left:
-        found.notes.append(f"{_few(left)}: left by a run; the textsmooth-gen command that made the dataset removes it")
+        records.notes.append(f"{_few(left)}: left by an interrupted run; the textsmooth-gen command of the dataset removes it")
     known = {*strays, *left, RUN}
     foreign = [name for name in others if name not in known and not BESIDE.fullmatch(name)]
     if foreign:
-        found.notes.append(f"{_few(foreign)}: not of the dataset")
+        records.notes.append(f"{_few(foreign)}: not part of the dataset")
 
 
 def _few(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Is a dataset what it says? Every file against the manifest, every shard against the format, and all of them against each other."""
+"""Check a dataset: every file against the manifest, every shard against the format, plan and receipts: `textsmooth verify`."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from typing import Any
 from textsmooth.pipeline.formatting import counted, size
 from textsmooth.pipeline.progress import Progress, TransferProgress
 from textsmooth.pipeline.verification.metadata import SENSELESS, Records, check_records, read_checked
-from textsmooth.pipeline.verification.repair import From, Repaired, can_make, make_again
+from textsmooth.pipeline.verification.repair import Origins, Repaired, can_make, make_again
 from textsmooth.pipeline.verification.teacher_sample import SecondOpinion, second_opinion
 from textsmooth.schemas.errors import DatasetError, UsageError, first_line
 from textsmooth.schemas.manifest import MANIFEST, SHARD, FileEntry, Manifest, ShardEntry
@@ -22,38 +22,38 @@ from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.storage.folder import Folder
 from textsmooth.stages.storage.local import LocalFolder
 
-SHOWN = 20  # findings that are printed
-STORE_WORKERS = 8  # where waiting for a store takes longer than looking
+SHOWN = 20  # findings printed
+STORE_WORKERS = 8  # threads for a store, where waiting takes longer than checking
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
-    """What was checked, and what was found."""
+    """The result of a verification."""
 
     dataset: str  # path or URI
     digest: str | None  # of the dataset; None if its manifest cannot be read
     findings: tuple[Finding, ...] = ()
-    notes: tuple[str, ...] = ()  # worth a look, no damage
-    checksums: bool = False  # only bytes were compared: nothing is known of rows, tokens, entries
-    shards: int = 0  # that were looked at row by row; so are the counts that follow
+    notes: tuple[str, ...] = ()  # remarks that are not damage
+    checksums: bool = False  # only bytes were compared, so rows, tokens and entries are 0
+    shards: int = 0  # checked to their end, like the following counts
     rows: int = 0  # of the corpus
-    windows: int | None = None  # rows of the shards, where long rows were cut
+    windows: int | None = None  # rows of the shards, if long rows were cut
     tokens: int = 0
     entries: int = 0
-    files: int = 0  # that were read beside the shards, manifest.json among them
-    bytes: int = 0  # that were compared with the sha256
-    unchecked_shards: int = 0  # that are missing, or cannot be read to their end
+    files: int = 0  # other files read, including manifest.json
+    bytes: int = 0  # compared with the sha256
+    unchecked_shards: int = 0  # missing, or not readable to their end
     unchecked_rows: int = 0  # of those shards, by the manifest
-    unchecked_files: int = 0  # beside the shards
+    unchecked_files: int = 0  # other files missing or unreadable
     seconds: float = 0.0  # without repair and teacher
     mended: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()  # why something was not mended
+    refused: tuple[str, ...] = ()  # files that were not repaired, with the reason
     teacher: SecondOpinion | None = None
-    merged: bool = False  # of other datasets
+    merged: bool = False  # the dataset was merged from others
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong, or nothing is any more."""
+        """Whether there are no findings, or none left after a repair."""
         return not self.findings
 
     @property
@@ -77,14 +77,14 @@ class Verified:
         }
 
     def summary(self) -> str:
-        """What the command prints."""
+        """The output of the command."""
         lines = [str(finding) for finding in self.findings[:SHOWN]]
         if len(self.findings) > SHOWN:
             lines.append(f"and {len(self.findings) - SHOWN:,} more (--json lists them all)")
-        lines += [f"mended: {path}" for path in self.mended]
-        lines += [f"not mended: {why}" for why in self.refused]
-        told = f"{counted(len(self.findings), 'finding')} in {counted(len(self.damaged), 'file')}" if self.findings else "nothing wrong"
-        lines.append(f"{self.dataset}{f' (dataset {self.digest[:12]})' if self.digest else ''}: {told}")
+        lines += [f"repaired: {path}" for path in self.mended]
+        lines += [f"not repaired: {reason}" for reason in self.refused]
+        result = f"{counted(len(self.findings), 'finding')} in {counted(len(self.damaged), 'file')}" if self.findings else "no findings"
+        lines.append(f"{self.dataset}{f' (dataset {self.digest[:12]})' if self.digest else ''}: {result}")
         lines += map("  {}".format, self._checked())
         if self.teacher is not None:
             lines += self.teacher.summary().splitlines()
@@ -93,42 +93,42 @@ class Verified:
         return "\n".join(map(printable, [*lines, *([f"  {advice}"] if advice else [])]))
 
     def _checked(self) -> Iterator[str]:
-        """What was looked at, and what was not."""
+        """The amounts that were checked and not checked."""
         if self.digest is None:
             return
         speed = size(self.bytes / max(self.seconds, 1e-9))
         windows = "" if self.windows is None else f", {counted(self.windows, 'window')}"
         what = f"with {counted(self.rows, 'row')}{windows}, {self.tokens:,} tokens, {self.entries:,} entries"
         yield (
-            f"{counted(self.shards, 'shard')} {'by their bytes, not what is in them' if self.checksums else what}; "
+            f"{counted(self.shards, 'shard')} {'by their bytes, contents not checked' if self.checksums else what}; "
             f"{counted(self.files, 'other file')}; {size(self.bytes)} in {self.seconds:.2f} s, {speed}/s"
         )
         left = [f"{counted(self.unchecked_shards, 'shard')} with {counted(self.unchecked_rows, 'row')}"] if self.unchecked_shards else []
         left += [counted(self.unchecked_files, "other file")] if self.unchecked_files else []
         if left:
-            yield f"not checked: {', '.join(left)}, missing or not to be read"
+            yield f"not checked: {', '.join(left)}, missing or unreadable"
 
     def advice(self) -> str | None:
-        """What to do next about findings; None if each of them says it."""
+        """What to do about the findings; None if each of them says so itself."""
         if self.digest is None:
-            return f"nothing else was checked: {MANIFEST} says what there is"
+            return f"nothing else was checked, because {MANIFEST} lists the files"
         if self.dataset.startswith("hf://"):
-            return "tell who has published it"
+            return "report this to the publisher of the dataset"
         left = [finding for finding in self.findings if not finding.remedy]
         if not left:
             return None
         altered = dict.fromkeys(finding.path for finding in left if finding.altered)
         if self.merged and any(SHARD.fullmatch(path) or not can_make(path) for path in altered):
-            end = "puts back what is damaged" if all(map(can_make, altered)) else "--overwrite makes it again"
+            end = "restores damaged files" if all(map(can_make, altered)) else "--overwrite makes it again"
             again = f"textsmooth merge SOURCE SOURCE… --out {self.dataset}"
-            return f"it was merged: verify and repair its sources, then {again} {end}; or fetch it again"
+            return f"the dataset was merged: verify and repair its sources, then {again} {end}; or download it again"
         if self.refused or self.mended:
-            return "what is left has to be fetched again, or the dataset made again with --overwrite"
+            return "download the remaining files again, or make the dataset again with --overwrite"
         if not any(map(can_make, altered)):
             if {finding.path for finding in left} == altered.keys():
-                return "none of these can be made again: fetch them again"
-            return "nothing that --repair mends: the dataset contradicts itself or its teacher; fetch it again from who made it"
-        return f"textsmooth verify {self.dataset} --repair makes damaged files again from corpus and teacher; or fetch them again"
+                return "none of these files can be made again: download them again"
+            return "--repair cannot fix this: the dataset contradicts itself or its teacher; download it again from its publisher"
+        return f"textsmooth verify {self.dataset} --repair makes damaged files again from corpus and teacher; or download them again"
 
 
 def verify(
@@ -146,47 +146,47 @@ def verify(
     seed: int = 0,
     progress: str = "none",
 ) -> Verified:
-    """Check a smoothed dataset: `textsmooth verify`. Damage is what it returns, nothing is raised for it.
+    """Check a smoothed dataset: `textsmooth verify`. Damage is returned as findings and raises nothing.
 
-    checksums: compare the bytes of shards with their sha256, and do not look at what is in them: two to three times as fast.
-    against_teacher: so many rows, drawn with `seed`, run through the teacher again. repair: files whose bytes are not the manifest's are
-    made again from corpus and teacher. teacher, corpus, task_teacher: where they lie, if not where the manifest's names lead. workers:
-    threads. device, dtype: of the teacher's second opinion, if not the plan's.
-    Raises UsageError if there is no such dataset, or corpus or teacher are not to be had; DatasetError if it is not finished; TeacherError
-    for another teacher; StorageError.
+    checksums: compare only the bytes of shards with their sha256: two to three times as fast. against_teacher: number of rows, drawn
+    with `seed`, to run through the teacher again. repair: make files with wrong bytes again from corpus and teacher. teacher, corpus,
+    task_teacher: paths or names, by default those of the manifest. workers: threads. device, dtype: for the teacher, by default those
+    of the plan.
+    Raises UsageError if dataset, corpus or teacher are not state, DatasetError if the dataset is not finished, TeacherError for a
+    different teacher, StorageError.
     """
     if against_teacher < 0 or (workers is not None and workers < 1):
-        raise UsageError(f"against-teacher {against_teacher}, workers {workers}: numbers of at least 0 and 1 are needed")
+        raise UsageError(f"against-teacher {against_teacher}, workers {workers}: expected at least 0 and at least 1")
     _check_used(against_teacher, {"teacher": teacher, "device": device}, "--against-teacher N or --repair", used=repair)
     _check_used(against_teacher, {"dtype": dtype}, "--against-teacher N")
     _check_used(0, {"corpus": corpus, "task-teacher": task_teacher}, "--repair", used=repair)
     folder = open_folder(str(dataset), reading=True)
     if repair and folder.read_only:
-        raise UsageError(f"{folder} is read, not written: --repair needs a folder on this machine or in an object store; pull it first")
-    found = _check(folder, workers, progress, checksums=checksums)
-    if repair and found.damaged:
-        _repaired(found, From(corpus=corpus, teacher=teacher, task_teacher=task_teacher, device=device), progress)
-    if against_teacher and found.manifest is not None:
-        if any(finding.path in found.shards for finding in found.findings):
-            found.notes.append("shards are damaged, so none was compared with the teacher: mend them first")
+        raise UsageError(f"{folder} is read-only: --repair needs a folder on this machine or in an object store; pull the dataset first")
+    state = _check(folder, workers, progress, checksums=checksums)
+    if repair and state.damaged:
+        _repaired(state, Origins(corpus=corpus, teacher=teacher, task_teacher=task_teacher, device=device), progress)
+    if against_teacher and state.manifest is not None:
+        if any(finding.path in state.shards for finding in state.findings):
+            state.notes.append("not compared with the teacher, because shards are damaged: repair them first")
         else:
-            found.opinion, wrong = second_opinion(
-                folder, found.manifest, against_teacher, teacher=teacher, device=device, dtype=dtype, seed=seed
+            state.opinion, wrong = second_opinion(
+                folder, state.manifest, against_teacher, teacher=teacher, device=device, dtype=dtype, seed=seed
             )
-            found.findings += wrong
-    return found.verified()
+            state.findings += wrong
+    return state.verified()
 
 
 def _check_used(against_teacher: int, given: dict[str, str | None], needs: str, *, used: bool = False) -> None:
-    """UsageError for what is given and would do nothing."""
+    """UsageError for an option that would have no effect."""
     idle = next((name for name, value in given.items() if value is not None), None)
     if idle is not None and not (used or against_teacher):
-        raise UsageError(f"--{idle} {given[idle]} does nothing without {needs}: leave it away, or add that")
+        raise UsageError(f"--{idle} {given[idle]} has no effect without {needs}: remove it, or add that")
 
 
 @dataclass(kw_only=True)
-class _Found:
-    """What is known so far."""
+class _State:
+    """Results collected during a verification."""
 
     folder: Folder
     manifest: Manifest | None
@@ -206,7 +206,7 @@ class _Found:
 
     @property
     def damaged(self) -> list[str]:
-        """Files that are missing, or whose bytes are not the manifest's."""
+        """Files that are missing, or whose bytes differ from the manifest."""
         return list(dict.fromkeys(finding.path for finding in self.findings if finding.altered))
 
     def verified(self) -> Verified:
@@ -238,32 +238,32 @@ class _Found:
         )
 
 
-def _check(folder: Folder, workers: int | None, progress: str, *, checksums: bool) -> _Found:
+def _check(folder: Folder, workers: int | None, progress: str, *, checksums: bool) -> _State:
     start = time.perf_counter()
     try:
         data = folder.read(MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
-        read_manifest(folder)  # says what is there instead
+        read_manifest(folder)  # raises an error that says what the folder holds
         raise
     manifest, findings = read_checked(data)
-    found = _Found(folder=folder, manifest=manifest, findings=findings, checksums=checksums, bytes=len(data))
+    state = _State(folder=folder, manifest=manifest, findings=findings, checksums=checksums, bytes=len(data))
     if manifest is None:
-        found.seconds = time.perf_counter() - start
-        return found
-    records = found.records = check_records(folder, manifest, folder.files())
-    found.findings += records.findings
-    found.notes += records.notes
+        state.seconds = time.perf_counter() - start
+        return state
+    records = state.records = check_records(folder, manifest, folder.files())
+    state.findings += records.findings
+    state.notes += records.notes
     entries = [FileEntry(path=s.path, bytes=s.bytes, sha256=s.sha256) for s in manifest.shards]
     workers = workers or (_cpus() if isinstance(folder, LocalFolder) else STORE_WORKERS)
     look = partial(_look, folder, manifest, records, inside=not checksums)
     with TransferProgress(progress) as shown, ThreadPoolExecutor(workers, "check") as threads:
         shown.start(entries, entries)
         for entry, looked in zip(entries, threads.map(look, manifest.shards), strict=True):
-            found.looked[entry.path] = looked
-            found.findings += looked.findings
+            state.looked[entry.path] = looked
+            state.findings += looked.findings
             shown.done(entry)
-    found.seconds = time.perf_counter() - start
-    return found
+    state.seconds = time.perf_counter() - start
+    return state
 
 
 def _cpus() -> int:
@@ -271,33 +271,33 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _repaired(found: _Found, places: From, progress: str) -> None:
-    """Make damaged files again, and look at them, and at what is beside the shards, once more."""
-    folder, manifest = found.folder, found.manifest
+def _repaired(state: _State, origins: Origins, progress: str) -> None:
+    """Make damaged files again, then check them, and all other files except shards, once more."""
+    folder, manifest = state.folder, state.manifest
     assert manifest is not None
-    done = found.done = make_again(folder, manifest, found.records, found.damaged, places, Progress(progress))
+    done = state.done = make_again(folder, manifest, state.records, state.damaged, origins, Progress(progress))
     mended = set(done.mended)
     if not mended:
         return
     records = check_records(folder, manifest, folder.files())
-    shards = found.shards
-    left = [finding for finding in found.findings if finding.path in shards and finding.path not in mended]
+    shards = state.shards
+    left = [finding for finding in state.findings if finding.path in shards and finding.path not in mended]
     again = {path: _look(folder, manifest, records, shards[path]) for path in done.mended if path in shards}
     wrong = [finding for looked in again.values() for finding in looked.findings]
-    found.looked |= again
-    found.records, found.findings, found.notes = records, [*records.findings, *left, *wrong], records.notes
+    state.looked |= again
+    state.records, state.findings, state.notes = records, [*records.findings, *left, *wrong], records.notes
 
 
 def _look(folder: Folder, manifest: Manifest, records: Records, entry: ShardEntry, *, inside: bool = True) -> Looked:
-    """What is wrong with a shard, wherever it lies."""
+    """Check one shard in any kind of folder."""
     try:
         if isinstance(folder, LocalFolder):
-            place: Path | bytes = folder.path / entry.path
+            shard: Path | bytes = folder.path / entry.path
         elif folder.read_only:
-            place = folder.local(entry.path, size=entry.bytes, sha256=entry.sha256)
+            shard = folder.local(entry.path, size=entry.bytes, sha256=entry.sha256)
         else:
-            place = folder.read(entry.path)
-        return check_shard(place, entry, manifest, records.promised(entry) if inside else None, inside=inside)
+            shard = folder.read(entry.path)
+        return check_shard(shard, entry, manifest, records.promised(entry) if inside else None, inside=inside)
     except FileNotFoundError:
         wrong = missing(entry.path)
     except DatasetError as error:
@@ -305,5 +305,5 @@ def _look(folder: Folder, manifest: Manifest, records: Records, entry: ShardEntr
     except OSError as error:
         wrong = unreadable(entry.path, error)
     except SENSELESS as error:
-        wrong = Finding(path=entry.path, what=f"does not fit what plan and receipts say of it: {first_line(error)}")
+        wrong = Finding(path=entry.path, what=f"does not fit plan and receipts: {first_line(error)}")
     return Looked(findings=(wrong,))

@@ -102,7 +102,7 @@ def test_push_and_pull_take_the_address_of_a_page(hub: Hub, made: Path, tmp_path
     commit = hub.commit("datasets/me/set")
     for source, revision in ((f"{HUB}/tree/{commit}", None), (HUB, commit)):
         assert pull(source, tmp_path / str(revision), revision=revision).dataset == read_manifest(made).dataset
-    with pytest.raises(UsageError, match=f"--revision v2: {HUB}/tree/v1 names a revision already"):
+    with pytest.raises(UsageError, match=f"--revision v2: {HUB}/tree/v1 already names a revision"):
         pull(f"{HUB}/tree/v1", tmp_path / "x", revision="v2")
 
 
@@ -236,7 +236,7 @@ def test_made_public_is_said_and_notes_once(hub: Hub, made: Path, textsmooth: Ca
         if there:
             push(made, place)
         ran = textsmooth("push", made, place, "--public", "--progress", "none")
-        assert ("made public, all can read it now; all files were there" in ran.out) is there
+        assert ("made public: everyone can read it now; all files were already there" in ran.out) is there
         assert "nothing to do" not in ran.out and (ran.out + ran.err).count("the corpus text is inside") == 1
         again = textsmooth("push", made, place, "--public", "--progress", "none")
         assert "nothing to do: it is there already" in again.out and "made public" not in again.out

@@ -19,7 +19,7 @@ from textsmooth.stages.checks.shard import Finding
 
 def test_the_command_prints_findings_and_ends_with_1(dataset: Path, textsmooth: Callable[..., Ran]) -> None:
     ran = textsmooth("verify", dataset)
-    assert (ran.code, len(ran.out.splitlines())) == (0, 2) and "nothing wrong" in ran.out
+    assert (ran.code, len(ran.out.splitlines())) == (0, 2) and "no findings" in ran.out
     assert [json.loads(line)["event"] for line in ran.err.splitlines()] == ["started", "files"]
     shards = sorted((dataset / "train").iterdir())
     flip(shards[0], 9_999)

@@ -23,12 +23,12 @@ def test_a_folder_with_something_else_is_left_alone(made: Path, smoothed: Path, 
     out.mkdir()
     (out / "letter.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(ConflictError, match=r"holds other files \(letter.txt\)"):
+        with pytest.raises(ConflictError, match=r"contains other files \(letter.txt\)"):
             pull(made, out, overwrite=overwrite)
     (out / "letter.txt").unlink()
     (out / "train").mkdir()
     (out / "train/00000-0123456789ab.arrow").write_bytes(b"of another")
-    with pytest.raises(ConflictError, match=r"holds a part of another dataset \(train/00000-0123456789ab.arrow\)"):
+    with pytest.raises(ConflictError, match=r"contains a part of another dataset \(train/00000-0123456789ab.arrow\)"):
         pull(made, out)
     pull(made, out, overwrite=True)
     assert files_of(out) == files_of(made)
@@ -41,7 +41,7 @@ def test_a_folder_with_something_else_is_left_alone(made: Path, smoothed: Path, 
     with pytest.raises(UsageError, match="is a file; name a folder"):
         push(made, tmp_path / "file")
     for place in (made, made / "inside", made.parent):
-        with pytest.raises(UsageError, match="are not apart"):
+        with pytest.raises(UsageError, match="overlap"):
             push(made, place)
 
 
@@ -53,10 +53,12 @@ def test_files_of_the_same_names_are_not_replaced_unasked(made: Path, tmp_path: 
     for name, data in mine.items():
         (out / name).write_bytes(data)
     for overwrite in (False, True):
-        with pytest.raises(ConflictError, match=r"holds other files \(.tmp-mine\)"):
+        with pytest.raises(ConflictError, match=r"contains other files \(.tmp-mine\)"):
             bring(made, out, overwrite=overwrite)
     (out / ".tmp-mine").rename(tmp_path / "mine")
-    with pytest.raises(ConflictError, match=r"other files of the same names \(README.md, tokenizer/tokenizer.json\): replace them with"):
+    with pytest.raises(
+        ConflictError, match=r"different files with the same names \(README.md, tokenizer/tokenizer.json\): replace them with"
+    ):
         bring(made, out)
     (tmp_path / "mine").rename(out / ".tmp-mine")
     assert files_of(out) == mine
@@ -79,15 +81,15 @@ def test_one_made_again_is_compared_whole(made: Path, tmp_path: Path, textsmooth
     path.write_bytes(data)
     found = pull(made, out)
     assert found.files == 1 and not found.already and files_of(out) == files_of(made)
-    assert "nothing to do: it is there already, every sha256 compared" in pull(made, out).summary()
+    assert "nothing to do: it is already there, every sha256 compared" in pull(made, out).summary()
     assert ", every sha256 compared" in pull(made, f"{bucket}/set").summary()
-    assert "already, shards that were there compared by name and size, all else by sha256" in pull(made, f"{bucket}/set").summary()
+    assert "already there, existing shards compared by name and size, the rest by sha256" in pull(made, f"{bucket}/set").summary()
 
 
 def test_nothing_is_written_into_a_finished_dataset(made: Path, smoothed: Path, tmp_path: Path) -> None:
     whole = shutil.copytree(made, tmp_path / "whole")
     for bring in (push, pull):
-        with pytest.raises(UsageError, match=r"lies in the smoothed dataset .*/whole: name another place"):
+        with pytest.raises(UsageError, match=r"is inside the smoothed dataset .*/whole; choose another target"):
             bring(smoothed, whole / "some/where")
     assert files_of(whole) == files_of(made)
     (tmp_path / "app").mkdir()
@@ -100,7 +102,7 @@ def test_a_path_with_an_at_sign_keeps_its_name(made: Path, tmp_path: Path, monke
     shutil.copytree(made, "a@b/ds")
     assert pull("a@b/ds").out == "smoothed/ds"
     monkeypatch.chdir("a@b/ds")
-    with pytest.raises(UsageError, match="are not apart"):
+    with pytest.raises(UsageError, match="overlap"):
         pull(".")
 
 

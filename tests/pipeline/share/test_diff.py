@@ -90,7 +90,7 @@ def test_another_k_is_told_in_settings_numbers_and_rows(a: Path, make: Callable[
     assert found.rows is not None
     assert (found.rows.sampled, found.rows.found, found.rows.in_one, found.rows.same_top) == (20, 20, 0, 1)
     assert found.rows.p_original == 0 and found.rows.kl < 1e-5 and found.rows.tv < 1e-3
-    assert found.verdict == "different: config topk; 0 of 3 shards are the same"
+    assert found.verdict == "different: config topk; 0 of 3 shards are equal"
 
 
 def test_another_number_format_moves_the_soft_ids_a_little(a: Path, make: Callable[..., Path]) -> None:
@@ -125,7 +125,7 @@ def test_rows_are_found_wherever_they_are(a: Path, b: Path, tmp_path: Path) -> N
     assert found.rows is not None and (found.rows.sampled, found.rows.found) == (20, 20)
     assert (found.rows.kl_max, found.rows.tv_max, found.rows.tv_max_at) == (0, 0, None)
     assert found.shards.same_bytes == found.shards.same_units == 3
-    assert "their soft ids are the same" in found.summary()
+    assert "their soft ids are equal" in found.summary()
     assert changed(found)["merged from"][0] is None and changed(found)["corpus name"] == ("a.jsonl", "b.jsonl + a.jsonl")
     assert diff(a, tmp_path / "ba", rows=0).rows is None
     apart = diff(a, b).rows
@@ -155,7 +155,7 @@ def test_rows_of_a_part_are_found_by_their_numbers(
     there = sum(shard.samples for shard in read_manifest(other).shards[1:])
     for found in (diff(whole, tmp_path / "part", rows=1000).rows, diff(tmp_path / "part", whole).rows):
         assert found is not None and found.found == there > 0 and found.kl < 1e-5
-        assert f"{there} of {found.sampled} sampled rows of A are in B under their own numbers, too" in "\n".join(found.lines())
+        assert f"{there} of {found.sampled} sampled rows of A are also in B under the same numbers" in "\n".join(found.lines())
 
 
 def test_rows_after_one_that_was_left_out_are_found_by_their_numbers(
@@ -189,7 +189,7 @@ def test_other_vocabularies_and_other_splits_are_not_compared_row_by_row(a: Path
 def test_the_same_shards_of_another_origin_are_told_apart(kit: ModuleType, tmp_path: Path) -> None:
     one = kit.write_dataset(tmp_path / "one", {"train": [kit.random_rows(1, 9).block]})
     two = kit.write_dataset(tmp_path / "two", {"train": [kit.random_rows(1, 9).block, kit.random_rows(2, 9).block]})
-    assert diff(one, two).verdict.endswith("; 1 of 1 and 2 shards are the same")
+    assert diff(one, two).verdict.endswith("; 1 of 1 and 2 shards are equal")
 
 
 def test_what_is_no_dataset_or_altered_is_an_error(a: Path, make: Callable[..., Path], tmp_path: Path) -> None:
@@ -206,10 +206,10 @@ def test_the_command_prints_an_aligned_table_of_what_differs(a: Path, b: Path, t
     ran = textsmooth("diff", a, b)
     assert ran.code == 0, ran.err
     lines = ran.out.splitlines()
-    assert lines[0] == "different: corpus name, corpus files; 0 of 3 shards are the same"
+    assert lines[0] == "different: corpus name, corpus files; 0 of 3 shards are equal"
     table = lines[lines.index("") + 1 :]
     table = table[: table.index("")]
-    assert table[0].split() == ["made", "of", "A", "B"]
+    assert table[0].split() == ["provenance", "A", "B"]
     assert table[1].split() == ["corpus", "name", "a.jsonl", "b.jsonl"]
     assert {line.index("b.jsonl" if "name" in line else '{"train": ["b' if "files" in line else "B") for line in table} == {
         table[0].index("B")

@@ -200,6 +200,6 @@ def test_other_library_versions_are_told(a: Path, b: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(merging, "open_previous", older)
     made: Merged = merge([a, b], tmp_path / "out")
-    assert "made with other versions of torch" in made.summary()
+    assert "made with different versions of torch" in made.summary()
     assert made.manifest.versions["torch"].endswith(", 2.0")
     assert [source["versions"]["torch"] for source in made.manifest.sources][1] == "2.0"

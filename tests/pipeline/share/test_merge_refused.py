@@ -21,10 +21,10 @@ def test_the_same_dataset_or_the_same_rows_twice_are_refused(
     a: Path, b: Path, merged: Path, make: Callable[..., Path], tmp_path: Path
 ) -> None:
     for twice in ([a, a], [merged, b], [a, shutil.copytree(a, tmp_path / "copy")]):
-        with pytest.raises(UsageError, match="merged twice: name each dataset once"):
+        with pytest.raises(UsageError, match="given twice: name each dataset once"):
             merge(twice, tmp_path / "out")
     grown = make("a", {"train": [*LABELLED[:20], *LABELLED[80:82]]})
-    with pytest.raises(UsageError, match=r"hold the same rows \(train/00000 of a\)"):
+    with pytest.raises(UsageError, match=r"contain the same rows \(train/00000 of a\)"):
         merge([a, grown], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -60,11 +60,11 @@ def test_another_teacher_is_refused(a: Path, make: Callable[..., Path], teacher:
 
 
 def test_what_is_no_place_for_it_is_refused(a: Path, b: Path, merged: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="two datasets or more"):
+    with pytest.raises(UsageError, match="at least two datasets"):
         merge([a], tmp_path / "out")
-    with pytest.raises(UsageError, match="not apart"):
+    with pytest.raises(UsageError, match="overlap"):
         merge([a, b], a / "inside")
-    with pytest.raises(ConflictError, match="holds another dataset, of a \\+ b; give another --out"):
+    with pytest.raises(ConflictError, match="contains another dataset, of a \\+ b; give another --out"):
         merge([b, a], merged)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
@@ -80,7 +80,7 @@ def test_a_damaged_source_is_named_and_the_rest_is_kept(a: Path, b: Path, merged
     shard = damaged / read_manifest(damaged).shards[-1].path
     good = shard.read_bytes()
     shard.write_bytes(good[:-9] + b"\0" + good[-8:])
-    with pytest.raises(DatasetError, match=f"{shard.name} is damaged.*mend that dataset"):
+    with pytest.raises(DatasetError, match=f"{shard.name} is damaged.*repair that dataset"):
         merge([a, damaged], tmp_path / "out")
     assert not (tmp_path / "out/manifest.json").exists()
     shard.write_bytes(good)

@@ -59,7 +59,7 @@ def test_what_is_damaged_in_the_merged_dataset_is_put_back(a: Path, b: Path, tmp
     assert files_of(out) == before and verify(out).ok
     damage(out / "receipts.jsonl")
     assert f"--out {out} --overwrite makes it again; or fetch it again" in (verify(out).advice() or "")
-    with pytest.raises(DatasetError, match=r"receipts\.jsonl is missing or damaged, and in no source: merge again with --overwrite"):
+    with pytest.raises(DatasetError, match=r"receipts\.jsonl is missing or damaged, and no source has it: merge again with --overwrite"):
         merge([a, b], out)
 
 
@@ -70,21 +70,21 @@ def test_damage_that_the_source_shares_is_told(a: Path, b: Path, tmp_path: Path)
     data = bytearray((out / path).read_bytes())
     data[100] ^= 1
     (out / path).write_bytes(data)  # in place: the source's file is the same
-    with pytest.raises(DatasetError, match=r"is damaged, its sha256 is not that of the manifest; mend that dataset"):
+    with pytest.raises(DatasetError, match=r"is damaged, its sha256 is not that of the manifest; repair that dataset"):
         merge([mine, b], out)
 
 
 def test_one_name_is_one_dataset(a: Path, tmp_path: Path) -> None:
     for one in (str(a), a):
-        with pytest.raises(UsageError, match="give two datasets or more, not 1"):
+        with pytest.raises(UsageError, match="give at least two datasets, not 1"):
             merge(one, tmp_path / "out")  # type: ignore[arg-type]
 
 
 PATCH = """
-from textsmooth.pipeline.cli import merge as cli_merge
+from textsmooth.pipeline.cli.share import merge as merge_command
 real_run = cli.run
-cli.run = lambda command, name, args: real_run(cli_merge.merge, 'textsmooth merge', [a for a in args if not a.startswith('--teacher')])
-import textsmooth.stages.storage.folder as there
+cli.run = lambda command, name, args: real_run(merge_command, 'textsmooth merge', [a for a in args if not a.startswith('--teacher')])
+import textsmooth.stages.storage.local as there
 calls = []
 for name in ("put", "put_exclusive"):
     def counted(self, *args, real=getattr(there.LocalFolder, name)):

@@ -40,7 +40,7 @@ def test_the_second_time_there_is_nothing_to_do(hub: Hub, made: Path, tmp_path: 
     push(made, "hf://datasets/me/set")
     before = len(hub.commits)
     again = push(made, "me/set")
-    assert again.already and len(hub.commits) == before and "nothing to do: it is there already" in again.summary()
+    assert again.already and len(hub.commits) == before and "nothing to do: it is already there" in again.summary()
     pull("me/set", tmp_path / "out")
     asked = len(hub.log)
     found = pull("me/set", tmp_path / "out")
@@ -78,11 +78,11 @@ def test_what_is_lost_there_is_sent_again_and_nothing_else(hub: Hub, made: Path)
 def test_it_is_public_only_if_asked_and_that_is_said(hub: Hub, made: Path, textsmooth: Callable[..., Ran]) -> None:
     private = textsmooth("push", made, "me/set", "--progress", "none")
     assert private.code == 0 and "(private)" in private.out and private.err == ""
-    assert "the corpus text is inside, as token ids: private; --public lets all read it" in private.out
-    assert "the licence of the corpus" in private.out and "is unknown: see that you may pass it on" in private.out
+    assert "the dataset contains the corpus text as token ids: private; --public makes it public" in private.out
+    assert "the licence of the corpus" in private.out and "is unknown: make sure that you may share it" in private.out
     public = textsmooth("push", made, "me/set", "--public", "--progress", "none")
     assert public.code == 0 and "(public)" in public.out and "datasets/me/set" not in hub.private
-    assert "the corpus text is inside, as token ids: all can read it" in public.err  # before anything is sent
+    assert "the dataset contains the corpus text as token ids: everyone can read it" in public.err  # before anything is sent
     again = textsmooth("push", made, "me/set", "--progress", "none")
     assert again.code == 2 and "me/set is public, all read what is pushed there: add --public, or make it private" in again.err
     other = textsmooth("push", made, "me/other", "--public", "--progress", "none")
@@ -107,9 +107,9 @@ def test_a_repository_with_something_else_is_left_alone(hub: Hub, made: Path) ->
     (hub.root / "datasets/tiny/pictures").mkdir(parents=True)
     for name in ("README.md", "cat.png"):
         (hub.root / "datasets/tiny/pictures" / name).write_text("mine")
-    with pytest.raises(ConflictError, match=r"holds other files \(cat.png\): name a place that is empty"):
+    with pytest.raises(ConflictError, match=r"contains other files \(cat.png\): choose an empty target"):
         push(made, "tiny/pictures", public=True)
-    with pytest.raises(ConflictError, match="holds other files"):
+    with pytest.raises(ConflictError, match="contains other files"):
         push(made, "tiny/pictures", public=True, overwrite=True)
     assert not hub.commits
 
@@ -121,7 +121,7 @@ def test_a_repository_with_a_card_of_its_own_keeps_it(hub: Hub, made: Path) -> N
     for name, data in own.items():
         (folder / name).write_bytes(data)
     hub.private["datasets/me/own"] = {TOKEN}
-    with pytest.raises(ConflictError, match=r"holds other files of the same names \(README.md\): replace them with --overwrite, or name"):
+    with pytest.raises(ConflictError, match=r"different files with the same names \(README.md\): replace them with --overwrite, or choose"):
         push(made, "me/own")
     assert not hub.commits and at_head(hub, "datasets/me/own")["README.md"] == b"# my own"
     push(made, "me/own", overwrite=True)

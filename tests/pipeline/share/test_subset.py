@@ -133,7 +133,7 @@ def test_killed_while_it_grows_the_part_is_there_and_the_same_command_ends_it(
 @pytest.mark.parametrize(
     ("owner", "name", "first"),
     [
-        (retrieve, "part_there", True),  # it has read what is there
+        (retrieve, "existing_part", True),  # it has read what is there
         (FolderTarget, "send", True),  # its shards lie under temporary names
         (storage, "move", True),  # the first of them is in place
         (LocalFolder, "put", False),  # all is in place but the manifest
@@ -241,9 +241,9 @@ def test_what_a_stranger_lists_is_not_held_in_memory(made: Path, tmp_path: Path,
     ("asked", "said"),
     [
         ({"shards": "0-9"}, "--shards 0-9: there is no shard 9; train has 5 \\(0-4\\)"),
-        ({"shards": "3-1"}, "give numbers from 0 and ranges of them, like 0-9 or 0-3,7"),
-        ({"shards": "-1"}, "give numbers from 0 and ranges of them"),
-        ({"shards": ""}, "give numbers from 0 and ranges of them"),
+        ({"shards": "3-1"}, "expected numbers from 0 or ranges, like 0-9 or 0-3,7"),
+        ({"shards": "-1"}, "expected numbers from 0 or ranges"),
+        ({"shards": ""}, "expected numbers from 0 or ranges"),
         ({"splits": "test"}, "no split 'test' in this dataset; it has train"),
         ({"progress": "loud"}, "progress 'loud' is none of"),
     ],

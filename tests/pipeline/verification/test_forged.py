@@ -37,16 +37,16 @@ def test_records_that_do_not_agree_are_told_though_their_digests_fit(dataset: Pa
     tokenizer = json.loads(whole["tokenizer/tokenizer.json"])
     tokenizer["model"]["vocab"]["cat"], tokenizer["model"]["vocab"]["dog"] = 51, 50
     cases: list[tuple[str, bytes, str]] = [
-        ("receipts.jsonl", lines(receipts[1:]), "where unit train/00000 is due"),
+        ("receipts.jsonl", lines(receipts[1:]), "where unit train/00000 is expected"),
         ("receipts.jsonl", lines(receipts[:-1]), "4 receipts, the plan has 5 units"),
         ("receipts.jsonl", lines([{**receipts[0], "tokens": 1}, *receipts[1:]]), "has tokens 1 for train/00000-"),
         ("receipts.jsonl", lines([{**receipts[0], "stats": stats}, *receipts[1:]]), "has smoothed"),
         ("receipts.jsonl", lines([{**receipts[0], "stats": stats}, *receipts[1:]]), "has smoothed_tokens in its statistics"),
         ("receipts.jsonl", b"[]\n", "cannot be read"),
-        ("receipts.jsonl", lines([{**receipts[0], "rows": [7]}, *receipts[1:]]), "receipts.jsonl: makes no sense"),
-        ("receipts.jsonl", lines([{**receipts[0], "skipped": [BAD]}, *receipts[1:]]), "receipts.jsonl: makes no sense"),
+        ("receipts.jsonl", lines([{**receipts[0], "rows": [7]}, *receipts[1:]]), "receipts.jsonl: has invalid values"),
+        ("receipts.jsonl", lines([{**receipts[0], "skipped": [BAD]}, *receipts[1:]]), "receipts.jsonl: has invalid values"),
         ("plan.json", pretty_json({**plan, "runtime": {"threads": 3}}), "plan.json was altered"),
-        ("README.md", b"---\n---\n# mine\n", "is not made from this manifest"),
+        ("README.md", b"---\n---\n# mine\n", "does not fit the manifest"),
         ("tokenizer/tokenizer.json", json.dumps(tokenizer).encode(), "maps other tokens to ids"),
         ("tokenizer/tokenizer.json", b"{}", "cannot be read"),
     ]
@@ -65,7 +65,7 @@ def test_records_that_do_not_agree_are_told_though_their_digests_fit(dataset: Pa
     (dataset / "manifest.json").write_bytes(whole["manifest.json"])
     remade(dataset, config={**manifest.config, "topk": 5})
     text = "\n".join(said(verify(dataset)))
-    assert "plan.json: has another config than the manifest" in text and "says topk 6 in its metadata, the manifest 5" in text
+    assert "plan.json: has a different config than the manifest" in text and "says topk 6 in its metadata, the manifest 5" in text
     (dataset / "manifest.json").write_bytes(whole["manifest.json"])
     remade(dataset, corpus={"name": "x"})
     (told,) = said(verify(dataset))
@@ -82,7 +82,7 @@ def test_checksums_alone_find_what_was_altered_and_not_what_was_forged(dataset: 
     whole, compared = verify(dataset), verify(dataset, checksums=True)
     assert compared.ok and compared.shards == whole.shards and compared.bytes == whole.bytes and compared.to_json()["checksums"]
     assert (compared.rows, compared.tokens, compared.entries) == (0, 0, 0)
-    assert f"{whole.shards} shards by their bytes, not what is in them; " in compared.summary()
+    assert f"{whole.shards} shards by their bytes, contents not checked; " in compared.summary()
     remade(dataset, config={**read_manifest(dataset).config, "topk": 5})
     assert any("says topk 6 in its metadata" in line for line in said(verify(dataset)))
     assert not any("says topk 6 in its metadata" in line for line in said(verify(dataset, checksums=True)))

@@ -59,7 +59,7 @@ def test_repair_refuses_other_bytes_and_says_what_differs(dataset: Path, where: 
     assert len(found.refused) == 1 and "changed since the run was planned" in found.refused[0] and not found.ok
     with pytest.raises(UsageError, match=r"has no file single\.jsonl"):
         verify(dataset, repair=True, corpus=str(write_jsonl(tmp_path / "x.jsonl", rows(3))), teacher=where["teacher"])
-    with pytest.raises(UsageError, match=r"the manifest calls the corpus 'single\.jsonl': say with --corpus where it lies"):
+    with pytest.raises(UsageError, match=r"the manifest names corpus 'single\.jsonl': give its path with --corpus"):
         verify(dataset, repair=True, teacher=where["teacher"])
     manifest = read_manifest(dataset)
     first = replace(manifest.shards[0], sha256="0" * 64)
@@ -67,7 +67,7 @@ def test_repair_refuses_other_bytes_and_says_what_differs(dataset: Path, where: 
     forged = replace(manifest, shards=(first, *manifest.shards[1:]), dataset=name)
     (dataset / "manifest.json").write_bytes(pretty_json(forged.to_json()))
     found = verify(dataset, repair=True, **where)
-    assert any("made here it is other bytes, though versions and device are the same" in why for why in found.refused)
+    assert any("this machine gives other bytes, though versions and device are the same" in why for why in found.refused)
     (dataset / "manifest.json").write_bytes(damaged["manifest.json"])
     assert files_of(dataset) == damaged and before != damaged[f"train/{shard.name}"]
 
@@ -78,9 +78,9 @@ def test_what_cannot_be_made_again_is_to_be_fetched(dataset: Path, where: dict[s
     flip(shard, 5_000)
     found = verify(dataset, repair=True, **where)  # a shard needs the plan alone
     assert found.mended == (f"train/{shard.name}",)
-    assert found.refused == ("receipts.jsonl cannot be made again, it holds times of the run that made it: fetch it again",)
-    assert found.damaged == ("receipts.jsonl",) and "fetched again" in found.summary()
-    assert verify(dataset).advice() == "none of these can be made again: fetch them again"
+    assert found.refused == ("receipts.jsonl cannot be made again, because it contains times of its run: download it again",)
+    assert found.damaged == ("receipts.jsonl",) and "download the remaining files again" in found.summary()
+    assert verify(dataset).advice() == "none of these files can be made again: download them again"
     flip(dataset / "plan.json", 900)
     flip(shard, 5_000)
-    assert "shards cannot be made again without plan.json: fetch it first" in verify(dataset, repair=True, **where).refused
+    assert "shards cannot be made again without plan.json: download it first" in verify(dataset, repair=True, **where).refused

@@ -58,18 +58,18 @@ def test_exchanged_soft_ids_are_found_by_the_teacher_alone(dataset: Path, where:
     wrong = [f for f in found.findings if "is not what the teacher says" in f.what]
     assert len(wrong) == 1 and wrong[0].row == 0 and wrong[0].token is not None
     advice = found.advice() or ""
-    assert "--repair mends" in advice and "contradicts itself or its teacher" in advice
+    assert "--repair cannot fix this" in advice and "contradicts itself or its teacher" in advice
     assert found.teacher is not None and found.teacher.kl_max > found.teacher.kl_limit
 
 
 def test_the_teacher_is_compared_before_it_is_asked(dataset: Path, where: dict[str, str], tmp_path: Path) -> None:
     make_model(hidden_size=16).save_pretrained(tmp_path / "other")
     make_tokenizer().save_pretrained(tmp_path / "other")
-    with pytest.raises(TeacherError, match="is another teacher: its digest is"):
+    with pytest.raises(TeacherError, match="is a different model, with digest"):
         verify(dataset, against_teacher=3, teacher=str(tmp_path / "other"))
     for asked in ({"against_teacher": 3}, {"repair": True}):
         (dataset / "tokenizer/tokenizer.json").unlink(missing_ok=True)  # so that --repair needs the teacher
-        with pytest.raises(UsageError, match=r"^the manifest calls the teacher 'tiny-bert': say with --teacher where it lies$"):
+        with pytest.raises(UsageError, match=r"^the manifest names teacher 'tiny-bert': give its path with --teacher$"):
             verify(dataset, **asked)
     shutil.copy(Path(where["teacher"]) / "tokenizer.json", dataset / "tokenizer")
     with pytest.raises(UsageError, match=r"no/such/one.*--teacher"):

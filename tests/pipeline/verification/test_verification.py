@@ -84,8 +84,8 @@ def test_a_manifest_that_means_the_same_is_altered_all_the_same(old: bytes, new:
     path = dataset / "manifest.json"
     assert old in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(old, new, 1))
-    found, odd = verify(dataset), "was altered: it says the same, in other bytes than textsmooth writes"
-    assert said(found) == [f"manifest.json: {odd}; fetch that file again"] and found.advice() is None
+    found, odd = verify(dataset), "was altered: same content, but not the bytes that textsmooth writes"
+    assert said(found) == [f"manifest.json: {odd}; download that file again"] and found.advice() is None
 
 
 def test_without_its_manifest_nothing_can_be_checked(dataset: Path) -> None:
@@ -94,7 +94,7 @@ def test_without_its_manifest_nothing_can_be_checked(dataset: Path) -> None:
     assert len(found.findings) == 1 and found.damaged == ("manifest.json",) and found.digest is None
     first, *others = found.summary().splitlines()
     assert first.startswith("manifest.json: ") and "; fetch the dataset again" in first
-    assert others == [f"{dataset}: 1 finding in 1 file", "  nothing else was checked: manifest.json says what there is"]
+    assert others == [f"{dataset}: 1 finding in 1 file", "  nothing else was checked, because manifest.json lists the files"]
     assert (found.shards, found.rows, found.tokens, found.files) == (0, 0, 0, 1)
     flip(dataset / "manifest.json", 300)
     (dataset / "manifest.json").write_bytes((dataset / "manifest.json").read_bytes().replace(b'"format": 1', b'"format": 2'))
@@ -123,7 +123,7 @@ def test_only_what_was_checked_is_counted(dataset: Path, where: dict[str, str]) 
         assert getattr(found, name) == getattr(whole, name) - lost
     assert found.bytes == whole.bytes - shards[0].bytes - shards[1].bytes - readme
     assert "  3 shards with 16 rows, " in found.summary()
-    assert "  not checked: 2 shards with 14 rows, 1 other file, missing or not to be read" in found.summary()
+    assert "  not checked: 2 shards with 14 rows, 1 other file, missing or unreadable" in found.summary()
     assert found.to_json()["unchecked"] == {"shards": 2, "rows": 14, "files": 1}
     mended = verify(dataset, repair=True, **where)
     assert (mended.shards, mended.rows, mended.bytes, mended.unchecked_shards) == (whole.shards, whole.rows, whole.bytes, 0)
@@ -147,7 +147,7 @@ def test_missing_cut_and_extra_files_are_told(dataset: Path) -> None:
     assert f"train/{shards[0].name}: is missing" in text
     assert re.search(rf"train/{shards[1].name}: has [\d,]+ bytes, the manifest says [\d,]+", text)
     assert "is not in the manifest, and `datasets` would read it; remove it" in text
-    assert any("notes.txt: not of the dataset" in note for note in found.notes)
+    assert any("notes.txt: not part of the dataset" in note for note in found.notes)
     assert any(".tmp-1: left by a run" in note for note in found.notes)
 
 
