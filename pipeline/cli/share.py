@@ -5,7 +5,7 @@ import json
 import click
 
 from textsmooth.pipeline.cli.command import command, debug_option
-from textsmooth.pipeline.progress import MODES
+from textsmooth.pipeline.progress import MODES, counting
 
 
 @command
@@ -39,7 +39,6 @@ def merge(datasets: tuple[str, ...], out: str, overwrite: bool, as_json: bool, d
     In each split the rows of the first DATASET come first, then those of the second. Shards are linked, or copied where that cannot be;
     the sources are left as they are. Interrupted, the same command goes on.
     """
-    from textsmooth.pipeline.cli.stats import counting
     from textsmooth.pipeline.share.merge import merge as run
 
     with counting("shards") as progress:

@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import click
 
 from textsmooth.pipeline.cli.command import command, debug_option
+from textsmooth.pipeline.progress import counting
 
 
 @command
@@ -33,20 +31,6 @@ def stats(dataset: str, as_json: bool, split: str | None, all_rows: bool, seed: 
 
     console = a_console()
     console.print(stats_table(found, shutil.get_terminal_size((100, 24)).columns, ascii_only=console.options.ascii_only))
-
-
-@contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """What shows how far the reading is, on a terminal; None elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @command

@@ -23,7 +23,7 @@ class Executor(AbstractContextManager["Executor"], ABC):
     """Runs units somewhere. A context manager: on leaving, it takes down what it started. Nothing is started before it is asked for."""
 
     name: str  # inline, ray
-    tell: Callable[..., None] = staticmethod(lambda event, **fields: None)  # as Progress.tell; set by the run
+    tell: Callable[..., None] = staticmethod(lambda event, **fields: None)  # as Progress.emit; set by the run
 
     @property
     def num_workers(self) -> int:

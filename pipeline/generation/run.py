@@ -60,7 +60,7 @@ def generate(options: GenerateOptions, progress: Progress | None = None, *, exec
     """
     record = RunRecord(options)
     with progress or Progress("none") as shown, executor or executors.executor(options) as running, record.kept(shown):
-        running.tell = shown.tell
+        running.tell = shown.emit
         made = _generate(options, shown, running, record)
         shown.finish({**record.to_json(), "out": made.out, "dataset": made.manifest.dataset})
         return made

@@ -121,7 +121,7 @@ def pull(
             already=delivered.already,
             seconds=round(time.perf_counter() - began, 3),
         )
-        shown.tell("finished", **pulled.to_json())
+        shown.emit("finished", **pulled.to_json())
     return pulled
 
 

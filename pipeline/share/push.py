@@ -119,7 +119,7 @@ def push(
             notes=notes,
             seconds=round(time.perf_counter() - began, 3),
         )
-        shown.tell("finished", **pushed.to_json())
+        shown.emit("finished", **pushed.to_json())
     return pushed
 
 

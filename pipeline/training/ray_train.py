@@ -53,8 +53,8 @@ def train_on_ray(options: TrainOptions, progress: TrainProgress) -> TrainResult:
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{TEMP_PREFIX}{out.name}-ray-", dir=out.parent))
     try:
-        with _cluster(options) as resources, Stop() as stop, progress.run():
-            progress.say(f"starting {options.num_workers} processes on Ray, with {resources['CPU']:g} CPUs each")
+        with _cluster(options) as resources, Stop() as stop, progress:
+            progress.line(f"starting {options.num_workers} processes on Ray, with {resources['CPU']:g} CPUs each")
             _follow(_trainer(_absolute(options, out), work, resources), stop, work, out, progress)
         return TrainResult.from_json(read_json(out / RECORD), out)
     finally:

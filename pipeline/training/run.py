@@ -49,9 +49,9 @@ def train_here(options: TrainOptions, progress: TrainProgress, world: World, sto
         if world.first:
             check_out(out, overwrite=options.overwrite)
             _check_no_other_run(run, options)
-        setup = prepare(options, dataset, world, device, progress.say if world.first else lambda line: None)
+        setup = prepare(options, dataset, world, device, progress.line if world.first else lambda line: None)
         state = _begin(setup, run)
-        with progress.run(), _log(setup, run, progress, state) as log:
+        with progress, _log(setup, run, progress, state) as log:
             trained = _Run(setup, state, run, log, stop)
             try:
                 trained.go()
@@ -251,7 +251,7 @@ def _log(setup: Setup, run: Path, progress: TrainProgress, state: TrainState) ->
     log = TrainLog(run if setup.world.first else None, log_dir=setup.options.log_dir, progress=progress, update=state.update)
     if state.versions != (now := versions()):
         then = ", ".join(f"{name} {version}" for name, version in state.versions.items() if now.get(name) != version)
-        progress.say(f"this run began with {then}: the rest may differ from what it would have been in the last digits")
+        progress.line(f"this run began with {then}: the rest may differ from what it would have been in the last digits")
         state.versions = now
     left_out = setup.considered - setup.count
     shared: dict[str, Any] = {"steps": setup.train_step.steps, "rows": setup.count, "unlabelled_rows": left_out}

@@ -204,7 +204,7 @@ def test_behind_one_that_is_killed_another_says_that_it_waits_and_ends_it(
         told = [json.loads(line) for line in ran.err.splitlines()]
         assert told[0] == {"event": "waiting", "where": str(out)} and [line["event"] for line in told].count("waiting") == 1
     else:
-        assert ran.err.count(f"another pull or push is at work in {out}: this one waits, then goes on from what is there\n") == 1
+        assert ran.err.count(f"another pull or push is writing to {out}: waiting for it, then continuing with its files\n") == 1
     assert files_of(out) == files_of(made) and tree(out) == tree(made)
 
 

@@ -99,7 +99,7 @@ def test_a_signal_ends_it_resumable(
     assert f"{word} after update 8 of 40, saved in {tmp_path}/out.run; the same command with --resume goes on" in stopped.err
     assert checkpoint.read_state(tmp_path / "out.run/step-00000008").update == 8  # both updates of its batch
     ended = command("--resume").wait()
-    assert ended.code == 0 and "going on after update 8 of 40" in ended.err
+    assert ended.code == 0 and "resuming after update 8 of 40" in ended.err
     assert same(tmp_path / "out", whole)
 
 
