@@ -294,7 +294,7 @@ def test_a_pull_does_not_hide_the_name_it_came_by(hub: Hub, made: Path, textsmoo
     push(made, "me/set")
     ran = textsmooth("pull", "me/set", "me/copy")
     assert (ran.code, ran.out) == (2, "") and not Path("me").exists()
-    assert "me/copy would make a folder me here, and me/set would no more be a name on the Hub: name another place" in ran.err
+    assert "me/copy would create a folder me, and me/set would then mean that folder, not the Hub: choose another folder" in ran.err
     assert textsmooth("pull", f"{hub.url}/datasets/me/set", "me/copy").code == 0
 
 

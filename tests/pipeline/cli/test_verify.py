@@ -69,9 +69,9 @@ def test_findings_are_bounded() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"teacher": "nowhere"}, "--teacher nowhere does nothing without --against-teacher N or --repair"),
-        ({"dtype": "float32", "repair": True}, "--dtype float32 does nothing without --against-teacher N"),
-        ({"corpus": "nowhere", "against_teacher": 2}, "--corpus nowhere does nothing without --repair"),
+        ({"teacher": "nowhere"}, "--teacher nowhere has no effect without --against-teacher N or --repair"),
+        ({"dtype": "float32", "repair": True}, "--dtype float32 has no effect without --against-teacher N"),
+        ({"corpus": "nowhere", "against_teacher": 2}, "--corpus nowhere has no effect without --repair"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_told(options: dict[str, Any], said: str, tmp_path: Path) -> None:

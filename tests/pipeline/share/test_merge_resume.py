@@ -58,7 +58,7 @@ def test_what_is_damaged_in_the_merged_dataset_is_put_back(a: Path, b: Path, tmp
     assert (again.taken, again.linked) == (2, 7) and "Nothing to do" not in again.summary() and shards[0] in again.summary()
     assert files_of(out) == before and verify(out).ok
     damage(out / "receipts.jsonl")
-    assert f"--out {out} --overwrite makes it again; or fetch it again" in (verify(out).advice() or "")
+    assert f"--out {out} --overwrite makes it again; or download it again" in (verify(out).advice() or "")
     with pytest.raises(DatasetError, match=r"receipts\.jsonl is missing or damaged, and no source has it: merge again with --overwrite"):
         merge([a, b], out)
 

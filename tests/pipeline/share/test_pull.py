@@ -152,7 +152,7 @@ def test_places_that_cannot_be_are_told(made: Path, tmp_path: Path, textsmooth: 
         ran = textsmooth("pull", made, out)
         assert ran.code == 2 and "gone is a broken link" in ran.err
     ran = textsmooth("push", made, "me/set@v1")
-    assert ran.code == 2 and ran.err.endswith("push goes to branch main: leave @v1 away, or write ./me/set@v1 for a folder\n")
+    assert ran.code == 2 and ran.err.endswith("push always writes branch main: remove @v1, or write ./me/set@v1 for a folder\n")
 
 
 def test_a_card_that_was_edited_where_it_is_shared_does_not_keep_the_data_back(made: Path, tmp_path: Path) -> None:

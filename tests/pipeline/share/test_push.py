@@ -88,7 +88,7 @@ def test_it_is_public_only_if_asked_and_that_is_said(hub: Hub, made: Path, texts
     other = textsmooth("push", made, "me/other", "--public", "--progress", "none")
     assert other.code == 0 and "datasets/me/other" not in hub.private
     folder = textsmooth("push", made, "./here", "--public")
-    assert folder.code == 2 and "--public is for the Hub" in folder.err
+    assert folder.code == 2 and "--public works only on the Hub" in folder.err
 
 
 def test_another_dataset_is_replaced_only_if_asked(hub: Hub, made: Path, smoothed: Path) -> None:

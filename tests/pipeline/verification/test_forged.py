@@ -47,7 +47,7 @@ def test_records_that_do_not_agree_are_told_though_their_digests_fit(dataset: Pa
         ("receipts.jsonl", lines([{**receipts[0], "skipped": [BAD]}, *receipts[1:]]), "receipts.jsonl: has invalid values"),
         ("plan.json", pretty_json({**plan, "runtime": {"threads": 3}}), "plan.json was altered"),
         ("README.md", b"---\n---\n# mine\n", "does not fit the manifest"),
-        ("tokenizer/tokenizer.json", json.dumps(tokenizer).encode(), "maps other tokens to ids"),
+        ("tokenizer/tokenizer.json", json.dumps(tokenizer).encode(), "maps tokens to other ids"),
         ("tokenizer/tokenizer.json", b"{}", "cannot be read"),
     ]
     for name, data, told in cases:
