@@ -22,7 +22,7 @@ from textsmooth.pipeline.plan.cut import cut
 from textsmooth.pipeline.plan.resolve import Draft, draft
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
-from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.corpus.reader import scan
 from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.models.device import default_threads
 from textsmooth.stages.models.load import load_checked
@@ -34,7 +34,7 @@ from textsmooth.stages.tokens.tokenize import tokenize
 def texts_of(asked: Draft, rows: int) -> list[list[str]]:
     """The text columns of the first rows."""
     file = next(asked.corpus.files)
-    found = next(readers.scan(file, asked.identity.text_columns, rows=rows, limit=rows))
+    found = next(scan(file, asked.identity.text_columns, rows=rows, limit=rows))
     return [found.rows[name] for name in asked.identity.text_columns]
 
 

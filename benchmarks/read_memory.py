@@ -64,12 +64,12 @@ def read(path: Path) -> None:
     """Read and hash a file; print what it took."""
     import pyarrow.parquet  # noqa: F401
 
-    from textsmooth.stages.corpus.reader import columns, rows_sha256, scan
-    from textsmooth.stages.corpus.source_file import source_file
+    from textsmooth.stages.corpus.formats import source_file
+    from textsmooth.stages.corpus.reader import rows_sha256, scan
 
     base = status("VmRSS")
-    file = source_file(path.name, place=path)
-    names = tuple(columns(file))
+    file = source_file(path.name, path=path)
+    names = tuple(file.columns())
     start, count, size = time.perf_counter(), 0, 0
     for part in scan(file, names, rows=512):
         rows_sha256(part.rows)

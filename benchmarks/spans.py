@@ -16,7 +16,7 @@ from collections import Counter
 from textsmooth.pipeline.plan.resolve import draft
 from textsmooth.pipeline.plan.rows import row_columns
 from textsmooth.schemas.config import GenerateOptions
-from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.corpus.reader import scan
 from textsmooth.stages.tokens.answer_spans import answer_text, find_spans
 from textsmooth.stages.tokens.tokenize import tokenize
 
@@ -38,7 +38,7 @@ def main() -> int:
     identity, config = asked.identity, asked.config
     start, seen, samples = time.perf_counter(), Counter[str](), []
     for file in asked.corpus.files:
-        for part in readers.scan(file, row_columns(identity), rows=config.rows_per_shard, limit=args.limit):
+        for part in scan(file, row_columns(identity), rows=config.rows_per_shard, limit=args.limit):
             questions, contexts, answers = (part.rows[name] for name in ("question", "context", "answers"))
             tokens = tokenize(
                 asked.tokenizer,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 ID_COLUMN = "id"
-MOST_CLASSES = 10_000  # that have no names, of a student
+MOST_CLASSES = 65_536  # different labels of a column, and classes of a student
 SPAN_COLUMNS = (ID_COLUMN, "question", "context", "answers")  # SQuAD's; answers: {text: [string], answer_start: [int]}
 
 

@@ -46,6 +46,6 @@ def quiet() -> Iterator[None]:
 
 def absolute_sources(sources: Sources) -> Sources:
     """The same places, however a worker's current folder is called."""
-    files = {name: file if file.place is None else replace(file, place=file.place.absolute()) for name, file in sources.files.items()}
+    files = {name: file if file.path is None else replace(file, path=file.path.absolute()) for name, file in sources.files.items()}
     second = sources.task_teacher
     return replace(sources, files=files, teacher=sources.teacher.absolute(), task_teacher=None if second is None else second.absolute())

@@ -69,7 +69,7 @@ def localize(plan: Plan, sources: Sources) -> Sources:
                 raise CorpusError(
                     f"worker on {node()} does not see {file}: put the corpus where every node sees it, in an object store or on the Hub"
                 )
-            file = replace(file, place=inside)
+            file = replace(file, path=inside)
         files[name] = file
 
     def model(folder: Path, name: str, revision: str | None) -> Path:

@@ -28,7 +28,7 @@ from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import ConflictError, CorpusError
 from textsmooth.schemas.manifest import MANIFEST, PLAN
 from textsmooth.schemas.plan import Plan, Unit
-from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.corpus.reader import Rows, scan
 from textsmooth.stages.corpus.source_file import SCAN_ROWS
 from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.soft_ids.codec import find_codec
@@ -178,10 +178,10 @@ def draw(units: Sequence[Unit], rows: int = ROWS) -> list[tuple[Unit, NDArray[np
     return [(units[i], np.sort(rng.choice(sizes[i], wanted[i], replace=False))) for i in map(int, np.flatnonzero(wanted))]
 
 
-def rows_of(plan: Plan, sources: Sources, units: Sequence[Unit] = ()) -> readers.Rows:
+def rows_of(plan: Plan, sources: Sources, units: Sequence[Unit] = ()) -> Rows:
     """The sampled rows of units, all of the plan's by default, in random order: any first part is a sample too."""
     names = row_columns(plan.corpus)
-    found: readers.Rows = {name: [] for name in names}
+    found: Rows = {name: [] for name in names}
     for unit, wanted in draw(units or plan.units):
         picked = _pick(unit, wanted, names, sources)
         bad = {index for index, _ in bad_text(picked, plan.corpus)}  # there only if they will be left out
@@ -192,11 +192,11 @@ def rows_of(plan: Plan, sources: Sources, units: Sequence[Unit] = ()) -> readers
     return {name: [values[i] for i in order] for name, values in found.items()}
 
 
-def _pick(unit: Unit, wanted: NDArray[np.int64], names: tuple[str, ...], sources: Sources) -> readers.Rows:
+def _pick(unit: Unit, wanted: NDArray[np.int64], names: tuple[str, ...], sources: Sources) -> Rows:
     file = sources.files[unit.file]
-    found: readers.Rows = {name: [] for name in names}
+    found: Rows = {name: [] for name in names}
     low, stop = 0, unit.start + int(wanted[-1]) + 1
-    for part in readers.scan(file, names, rows=SCAN_ROWS, limit=stop, start=unit.start, offset=unit.offset or 0):
+    for part in scan(file, names, rows=SCAN_ROWS, limit=stop, start=unit.start, offset=unit.offset or 0):
         inside = wanted[(wanted >= low) & (wanted < low + part.count)] - low
         for name in names:
             found[name] += [part.rows[name][i] for i in inside]
@@ -229,7 +229,7 @@ class _Watched:
         return found
 
 
-def measure(worker: UnitWorker, rows: readers.Rows, shown: Progress) -> Sample:
+def measure(worker: UnitWorker, rows: Rows, shown: Progress) -> Sample:
     """Tokenize rows, and put the first of them through the teacher, both as many as the time allows."""
     plan = worker.plan
     config = plan.config
@@ -286,12 +286,12 @@ class _Lengths:
         self.worker = worker
         self.rows = self.lines = self.tokens = self.long_rows = self.whole_tokens = 0
 
-    def add(self, rows: readers.Rows, total: int) -> None:
+    def add(self, rows: Rows, total: int) -> None:
         start = time.perf_counter()
         while self.rows < total and (self.rows < LEAST or time.perf_counter() - start < TOKENIZE_S):
             self._block(_slice(rows, self.rows, self.rows + LEAST))
 
-    def _block(self, rows: readers.Rows) -> None:
+    def _block(self, rows: Rows) -> None:
         plan = self.worker.plan
         cut = self.worker.ready(rows).tokens
         first, *second = (rows[column] for column in plan.corpus.text_columns)
@@ -303,11 +303,11 @@ class _Lengths:
         self.long_rows += int((lengths > plan.config.max_length).sum())
 
 
-def _slice(rows: readers.Rows, start: int, stop: int) -> readers.Rows:
+def _slice(rows: Rows, start: int, stop: int) -> Rows:
     return {name: values[start:stop] for name, values in rows.items()}
 
 
-def _blocks(rows: readers.Rows, total: int) -> Iterator[readers.Rows]:
+def _blocks(rows: Rows, total: int) -> Iterator[Rows]:
     """The first `total` rows in ever larger blocks, each as long as the last one lets expect that it fits into SCORE_S."""
     start = time.perf_counter()
     done, count = 0, min(LEAST, total)

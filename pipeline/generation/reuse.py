@@ -13,7 +13,7 @@ from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
 from textsmooth.schemas.plan import Plan, Unit
 from textsmooth.schemas.receipt import Receipt
-from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.corpus.reader import read, rows_sha256
 from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.storage.folder import Folder
 from textsmooth.stages.storage.local import overlap
@@ -67,8 +67,8 @@ def compared(previous: Previous, plan: Plan, sources: "Sources") -> Plan:
     names = row_columns(plan.corpus)
 
     def begins_with(unit: Unit, was: Unit) -> bool:
-        rows = readers.read(sources.files[unit.file], names, unit.start, unit.start + was.rows, unit.offset)
-        return readers.rows_sha256(rows) == was.rows_sha256
+        rows = read(sources.files[unit.file], names, unit.start, unit.start + was.rows, unit.offset)
+        return rows_sha256(rows) == was.rows_sha256
 
     splits: dict[str, dict[str, Counter[str]]] = {
         split: {kind: Counter(units=0, rows=0, rows_before=0) for kind in KINDS}

@@ -10,9 +10,9 @@ from textsmooth.pipeline.plan.task_teacher import matched
 from textsmooth.schemas.errors import CorpusError
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Unit, unit_ids
 from textsmooth.schemas.tasks import MOST_CLASSES, TASKS
-from textsmooth.stages.corpus import reader as readers
 from textsmooth.stages.corpus.column_types import ColumnKind
 from textsmooth.stages.corpus.corpus import Corpus
+from textsmooth.stages.corpus.reader import rows_sha256, scan
 
 HIGHEST_LABEL = "highest_label"  # of Plan.runtime: found in the corpus, where the rest of it is asked for
 
@@ -99,15 +99,15 @@ def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None, *, sk
             left = None if identity.limit is None else identity.limit - row
             if left == 0:
                 break
-            for part in readers.scan(file, names, rows=asked.config.rows_per_shard, limit=left, late=asked.late):
+            for part in scan(file, names, rows=asked.config.rows_per_shard, limit=left, late=asked.late):
                 if not skip_bad_rows:
                     check_text(part.rows, identity, file, part.start)
                 elif not good:
                     good = part.count - sum(1 for _ in bad_text(part.rows, identity))
                 for name, kind in kinds.items():
-                    kind.add(part.rows[name], str(file), part.start, cells=file.format == "csv" and name not in identity.text_columns)
+                    kind.add(part.rows[name], str(file), part.start, cells=file.format.cells_are_text and name not in identity.text_columns)
                 place: dict[str, Any] = {"split": split, "number": number, "file": file.name, "row": row, "offset": part.offset}
-                content = readers.rows_sha256(part.rows)
+                content = rows_sha256(part.rows)
                 units.append(Unit(**place, start=part.start, stop=part.start + part.count, rows_sha256=content, id=""))
                 number, row, done = number + 1, row + part.count, done + part.count
                 progress(done)

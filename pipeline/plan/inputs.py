@@ -14,14 +14,16 @@ from textsmooth.schemas.config import DEFAULT_TEACHER, GenerateOptions
 from textsmooth.schemas.errors import TeacherError, UsageError
 from textsmooth.schemas.manifest import CARD, MANIFEST, PLAN, QUARANTINE, RECEIPTS, RECEIPTS_FOLDER, RUN, TOKENIZER_FOLDER
 from textsmooth.schemas.tasks import TASKS
-from textsmooth.stages.corpus import open as corpora
 from textsmooth.stages.corpus.corpus import Corpus
-from textsmooth.stages.corpus.source_file import SourceFile, source_file
+from textsmooth.stages.corpus.formats import source_file
+from textsmooth.stages.corpus.open import open_corpus as open_named_corpus
+from textsmooth.stages.corpus.open import refuse_revision
+from textsmooth.stages.corpus.source_file import SourceFile
+from textsmooth.stages.hub.names import MODEL_NAME
 from textsmooth.stages.storage.folder import Folder, is_uri
 from textsmooth.stages.storage.local import LocalFolder
 from textsmooth.stages.storage.object_store import last_part
 
-HUB_MODEL = re.compile(r"[\w.-]+(/[\w.-]+)?")
 A_RUN = (  # files like those that a run over a glob makes in its folder
     *(MANIFEST, PLAN, CARD, RUN, RECEIPTS, QUARANTINE, f"{TOKENIZER_FOLDER}/tokenizer.json", f"{TOKENIZER_FOLDER}/tokenizer_config.json"),
     *(f"{RECEIPTS_FOLDER}/train-00000-000000000000.json", "train/00000-000000000000.arrow"),
@@ -118,10 +120,10 @@ def find_model(name: str, revision: str | None, *, option: str) -> Model:
         return Model(folder=demo.teacher_folder(), name="demo") if name == "demo" else Model(folder=folder, name=folder.resolve().name)
     if folder.exists():
         raise UsageError(f"{option} {name!r} is a file: give the folder with config.json and *.safetensors")
-    if HUB_MODEL.fullmatch(name):
-        from textsmooth.stages.hub import model as hub
+    if MODEL_NAME.fullmatch(name):
+        from textsmooth.stages.hub.model import fetch_model
 
-        found, commit = hub.model(name, revision=revision, option=option)
+        found, commit = fetch_model(name, revision=revision, option=option)
         return Model(folder=found, name=name, revision=commit)
     demo_too = "" if option == "--task-teacher" else ", or `demo`"
     raise UsageError(f"no model at {name!r}: give {option} a folder with config.json and *.safetensors, owner/name of the Hub{demo_too}")
@@ -130,15 +132,11 @@ def find_model(name: str, revision: str | None, *, option: str) -> Model:
 def open_corpus(name: str, *, revision: str | None = None, streaming: str = "auto") -> Corpus:
     """The corpus that --corpus names; UsageError if nothing answers to it."""
     if name == "demo":
-        if revision is not None:
-            raise UsageError("the demo corpus has no revisions: leave --corpus-revision away")
-        folder = demo.corpus_folder()
-        files = {s: folder / f"{s}.jsonl" for s in ("train", "validation")}
-        splits: dict[str, tuple[SourceFile, ...]] = {s: (source_file(p.name, place=p),) for s, p in files.items()}
+        refuse_revision(name, revision, "part of textsmooth")
+        paths = {split: demo.corpus_folder() / f"{split}.jsonl" for split in ("train", "validation")}
+        splits: dict[str, tuple[SourceFile, ...]] = {split: (source_file(path.name, path=path),) for split, path in paths.items()}
         return Corpus(name="demo", splits=splits, license="apache-2.0")
-    if name not in TASKS and re.fullmatch(r"(?i)glue([/:].*)?|squad\S*", name) and not Path(name.rpartition(":")[0] or name).exists():
-        raise UsageError(f"no task {name!r}: there are {', '.join(TASKS)}")
-    return corpora.open_corpus(name, revision=revision, streaming=streaming)
+    return open_named_corpus(name, revision=revision, streaming=streaming)
 
 
 def hub_corpus_name(spec: str) -> str:

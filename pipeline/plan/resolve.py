@@ -15,9 +15,9 @@ from textsmooth.schemas.manifest import RECEIPTS_FOLDER, TOKENIZER_FOLDER
 from textsmooth.schemas.plan import CorpusIdentity, Plan, TaskTeacherIdentity, TeacherIdentity, check_split
 from textsmooth.schemas.shard import reserved_columns
 from textsmooth.schemas.tasks import TEXT_COLUMNS, Task, find_task
-from textsmooth.stages.corpus import columns as corpora
-from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.corpus.column_types import choose_columns, late_columns
 from textsmooth.stages.corpus.corpus import Corpus
+from textsmooth.stages.corpus.folder import folder_license
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -103,7 +103,7 @@ def draft(options: GenerateOptions, before: Plan | None = None, *, finished: boo
         vocab_digest=tokenizers.vocab_digest(tokenizer),
         vocab_size=vocab_size,
         model_type=str(model.get("model_type", "unknown")),
-        license=corpora.folder_license(found.folder),
+        license=folder_license(found.folder),
         revision=found.revision,
     )
     known = before.config.max_length if before and finished else 0  # of a finished run: asking the model would take seconds
@@ -179,7 +179,7 @@ def _lengths(options: GenerateOptions, before: Plan | None, task: Task | None, l
 
 def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...], str | None, Task | None, tuple[tuple[str, ...], ...]]:
     """The text and label columns, chosen among those of all files, each file must have them; the task; corpus.late_columns."""
-    found = {file: columns for file in corpus.files if (columns := readers.columns(file))}  # an empty file has no rows to lose
+    found = {file: columns for file in corpus.files if (columns := file.columns())}  # an empty file has no rows to lose
     if not found:
         raise CorpusError(f"corpus {corpus.name} is empty: no rows in {', '.join(f.name for f in corpus.files)}")
     for column in options.keep_columns:
@@ -195,11 +195,11 @@ def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...],
     if task is not None and task.label_kind == "span" and told[0] is not None and told[1] is None:
         task = None  # the texts alone
     chosen = (task.text_columns, task.label_column) if task else (options.text_columns, options.label_column)
-    text, label = corpora.choose_columns(union, text=chosen[0], label=chosen[1], keep=options.keep_columns, where=corpus.name)
-    csv = next((str(file) for file in found if file.format == "csv"), None)
-    if csv and not options.text_columns and task is None and text not in TEXT_COLUMNS:
+    text, label = choose_columns(union, text=chosen[0], label=chosen[1], keep=options.keep_columns, where=corpus.name)
+    header_file = next((str(file) for file in found if file.format.cells_are_text), None)
+    if header_file and not options.text_columns and task is None and text not in TEXT_COLUMNS:
         raise UsageError(
-            f"is {text[0]!r} the header of {csv}, or its first row? Name the column of the text with --text-column, or add a header"
+            f"is {text[0]!r} the header of {header_file}, or its first row? Name the column of the text with --text-column, or add a header"
         )
     for file, columns in found.items():
         missing = [c for c in (*text, *options.keep_columns, *([label] if label else [])) if c not in columns]
@@ -208,7 +208,7 @@ def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...],
                 f"{file} has no column {missing[0]!r} (it has {', '.join(columns)}), other files have; "
                 f"{'leave such splits out with --split, or ' if len(corpus.splits) > 1 else ''}add the column, or leave the file out"
             )
-    return text, label, task, () if task else corpora.late_columns(union, text, label, named=bool(options.text_columns))
+    return text, label, task, () if task else late_columns(union, text, label, named=bool(options.text_columns))
 
 
 def _auto(options: GenerateOptions, before: Plan | None, *, finished: bool, vocab_size: int, look: Look) -> tuple[Machine, dict[str, Any]]:

@@ -6,7 +6,6 @@ from typing import Any
 from textsmooth.schemas.errors import CorpusError
 from textsmooth.schemas.plan import CorpusIdentity
 from textsmooth.schemas.tasks import ID_COLUMN
-from textsmooth.stages.corpus import reader as readers
 from textsmooth.stages.corpus.column_types import typed, typed_labels
 from textsmooth.stages.corpus.reader import Rows
 from textsmooth.stages.corpus.source_file import SourceFile
@@ -19,9 +18,9 @@ def row_columns(identity: CorpusIdentity) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*identity.text_columns, *label, *name, *identity.keep_columns)))
 
 
-def typed_rows(rows: readers.Rows, identity: CorpusIdentity, file: SourceFile) -> readers.Rows:
+def typed_rows(rows: Rows, identity: CorpusIdentity, file: SourceFile) -> Rows:
     """Rows with labels and kept columns as the plan has them: the cells of a CSV file are strings, whatever they mean."""
-    if file.format != "csv":
+    if not file.format.cells_are_text:
         return rows
     kept = dict(zip(identity.keep_columns, identity.keep_types, strict=True))
     found = {name: typed(rows[name], kind) for name, kind in kept.items() if name not in identity.text_columns}
@@ -31,7 +30,7 @@ def typed_rows(rows: readers.Rows, identity: CorpusIdentity, file: SourceFile) -
     return {**rows, **found}
 
 
-def check_text(rows: readers.Rows, identity: CorpusIdentity, file: SourceFile, start: int) -> None:
+def check_text(rows: Rows, identity: CorpusIdentity, file: SourceFile, start: int) -> None:
     """CorpusError for the first row whose text is not text; of a span task, whose answer is not in its context."""
     for index, why in bad_text(rows, identity):
         advice = "" if "is needed" in why else "; leave such rows out (--skip-bad-rows), or write them as text"

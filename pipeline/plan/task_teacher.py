@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from textsmooth.pipeline.plan.inputs import Model, model_config
 from textsmooth.schemas.errors import TeacherError, UsageError
 from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, TeacherIdentity
-from textsmooth.stages.corpus.columns import folder_license
+from textsmooth.stages.corpus.folder import folder_license
 
 if TYPE_CHECKING:
     from textsmooth.schemas.config import GenerationConfig

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from textsmooth.schemas.codecs import CODECS
 from textsmooth.schemas.version import VERSION
+from textsmooth.stages.corpus.formats import FORMATS
 
 # Label -> source file. A label is hashed, the path is not: where a file is moved, its label stays, and so does the code digest.
 DECIDES_BYTES = {
@@ -18,14 +19,13 @@ DECIDES_BYTES = {
     "codecs": "schemas/codecs.py",
     "column types": "stages/corpus/column_types.py",
     "config": "schemas/config.py",
+    "file formats": "stages/corpus/formats.py",
     "masked context": "stages/tokens/masked_context.py",
     "model": "stages/models/load.py",
     "padding": "stages/tokens/padding.py",
     "plan": "schemas/plan.py",
     "reader": "stages/corpus/reader.py",
-    "reader of arrow": "stages/corpus/arrow.py",
-    "reader of csv": "stages/corpus/csv.py",
-    "reader of jsonl": "stages/corpus/jsonl.py",
+    **{f"reader of {name}": f"stages/corpus/{name}.py" for name in (type(f).__module__.rpartition(".")[2] for f in FORMATS.values())},
     "rows": "pipeline/plan/rows.py",
     "shard": "stages/soft_ids/shard.py",
     "shard columns": "pipeline/units/shard_columns.py",

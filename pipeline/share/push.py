@@ -13,8 +13,9 @@ from textsmooth.pipeline.share.deliver import DatasetFiles, check_apart, deliver
 from textsmooth.schemas.errors import StorageError, UsageError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.schemas.printable import printable
-from textsmooth.stages.dataset.open import HUB_NAME, hub_uri, open_folder
+from textsmooth.stages.dataset.open import hub_uri, open_folder
 from textsmooth.stages.hub.errors import Unreachable
+from textsmooth.stages.hub.names import DATASET_NAME
 from textsmooth.stages.storage.folder import is_uri
 from textsmooth.stages.storage.transfer import FolderTarget, Target
 
@@ -134,7 +135,7 @@ def _hub_place(to: str | Path) -> str | None:
     if at and hub_uri(name) is not None and not Path(text).exists():
         raise UsageError(f"push always writes branch main: remove @{revision}, or write ./{text} for a folder")
     above = Path(text).parent
-    if isinstance(to, str) and text.count("/") == 1 and not HUB_NAME.fullmatch(text) and not above.exists():
+    if isinstance(to, str) and text.count("/") == 1 and not DATASET_NAME.fullmatch(text) and not above.exists():
         raise UsageError(f"{text!r} is not a valid name on the Hub, and there is no folder {above}: write './{text}' for a folder")
     try:
         return hub_uri(to)

@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
-from textsmooth.pipeline.plan.inputs import HUB_MODEL, find_model
+from textsmooth.pipeline.plan.inputs import find_model
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.open import dataset_name
+from textsmooth.stages.hub.names import DATASET_NAME
 from textsmooth.stages.models.student import model_folder
 from textsmooth.stages.storage.folder import is_uri
 
 
 def hub_student(name: str) -> bool:
     """Whether the name is that of a model on the Hub, owner/name, and not a local path."""
-    return HUB_MODEL.fullmatch(name) is not None and "/" in name and not Path(name).exists()
+    return DATASET_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
 def student_folder(options: TrainOptions) -> Path:

@@ -31,7 +31,7 @@ from textsmooth.schemas.errors import CorpusError, TeacherError
 from textsmooth.schemas.manifest import MANIFEST
 from textsmooth.schemas.plan import Plan, Unit
 from textsmooth.schemas.receipt import BadRow, Receipt, UnitFailure
-from textsmooth.stages.corpus import reader as readers
+from textsmooth.stages.corpus.reader import Rows, read, rows_sha256
 from textsmooth.stages.models.device import device_name
 from textsmooth.stages.models.load import teacher_digest
 from textsmooth.stages.models.task_teacher import TaskTeacher, planned
@@ -53,7 +53,7 @@ READ_AHEAD = 2  # units made ready before their forward pass, and units being wr
 class Ready:
     """A unit made ready for the forward pass."""
 
-    rows: readers.Rows
+    rows: Rows
     where: NDArray[np.int64]  # [R] their positions in the unit
     tokens: TokenRows
     task_tokens: TokenRows  # by the task teacher's own tokenizer, where it has another
@@ -188,7 +188,7 @@ class UnitWorker:
         ready = replace(self._prepare(unit, left_out), told=told)
         return self._finish(unit, ready, self._forward(unit, ready))
 
-    def fails(self, unit: Unit, rows: readers.Rows, where: NDArray[np.int64]) -> str | None:
+    def fails(self, unit: Unit, rows: Rows, where: NDArray[np.int64]) -> str | None:
         """What these rows of a unit fail with; None if they get through. Nothing is kept."""
         try:
             with self._step(unit, "finding the rows at fault"), blaming_rows(unit.name):
@@ -201,11 +201,11 @@ class UnitWorker:
     def _step(self, unit: Unit, what: str) -> AbstractContextManager[None]:
         return nullcontext() if self.steps is None else self.steps.step(unit.name, what)
 
-    def read(self, unit: Unit) -> readers.Rows:
+    def read(self, unit: Unit) -> Rows:
         """The rows of a unit. CorpusError if they are not the planned ones."""
         file = self.sources.files[unit.file]
-        rows = readers.read(file, row_columns(self.plan.corpus), unit.start, unit.stop, unit.offset)
-        if readers.rows_sha256(rows) != unit.rows_sha256:
+        rows = read(file, row_columns(self.plan.corpus), unit.start, unit.stop, unit.offset)
+        if rows_sha256(rows) != unit.rows_sha256:
             raise CorpusError(
                 f"rows {unit.start}..{unit.stop} of {file} changed since the run was planned; restore the file, or give another --out"
             )
@@ -226,10 +226,10 @@ class UnitWorker:
         skipped = tuple(bad_row(unit, rows, index, why) for index, why in sorted(bad.items()))
         return replace(ready, skipped=skipped, seconds=time.perf_counter() - start)
 
-    def _ready(self, unit: Unit, rows: readers.Rows, where: NDArray[np.int64]) -> Ready:
+    def _ready(self, unit: Unit, rows: Rows, where: NDArray[np.int64]) -> Ready:
         return replace(self.ready(typed_rows(rows, self.plan.corpus, self.sources.files[unit.file])), where=where)
 
-    def ready(self, rows: readers.Rows) -> Ready:
+    def ready(self, rows: Rows) -> Ready:
         """Rows tokenized for the forward pass."""
         start = time.perf_counter()
         identity, config = self.plan.corpus, self.plan.config

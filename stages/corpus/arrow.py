@@ -1,28 +1,31 @@
 """Parquet and Arrow files, read in batches of rows."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from textsmooth.schemas.errors import CorpusError, first_line
-from textsmooth.stages.corpus.source_file import SCAN_ROWS, Block, SourceFile
+from textsmooth.stages.corpus.source_file import SCAN_ROWS, Block, FileFormat, LateColumns, SourceFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-FORMATS = ("parquet", "arrow")
-PAGE_BYTES = 1 << 20  # read of a Parquet column at a time: whole column chunks otherwise
+PAGE_BYTES = 1 << 20  # read at a time from a Parquet column, instead of a whole column chunk
 BLOCK_BYTES = 4 << 20
-IPC_FILE = b"ARROW1"  # how the file format begins; the stream format has no mark
-CONTINUES = b"\xff\xff\xff\xff"  # before each message of a stream, and its end; older writers leave it out
-NO_MESSAGE = b"\0\0\0\0"
+IPC_FILE = b"ARROW1"  # the file format begins with it; the stream format has no mark
+CONTINUATION = b"\xff\xff\xff\xff"  # before each message of a stream, and before its end; older writers omit it
+END_OF_STREAM = b"\0\0\0\0"
+
+Batches = Iterator[tuple["pa.RecordBatch", int]]  # with the number of their first row
 
 
 @contextmanager
-def _errors(file: SourceFile) -> Iterator[None]:
-    """What pyarrow says, as a CorpusError."""
+def _arrow_errors(file: SourceFile) -> Iterator[None]:
+    """Turn errors of pyarrow into a CorpusError."""
     import pyarrow as pa
 
     try:
@@ -31,8 +34,99 @@ def _errors(file: SourceFile) -> Iterator[None]:
         raise CorpusError(f"cannot read {file}: {getattr(error, 'strerror', None) or first_line(error)}") from None
 
 
+@dataclass(frozen=True)
+class _Tables(FileFormat):
+    """Files with a schema, whose rows come in record batches."""
+
+    @abstractmethod
+    def schema(self, file: SourceFile) -> "pa.Schema":
+        """The schema of a file."""
+
+    @abstractmethod
+    def batches(self, file: SourceFile, names: tuple[str, ...], row: int) -> Batches:
+        """Batches of these columns, at the latest from the one that holds row number `row`."""
+
+    def columns(self, file: SourceFile) -> dict[str, bool]:
+        import pyarrow as pa
+
+        with _arrow_errors(file):
+            schema = self.schema(file)
+        for name in schema.names:
+            if schema.names.count(name) > 1:
+                raise CorpusError(f"{file} has two columns {name!r}: rename one of them")
+        types = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema}
+        return {n: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t) for n, t in types.items()}
+
+    def class_names(self, file: SourceFile) -> dict[str, tuple[str, ...]]:
+        """Names of integer classes by column, from the feature types that `datasets` writes to the metadata."""
+        with _arrow_errors(file):
+            schema = self.schema(file)
+        try:
+            metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+            features = metadata.get("info", {}).get("features", {}).items()
+            return {k: tuple(map(str, v["names"])) for k, v in features if isinstance(v, dict) and v.get("_type") == "ClassLabel"}
+        except (ValueError, AttributeError, KeyError, TypeError):
+            raise CorpusError(f"the metadata `huggingface` of {file} is damaged: write the file again") from None
+
+    def blocks(self, file: SourceFile, names: tuple[str, ...], row: int, offset: int, late: LateColumns) -> Generator[Block, None, None]:
+        with _arrow_errors(file):
+            for batch, first_row in self.batches(file, names, row):
+                low = max(row - first_row, 0)
+                if low < batch.num_rows:
+                    part = batch.slice(low)
+                    yield Block(offsets=None, columns=_values(file, part, names, first_row + low), count=part.num_rows)
+
+
+@dataclass(frozen=True)
+class Parquet(_Tables):
+    """Parquet: reading starts at the row group that holds the first row."""
+
+    def schema(self, file: SourceFile) -> "pa.Schema":
+        with _open_parquet(file) as parquet:
+            return parquet.schema_arrow
+
+    def batches(self, file: SourceFile, names: tuple[str, ...], row: int) -> Batches:
+        with _open_parquet(file) as parquet:
+            _check_columns(file, parquet.schema_arrow, names)
+            metadata = parquet.metadata
+            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+            row_bytes = sum(group.total_byte_size for group in groups) / max(metadata.num_rows, 1)
+            first_row = skipped = 0
+            while skipped < len(groups) and first_row + groups[skipped].num_rows <= row:
+                first_row += groups[skipped].num_rows
+                skipped += 1
+            selected = range(skipped, len(groups))
+            for batch in parquet.iter_batches(_batch_rows(row_bytes), row_groups=selected, columns=list(names), use_threads=False):
+                yield batch, first_row
+                first_row += batch.num_rows
+
+
+@dataclass(frozen=True)
+class ArrowIpc(_Tables):
+    """Arrow IPC, the file format or the stream format."""
+
+    def schema(self, file: SourceFile) -> "pa.Schema":
+        with _open_ipc(file) as (schema, _):
+            return schema
+
+    def batches(self, file: SourceFile, names: tuple[str, ...], row: int) -> Batches:
+        _check_columns(file, self.schema(file), names)
+        first_row = 0
+        with _open_ipc(file, names) as (_, batches):
+            for batch in batches:
+                size = _batch_rows(batch.nbytes / max(batch.num_rows, 1))
+                for start in range(0, batch.num_rows, size):
+                    yield batch.slice(start, size), first_row + start
+                first_row += batch.num_rows
+
+
+def _batch_rows(row_bytes: float) -> int:
+    """Rows of a batch: fewer if rows are long."""
+    return max(1, min(SCAN_ROWS, int(BLOCK_BYTES / max(row_bytes, 1))))
+
+
 @contextmanager
-def _parquet(file: SourceFile) -> "Iterator[pq.ParquetFile]":
+def _open_parquet(file: SourceFile) -> "Iterator[pq.ParquetFile]":
     import pyarrow.parquet as pq
 
     with file.open() as opened, pq.ParquetFile(opened, pre_buffer=False, buffer_size=PAGE_BYTES) as parquet:
@@ -40,112 +134,41 @@ def _parquet(file: SourceFile) -> "Iterator[pq.ParquetFile]":
 
 
 @contextmanager
-def _ipc(file: SourceFile, fields: tuple[str, ...] = ()) -> "Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]":
-    """Schema and batches of an Arrow file of either kind, with these fields only, if any are named."""
+def _open_ipc(file: SourceFile, names: tuple[str, ...] = ()) -> "Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]":
+    """Schema and batches of an Arrow file in either format, with these columns only, if any are named."""
     import pyarrow as pa
 
     with file.open() as opened:
         is_file = opened.read(len(IPC_FILE)) == IPC_FILE
         opened.seek(0)
-        with pa.PythonFile(opened, mode="r") if file.streamed else pa.memory_map(str(file.path)) as source:
-            open_it = pa.ipc.open_file if is_file else pa.ipc.open_stream
-            schema = open_it(source).schema
-            options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in fields])
+        with pa.PythonFile(opened, mode="r") if file.streamed else pa.memory_map(str(file.local())) as source:
+            open_ipc = pa.ipc.open_file if is_file else pa.ipc.open_stream
+            schema = open_ipc(source).schema
+            options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in names])
             source.seek(0)
-            reader = open_it(source, options=options)
-            yield schema, (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else _whole(file, reader, source)
+            reader = open_ipc(source, options=options)
+            if is_file:
+                yield schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
+            else:
+                yield schema, _whole_stream(file, reader, source)
 
 
-def _whole(file: SourceFile, reader: "pa.RecordBatchReader", source: "pa.NativeFile") -> "Iterator[pa.RecordBatch]":
-    """The batches of a stream. CorpusError if its end is missing, or more stands behind it."""
+def _whole_stream(file: SourceFile, reader: "pa.RecordBatchReader", source: "pa.NativeFile") -> "Iterator[pa.RecordBatch]":
+    """The batches of a stream. CorpusError if its end marker is missing, or is not the end of the file."""
     yield from reader
     end = source.tell()
     source.seek(0)
-    mark = CONTINUES + NO_MESSAGE if source.read(len(CONTINUES)) == CONTINUES else NO_MESSAGE
-    source.seek(max(end - len(mark), 0))
-    if source.read(len(mark)) != mark:
-        raise CorpusError(f"{file} is cut off, or its writer was never closed: the end of the stream is missing; write or fetch it again")
+    marker = CONTINUATION + END_OF_STREAM if source.read(len(CONTINUATION)) == CONTINUATION else END_OF_STREAM
+    source.seek(max(end - len(marker), 0))
+    if source.read(len(marker)) != marker:
+        raise CorpusError(
+            f"{file} is cut off, or its writer was never closed: the end of the stream is missing; write or download it again"
+        )
     if source.read(1):
-        raise CorpusError(f"{file} has more after the end of its stream, at byte {end}: give each stream a file of its own")
+        raise CorpusError(f"{file} has more data after the end of its stream, at byte {end}: write each stream to a file of its own")
 
 
-def _schema(file: SourceFile) -> "pa.Schema":
-    with _errors(file):
-        if file.format == "parquet":
-            with _parquet(file) as parquet:
-                return parquet.schema_arrow
-        with _ipc(file) as (schema, _):
-            return schema
-
-
-def columns(file: SourceFile) -> dict[str, bool]:
-    """The columns of a file, and whether each holds text."""
-    import pyarrow as pa
-
-    schema = _schema(file)
-    for name in schema.names:
-        if schema.names.count(name) > 1:
-            raise CorpusError(f"{file} has two columns {name!r}: rename one of them")
-    kinds = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema}
-    return {n: pa.types.is_string(k) or pa.types.is_large_string(k) or pa.types.is_string_view(k) for n, k in kinds.items()}
-
-
-def class_names(file: SourceFile) -> dict[str, tuple[str, ...]]:
-    """Names of integer classes by column, from the feature types that `datasets` leaves in the metadata."""
-    try:
-        metadata = json.loads((_schema(file).metadata or {}).get(b"huggingface", b"{}"))
-        features = metadata.get("info", {}).get("features", {}).items()
-        return {k: tuple(map(str, v["names"])) for k, v in features if isinstance(v, dict) and v.get("_type") == "ClassLabel"}
-    except (ValueError, AttributeError, KeyError, TypeError):
-        raise CorpusError(f"the metadata `huggingface` of {file} is damaged: write the file again") from None
-
-
-def blocks(file: SourceFile, names: tuple[str, ...], row: int) -> Generator[Block, None, None]:
-    """The rows of a file from a row on."""
-    with _errors(file):
-        for batch, first in _parquet_batches(file, names, row) if file.format == "parquet" else _ipc_batches(file, names):
-            low = max(row - first, 0)
-            if low < batch.num_rows:
-                part = batch.slice(low)
-                yield Block(where=None, columns=_values(file, part, names, first + low), count=part.num_rows)
-
-
-def _parquet_batches(file: SourceFile, names: tuple[str, ...], row: int) -> "Iterator[tuple[pa.RecordBatch, int]]":
-    """Batches and the number of their first row, from the row group on that a row is in."""
-    with _parquet(file) as parquet:
-        _check(file, parquet.schema_arrow, names)
-        groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-        first = skipped = 0
-        while skipped < len(groups) and first + groups[skipped] <= row:
-            first += groups[skipped]
-            skipped += 1
-        wanted = range(skipped, len(groups))
-        size = _batch_rows(parquet)
-        for batch in parquet.iter_batches(size, row_groups=wanted, columns=list(names), use_threads=False):
-            yield batch, first
-            first += batch.num_rows
-
-
-def _batch_rows(parquet: "pq.ParquetFile") -> int:
-    """Rows of a batch: fewer where rows are long."""
-    meta = parquet.metadata
-    size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)) / max(meta.num_rows, 1)
-    return max(1, min(SCAN_ROWS, int(BLOCK_BYTES / max(size, 1))))
-
-
-def _ipc_batches(file: SourceFile, names: tuple[str, ...]) -> "Iterator[tuple[pa.RecordBatch, int]]":
-    with _ipc(file) as (schema, _):
-        _check(file, schema, names)
-    first = 0
-    with _ipc(file, names) as (_, batches):
-        for batch in batches:
-            size = max(1, min(SCAN_ROWS, int(BLOCK_BYTES * batch.num_rows / max(batch.nbytes, 1))))
-            for start in range(0, batch.num_rows, size):
-                yield batch.slice(start, size), first + start
-            first += batch.num_rows
-
-
-def _check(file: SourceFile, schema: "pa.Schema", names: tuple[str, ...]) -> None:
+def _check_columns(file: SourceFile, schema: "pa.Schema", names: tuple[str, ...]) -> None:
     for name in names:
         if name not in schema.names:
             raise CorpusError(f"{file} has no column {name!r}; it has {', '.join(schema.names)}")
@@ -168,10 +191,10 @@ def _check_utf8(file: SourceFile, column: "pa.Array", name: str, row: int) -> No
     import pyarrow as pa
 
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        raw = column.cast(pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
-        for i, value in enumerate(raw):
+        as_bytes = column.cast(pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
+        for i, value in enumerate(as_bytes):
             try:
                 (value.as_py() or b"").decode()
             except UnicodeDecodeError as error:
-                where = f"row {row + i} of {file}: column {name!r}"
-                raise CorpusError(f"{where} is not UTF-8 ({error.reason} at byte {error.start}): write it again as UTF-8") from None
+                location = f"row {row + i} of {file}: column {name!r}"
+                raise CorpusError(f"{location} is not UTF-8 ({error.reason} at byte {error.start}): write it again as UTF-8") from None

@@ -1,11 +1,9 @@
-"""Corpora: named input text, as splits of files.
-
-A corpus is a folder laid out as a Hub dataset (`PATH` or `PATH:config`), or files.
-"""
+"""A corpus in a folder: laid out as a Hub dataset, or written by `save_to_disk` of `datasets`; and the YAML head of its README.md."""
 
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,35 +11,98 @@ from typing import Any
 
 from textsmooth.schemas.errors import CorpusError, StorageError, UsageError
 from textsmooth.schemas.plan import check_split
-from textsmooth.stages.corpus import reader as readers
-from textsmooth.stages.corpus.columns import card_facts, folder_license
 from textsmooth.stages.corpus.corpus import Corpus
-from textsmooth.stages.corpus.source_file import FORMATS, SourceFile, source_file
+from textsmooth.stages.corpus.formats import FORMATS, source_file
+from textsmooth.stages.corpus.source_file import SourceFile
+
+CARD_HEAD = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
+CARD_TEXTS = ("pretty_name", "license_name", "license_link")
+CARD_LISTS = ("language", "task_categories")
+
+# Options of a builder of `datasets` that change how it reads, not which rows it reads.
+HARMLESS_OPTIONS = ("features", "columns", "batch_size", "chunksize", "block_size", "use_threads", "engine", "memory_map", "verbose")
+UTF_8 = ("utf-8", "utf8", "utf-8-sig", "utf_8")
+
+
+def card_head(folder: Path) -> dict[str, Any]:
+    """The YAML head of a README.md; empty if there is none."""
+    import yaml
+
+    readme = folder / "README.md"
+    match = CARD_HEAD.match(readme.read_text(encoding="utf-8", errors="replace")) if readme.is_file() else None
+    try:
+        head = yaml.safe_load(match[1]) if match else None
+    except (yaml.YAMLError, ValueError):
+        return {}
+    return head if isinstance(head, dict) else {}
+
+
+def folder_license(folder: Path) -> str | None:
+    """The license in the YAML head of a README.md."""
+    license = card_head(folder).get("license")
+    return ", ".join(map(str, license)) if isinstance(license, list) else str(license) if license else None
+
+
+def card_facts(folder: Path) -> dict[str, Any]:
+    """The entries CARD_TEXTS and CARD_LISTS in the YAML head of a README.md, if they are text."""
+    head = card_head(folder)
+    facts: dict[str, Any] = {name: head[name] for name in CARD_TEXTS if isinstance(head.get(name), str)}
+    for name in CARD_LISTS:
+        value = head.get(name)
+        texts = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
+        facts |= {name: texts} if texts else {}
+    return facts
 
 
 def folder_corpus(folder: Path, config: str | None, source: Callable[..., SourceFile] = source_file) -> Corpus:
-    """A folder laid out as a Hub dataset, resolved by `datasets` itself: README configs, file patterns, splits; or one saved by it.
+    """The corpus in a folder; `datasets` resolves README configs, file patterns and splits.
 
-    source: makes its files, where the folder is an image of one elsewhere. UsageError if it cannot be read so, StorageError if the cache
-    of `datasets` cannot be used.
+    source: makes its files, if the folder is a local image of a folder elsewhere. UsageError if the folder is not a corpus, StorageError if
+    the cache of `datasets` cannot be used.
     """
     saved = saved_splits(folder)
     if saved is not None:
-        return _saved(folder, saved, config, source)
+        return _saved_corpus(folder, saved, config, source)
+    builder = _folder_builder(folder, config)
+    root = folder.resolve()
+    paths = split_files(builder)
+    for path in (path for listed in paths.values() for path in listed):
+        if not Path(path).is_absolute() or not Path(os.path.normpath(path)).is_relative_to(root):
+            raise UsageError(f"the README.md in {folder} names a file outside the folder, {path!r}: it is not read")
+    delimiter = check_builder(builder)
+    splits = {
+        split: tuple(source(str(p.relative_to(root)), path=p, delimiter=delimiter) for p in map(Path, map(os.path.normpath, listed)))
+        for split, listed in paths.items()
+    }
+    if not splits:
+        raise UsageError(f"no data files in {folder}; expected {', '.join(FORMATS)}")
+    for file in (file for files in splits.values() for file in files):
+        check_delimiter(builder, file, f"{folder} cannot be read{f' with config {config!r}' if config else ''}; give the file itself")
+    first = next(iter(splits.values()))[0]
+    name = root.name if config is None else f"{root.name}:{config}"
+    classes = class_names(builder, first)
+    return Corpus(name=name, splits=splits, class_names=classes, license=folder_license(root), about=card_facts(root))
+
+
+def _folder_builder(folder: Path, config: str | None) -> Any:
+    """The builder of `datasets` for a folder."""
     try:
         import datasets
     except ImportError:
         raise UsageError("reading a folder laid out as a Hub dataset needs the package `datasets`: pip install datasets") from None
 
     try:
-        builder = datasets.load_dataset_builder(str(folder.resolve()), config)
+        return datasets.load_dataset_builder(str(folder.resolve()), config)
     except Exception as error:
         if isinstance(error, OSError) and error.filename and not Path(os.fsdecode(error.filename)).is_relative_to(folder.resolve()):
             raise StorageError(
                 f"cannot use the cache of `datasets` in {datasets.config.HF_DATASETS_CACHE} ({error.strerror}: {error.filename}); "
                 "set HF_HOME or HF_DATASETS_CACHE to a folder that you may write to"
             ) from error
-        configs = _configs(folder)
+        try:
+            configs = list(datasets.get_dataset_config_names(str(folder.resolve())))
+        except Exception:
+            configs = []
         if configs and config not in configs:
             raise UsageError(
                 f"{folder} has {'no config ' + repr(config) if config else 'several configs'}; give one of "
@@ -49,36 +110,16 @@ def folder_corpus(folder: Path, config: str | None, source: Callable[..., Source
             ) from error
         message = " ".join(str(error).split())
         raise UsageError(f"cannot read {folder} as a dataset{f' with config {config!r}' if config else ''}: {message}") from error
-    files = split_files(builder)
-    root = folder.resolve()
-    for path in (path for paths in files.values() for path in paths):
-        if not Path(path).is_absolute() or not Path(os.path.normpath(path)).is_relative_to(root):
-            raise UsageError(f"the README.md in {folder} names a file outside the folder, {path!r}: it is not read")
-    options = csv_options(builder)
-    splits = {
-        split: tuple(source(str(p.relative_to(root)), place=p, **options) for p in map(Path, map(os.path.normpath, paths)))
-        for split, paths in files.items()
-    }
-    csv = next((file for files in splits.values() for file in files if file.format == "csv"), None)
-    if csv and not hasattr(builder.config, "sep"):  # `datasets` has one format for all configs of a folder
-        which = f"{folder} cannot be read{f' with config {config!r}' if config else ''}"
-        raise UsageError(f"{csv} is CSV, and `datasets` takes its config for another format: {which}; give the file itself")
-    if not splits:
-        raise UsageError(f"no data files in {folder}; expected {', '.join(FORMATS)}")
-    first = next(iter(splits.values()))[0]
-    name = root.name if config is None else f"{root.name}:{config}"
-    classes = class_names(builder, first)
-    return Corpus(name=name, splits=splits, class_names=classes, license=folder_license(root), about=card_facts(root))
 
 
 def saved_splits(folder: Path) -> dict[str, Path] | None:
-    """The splits of a folder that `save_to_disk` of `datasets` wrote, each in a folder; None if it is no such folder."""
+    """The splits of a folder written by `save_to_disk` of `datasets`, each in a folder; None if it is not such a folder."""
     if (folder / "dataset_dict.json").is_file():
         names = _read_json(folder / "dataset_dict.json").get("splits", [])
         try:
             for name in names:
                 check_split(name)
-        except UsageError:  # it stands in a file, not on the command line
+        except UsageError:  # the name is in a file, not on the command line
             raise CorpusError(f"{folder}/dataset_dict.json names splits that are no folders: {names}") from None
         return {name: folder / name for name in names}
     if (folder / "state.json").is_file():
@@ -87,29 +128,30 @@ def saved_splits(folder: Path) -> dict[str, Path] | None:
     return None
 
 
-def _saved(folder: Path, splits: dict[str, Path], config: str | None, source: Callable[..., SourceFile]) -> Corpus:
-    """A folder that `save_to_disk` wrote: Arrow files, as each split's state.json lists them."""
+def _saved_corpus(folder: Path, splits: dict[str, Path], config: str | None, source: Callable[..., SourceFile]) -> Corpus:
+    """A folder written by `save_to_disk`: Arrow files, as the state.json of each split lists them."""
     if config is not None:
         raise UsageError(f"{folder} was saved by `datasets`, it has no configs: --corpus {folder}, and --split for {', '.join(splits)}")
-    found: dict[str, tuple[SourceFile, ...]] = {}
-    for split, place in splits.items():
-        listed = _read_json(place / "state.json").get("_data_files", [])
+    files: dict[str, tuple[SourceFile, ...]] = {}
+    for split, split_folder in splits.items():
+        listed = _read_json(split_folder / "state.json").get("_data_files", [])
         names = [str(file.get("filename")) if isinstance(file, dict) else str(file) for file in listed]
         for name in names:
-            if Path(name).name != name or not (place / name).is_file():
-                raise CorpusError(f"{place}/state.json lists {name!r}, which is no file there: save the dataset again")
-        found[split] = tuple(source((place / name).relative_to(folder).as_posix(), place=place / name) for name in names)
-    if not any(found.values()):
+            if Path(name).name != name or not (split_folder / name).is_file():
+                raise CorpusError(f"{split_folder}/state.json lists {name!r}, which is not a file in that folder: save the dataset again")
+        paths = [split_folder / name for name in names]
+        files[split] = tuple(source(path.relative_to(folder).as_posix(), path=path) for path in paths)
+    if not any(files.values()):
         raise CorpusError(f"{folder} lists no data files: save the dataset again")
-    first = next(file for files in found.values() for file in files)
-    info = next(place for split, place in splits.items() if found[split]) / "dataset_info.json"
+    split = next(split for split in splits if files[split])
+    info = splits[split] / "dataset_info.json"
     license = folder_license(folder) or (str(_read_json(info).get("license") or "") or None if info.is_file() else None)
-    classes = readers.class_names(_head(first))
-    return Corpus(name=folder.resolve().name, splits=found, class_names=classes, license=license, about=card_facts(folder))
+    classes = _metadata_only(files[split][0]).class_names()
+    return Corpus(name=folder.resolve().name, splits=files, class_names=classes, license=license, about=card_facts(folder))
 
 
-def _head(file: SourceFile) -> SourceFile:
-    """A file of which only its metadata is wanted: one elsewhere is not fetched for it."""
+def _metadata_only(file: SourceFile) -> SourceFile:
+    """The file, to read only its metadata: a remote file is not downloaded for that."""
     return replace(file, streamed=file.remote is not None)
 
 
@@ -123,49 +165,41 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _configs(folder: Path) -> list[str]:
-    """The configs of a folder laid out as a Hub dataset; none if it cannot be told."""
-    import datasets
-
-    try:
-        return list(datasets.get_dataset_config_names(str(folder.resolve())))
-    except Exception:
-        return []
-
-
 def split_files(builder: Any) -> dict[str, list[str]]:
     """The data files of each split of a `datasets` builder, as the builder names them: paths, or hf://… of the Hub."""
-    found = {str(split): list(dict.fromkeys(map(str, paths))) for split, paths in (builder.config.data_files or {}).items()}
-    return {split: paths for split, paths in found.items() if paths}
+    files = {str(split): list(dict.fromkeys(map(str, paths))) for split, paths in (builder.config.data_files or {}).items()}
+    return {split: paths for split, paths in files.items() if paths}
 
 
 def class_names(builder: Any, first: SourceFile) -> dict[str, tuple[str, ...]]:
-    """Names of integer classes by column: as the builder's features have them, else as the metadata of its first file."""
+    """Names of integer classes by column: from the builder's features, or else from the metadata of its first file."""
     declared = {name: kind for name, kind in (builder.info.features or {}).items() if type(kind).__name__ == "ClassLabel"}
-    return {name: tuple(map(str, kind.names)) for name, kind in declared.items() if kind.names} or readers.class_names(_head(first))
+    names = {name: tuple(map(str, kind.names)) for name, kind in declared.items() if kind.names}
+    return names or _metadata_only(first).class_names()
 
 
-# Options of a builder that change how it reads, not which rows come out.
-READ_ALIKE = ("features", "columns", "batch_size", "chunksize", "block_size", "use_threads", "engine", "memory_map", "verbose")
-UTF_8 = ("utf-8", "utf8", "utf-8-sig", "utf_8")
-
-
-def csv_options(builder: Any) -> dict[str, Any]:
-    """How a builder reads its files, as `source_file` takes it: {"delimiter": …} where it is not a comma, else {}.
+def check_builder(builder: Any) -> str | None:
+    """The delimiter that a `datasets` builder declares for its files; None if it is a comma or not declared.
 
     UsageError for any other option that would make other rows of the files.
     """
     config = builder.config
-    own = [f for f in dataclasses.fields(config) if f.name not in ("name", "version", "data_dir", "data_files", "description")]
-    for option in own:
+    options = [f for f in dataclasses.fields(config) if f.name not in ("name", "version", "data_dir", "data_files", "description")]
+    for option in options:
         value = getattr(config, option.name)
-        alike = option.name in (*READ_ALIKE, "sep", "delimiter") or (option.name == "encoding" and str(value).lower() in UTF_8)
-        if not alike and option.default is not dataclasses.MISSING and value != option.default:
+        harmless = option.name in (*HARMLESS_OPTIONS, "sep", "delimiter") or (option.name == "encoding" and str(value).lower() in UTF_8)
+        if not harmless and option.default is not dataclasses.MISSING and value != option.default:
             raise UsageError(
-                f"the README.md of {builder.dataset_name} asks for {option.name}: {value!r} of its files, which is not supported; "
+                f"the README.md of {builder.dataset_name} sets {option.name}: {value!r} for its files, which is not supported; "
                 "give plain UTF-8 files (CSV with a header row), or Parquet"
             )
-    sep = getattr(config, "sep", ",")
-    if not isinstance(sep, str) or len(sep) != 1 or sep in '\r\n"':
-        raise UsageError(f"the README.md of {builder.dataset_name} has the delimiter {sep!r}: one character is needed")
-    return {} if sep == "," else {"delimiter": sep}
+    delimiter = getattr(config, "sep", ",")
+    if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '\r\n"':
+        raise UsageError(f"the README.md of {builder.dataset_name} has the delimiter {delimiter!r}: one character is needed")
+    return None if delimiter == "," else delimiter
+
+
+def check_delimiter(builder: Any, file: SourceFile, advice: str) -> None:
+    """UsageError for a file of cells in a folder whose configs `datasets` reads as another format, which drops their delimiter."""
+    if file.format.cells_are_text and not hasattr(builder.config, "sep"):
+        raise UsageError(f"{file} is CSV, and `datasets` uses one format for all configs, here another one: {advice}")

@@ -1,122 +1,112 @@
-"""One input file: where it is, what format it has, and how to get at its bytes."""
+"""One input file of a corpus: where its bytes are, and the format that turns them into rows."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 
-from textsmooth.schemas.errors import CorpusError, UsageError
+from textsmooth.schemas.errors import CorpusError
 
-FORMATS = {
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "text",
-}
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-LINE_FORMATS = ("jsonl", "csv", "text")
-SCAN_ROWS = 1024  # rows by which the columns of a line format are known; rows of a block, at most
+SCAN_ROWS = 1024  # rows that decide the columns of a format without a schema; the most rows of a block
+
+LateColumns = tuple[tuple[str, ...], ...]  # groups of columns: see FileFormat.blocks
 
 
-class Remote(Protocol):
-    """A file that lies elsewhere."""
+class RemoteFile(Protocol):
+    """A file that is not on this machine."""
 
     @property
     def url(self) -> str:
         """For messages: hf://datasets/owner/name@commit/path."""
 
     def local(self) -> Path:
-        """Its copy on this machine, fetched if it is not there. CorpusError if it cannot be."""
+        """Its copy on this machine, downloaded if needed. CorpusError if that fails."""
 
     def open(self) -> BinaryIO:
-        """Its bytes, read from there as they are asked for; seekable."""
+        """Its bytes, requested in ranges as they are read; seekable."""
 
     def stat(self) -> list[int]:
-        """[bytes, number that changes with the content], without fetching it."""
+        """[bytes, a number that changes with the content], without a download."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """One input file of a corpus."""
+    """One input file of a corpus, on this machine (`path`) or elsewhere (`remote`)."""
 
     name: str  # relative to the corpus
-    format: str  # a value of FORMATS
-    compression: str | None = None  # a value of COMPRESSIONS, for line formats
-    delimiter: str = ","  # of csv
-    place: Path | None = None  # on this machine
-    remote: Remote | None = None  # or elsewhere
-    streamed: bool = False  # a remote file that is not fetched first
+    format: "FileFormat"
+    compression: str | None = None  # gzip, zstd; of line-based formats
+    path: Path | None = None
+    remote: RemoteFile | None = None
+    streamed: bool = False  # read a remote file in place, without a download
 
     def __str__(self) -> str:
-        """What messages call it."""
-        return str(self.place) if self.remote is None else self.remote.url
+        return str(self.path) if self.remote is None else self.remote.url
 
-    @property
-    def path(self) -> Path:
-        """The file on this machine; a remote one is fetched first."""
+    def local(self) -> Path:
+        """The file on this machine; a remote one is downloaded first."""
         if self.remote is not None:
             return self.remote.local()
-        assert self.place is not None
-        return self.place
+        assert self.path is not None
+        return self.path
 
     def open(self) -> BinaryIO:
-        """The bytes as they lie there, still compressed; seekable. CorpusError if it cannot be opened."""
+        """The stored bytes, still compressed; seekable. CorpusError if the file cannot be opened."""
         if self.remote is not None and self.streamed:
             return self.remote.open()
         try:
-            return self.path.open("rb")
+            return self.local().open("rb")
         except OSError as error:
             raise CorpusError(f"cannot read {self}: {error.strerror}") from None
 
     def stat(self) -> list[int]:
-        """[bytes, mtime in ns]: the cheap identity. Of a remote file, whatever tells its content."""
+        """[bytes, mtime in ns], the cheap identity; of a remote file, [bytes, a number that changes with the content]."""
         if self.remote is not None:
             return self.remote.stat()
-        found = self.path.stat()
-        return [found.st_size, found.st_mtime_ns]
+        status = self.local().stat()
+        return [status.st_size, status.st_mtime_ns]
+
+    def columns(self) -> dict[str, bool]:
+        """The columns of the file, and whether each holds text. CorpusError if the file is unreadable."""
+        return self.format.columns(self)
+
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """Names of integer classes by column, from the metadata of the file. CorpusError if the metadata is damaged."""
+        return self.format.class_names(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A few consecutive rows of a file: what its reader gives at a time."""
+    """A few consecutive rows of a file."""
 
-    where: list[int] | None  # byte offset of each row, for line formats
-    columns: list[list[Any]]  # values, in the order of the columns asked for
-    count: int
-
-
-def format_of(name: str) -> dict[str, str | None]:
-    """Format, compression and delimiter of a file, by its name, as SourceFile takes them. UsageError for one that cannot be read."""
-    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
-    compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
-    suffix = (suffixes[-2] if len(suffixes) > 1 else "") if compression else (suffixes[-1] if suffixes else "")
-    found = FORMATS.get(suffix)
-    if found is None:
-        raise UsageError(f"cannot read {name}: its format is not one of {', '.join(FORMATS)}, the line formats also with .gz or .zst")
-    if compression and found not in LINE_FORMATS:
-        raise UsageError(
-            f"cannot read {name}: {suffix} is compressed inside, leave {suffixes[-1]} away; .jsonl, .csv, .tsv, .txt may have it"
-        )
-    return {"format": found, "compression": compression, "delimiter": "\t" if suffix == ".tsv" else ","}
+    offsets: list[int] | None  # byte offset of each row, of a line-based format; behind any compression
+    columns: list[list[Any]]  # values, in the order of the requested columns
+    count: int  # rows
 
 
-def source_file(
-    name: str, *, place: Path | None = None, remote: Remote | None = None, streamed: bool = False, delimiter: str | None = None
-) -> SourceFile:
-    """A source file whose format is told by its name. UsageError for a format that cannot be read.
+@dataclass(frozen=True)
+class FileFormat(ABC):
+    """How to read files of one format. formats.py lists them by file name suffix."""
 
-    delimiter: of csv, where it is not what the name tells: a comma, of .tsv a tab.
-    """
-    found = format_of(str(place) if remote is None else remote.url)
-    return SourceFile(
-        name=name,
-        format=str(found["format"]),
-        compression=found["compression"],
-        delimiter=delimiter or str(found["delimiter"]),
-        place=place,
-        remote=remote,
-        streamed=streamed,
-    )
+    line_based: ClassVar[bool] = False  # reading can start at the byte offset of a row, and files may be compressed
+    cells_are_text: ClassVar[bool] = False  # every value is a string under a header row; the plan finds the type of each column
+
+    @abstractmethod
+    def columns(self, file: SourceFile) -> dict[str, bool]:
+        """The columns of a file, and whether each holds text; without a schema, the first SCAN_ROWS rows decide."""
+
+    @abstractmethod
+    def blocks(self, file: SourceFile, names: tuple[str, ...], row: int, offset: int, late: LateColumns) -> Generator[Block, None, None]:
+        """The values of columns, from row number `row` on, which begins at byte `offset` in a line-based format.
+
+        late: groups of columns that `columns` did not find. CorpusError for a row that has all columns of a group.
+        """
+
+    def class_names(self, file: SourceFile) -> dict[str, tuple[str, ...]]:
+        """Names of integer classes by column."""
+        return {}
+
+    def with_delimiter(self, delimiter: str) -> "FileFormat":
+        """This format with another delimiter between cells; unchanged if it has no cells."""
+        return self

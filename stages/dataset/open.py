@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from textsmooth.schemas.config import check_place
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, Manifest
+from textsmooth.stages.hub.names import DATASET_NAME, OWNED_NAME
 from textsmooth.stages.storage.folder import Folder, is_uri, read_json
 from textsmooth.stages.storage.local import LocalFolder
 from textsmooth.stages.storage.registry import KINDS, SCHEMES
@@ -23,7 +24,7 @@ def hub_uri(place: str | Path) -> str | None:
     """
     if isinstance(place, str) and place.startswith(("https://", "http://")):
         return _of_page(place)
-    if not isinstance(place, str) or HUB_NAME.fullmatch(place) is None or os.path.lexists(place):
+    if not isinstance(place, str) or DATASET_NAME.fullmatch(place) is None or os.path.lexists(place):
         return None
     uri, above = f"hf://datasets/{place}", Path(place).parent
     if above.is_dir():
@@ -122,10 +123,6 @@ def read_manifest(place: Folder | Path | str) -> Manifest:
 
 NAMED = 3  # datasets that an error names
 
-HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
-
-PAGE = re.compile(
-    rf"datasets/(?P<name>{HUB_NAME.pattern})(?:/tree/(?P<revision>refs/[a-z]+/[^/]+|[^/]+)(?P<folder>(?:/[^/]+)*))?", re.ASCII
-)
+PAGE = re.compile(rf"datasets/(?P<name>{OWNED_NAME})(?:/tree/(?P<revision>refs/[a-z]+/[^/]+|[^/]+)(?P<folder>(?:/[^/]+)*))?")
 
 log = logging.getLogger(__name__)

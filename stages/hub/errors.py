@@ -1,4 +1,4 @@
-"""What can go wrong between here and the Hub: what passes is tried again, the rest is said in one line."""
+"""Call the Hub: retry temporary errors, and turn all others into one line."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,28 +11,28 @@ from textsmooth.stages.storage.retry import HUB, RetryPolicy
 
 T = TypeVar("T")
 LONGEST_WAIT_S = 60.0  # that the Hub may ask for
-PASSING = (408, 429, 500, 502, 503, 504)  # HTTP status
+RETRY_STATUSES = (408, 429, 500, 502, 503, 504)  # HTTP status
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repo:
-    """A repository as it was asked for."""
+    """A repository as the user names it."""
 
     kind: str  # dataset, model
     name: str  # owner/name
     revision: str | None  # branch, tag, commit, refs/…; None: the default branch
-    option: str = ""  # by which it was named: --corpus, --teacher, --task-teacher; hf://: by a URI
+    option: str = ""  # the option that names it: --corpus, --teacher, --task-teacher; hf:// if a URI does
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
 
     @property
-    def trouble(self) -> type[TextsmoothError]:
-        """The error of a repository that is there but cannot be had."""
+    def error_type(self) -> type[TextsmoothError]:
+        """The error for a repository that exists but is not accessible."""
         return CorpusError if self.kind == "dataset" else TeacherError
 
     @property
-    def instead(self) -> str:
+    def offline_choice(self) -> str:
         """What works without the Hub."""
         if self.kind == "dataset":
             return "--corpus demo or local files"
@@ -40,12 +40,12 @@ class Repo:
 
 
 class Unreachable(Exception):
-    """No answer from the Hub: offline by choice, or no connection. Whoever has what is needed in the cache goes on."""
+    """No answer from the Hub: offline mode, or no connection. A caller that has everything in the cache continues."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the libraries' log lines, and without their progress bars where nobody looks: tries are told in our own words."""
+    """Silence the libraries' log lines, and their progress bars unless stderr is a terminal."""
     from huggingface_hub import constants, utils
 
     logs = [utils.logging, *([sys.modules["datasets"].logging] if "datasets" in sys.modules else [])]
@@ -64,32 +64,33 @@ def quiet() -> Iterator[None]:
             utils.enable_progress_bars()
 
 
-Say = Callable[[Repo, BaseException], Exception | None]
+Explain = Callable[[Repo, BaseException], Exception | None]
 
 
-def ask(repo: Repo, call: Callable[[], T], *, say: Say | None = None, passing: tuple[int, ...] = (), policy: RetryPolicy = HUB) -> T:
+def ask(repo: Repo, call: Callable[[], T], *, explain: Explain | None = None, retry: tuple[int, ...] = (), policy: RetryPolicy = HUB) -> T:
     """Call the Hub, with retries.
 
-    say: turns an error into its line, as `explain` does. passing: more HTTP status codes that are temporary. policy: of the retries.
+    explain: turns an error into one with a message of one line, as `explain_read` does. retry: more HTTP status codes that
+    are temporary. policy: of the retries.
     Raises Unreachable without a connection, UsageError for what is not there, CorpusError or TeacherError for what cannot be had.
     Errors that are not the Hub's come through.
     """
     retrying = policy.retrying(
-        lambda error: _shortest_wait_s(error, passing) is not None, shortest_wait_s=lambda error: _shortest_wait_s(error, passing) or 0.0
+        lambda error: _shortest_wait_s(error, retry) is not None, shortest_wait_s=lambda error: _shortest_wait_s(error, retry) or 0.0
     )
     try:
         return retrying(quiet()(call))
     except TextsmoothError:
         raise
     except Exception as error:
-        explained = (say or explain)(repo, error)
+        explained = (explain or explain_read)(repo, error)
         if explained is None:
             raise
         raise explained from error
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it."""
+    """An error and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -98,11 +99,12 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def status_of(error: BaseException) -> int | None:
+    """The HTTP status of an error, if it has one."""
     response = getattr(error, "response", None)
     return getattr(response, "status_code", None)
 
 
-def _shortest_wait_s(error: Exception, passing: tuple[int, ...]) -> float | None:
+def _shortest_wait_s(error: Exception, retry: tuple[int, ...]) -> float | None:
     """Seconds that the Hub asks to wait before the next attempt, 0 if it does not; None if the error is not temporary."""
     from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
@@ -110,7 +112,7 @@ def _shortest_wait_s(error: Exception, passing: tuple[int, ...]) -> float | None
     if isinstance(error, TextsmoothError) or any(isinstance(e, LocalEntryNotFoundError) for e in chain(error)):
         return None  # huggingface_hub has tried five times
     for e in chain(error):
-        if status_of(e) in (*PASSING, *passing):
+        if status_of(e) in (*RETRY_STATUSES, *retry):
             asked = str(e.response.headers.get("Retry-After", ""))  # type: ignore[attr-defined]
             seconds = float(asked) if asked.isdigit() else 0.0
             return None if seconds > LONGEST_WAIT_S else seconds
@@ -124,17 +126,17 @@ def _shortest_wait_s(error: Exception, passing: tuple[int, ...]) -> float | None
 
 
 def invalid_name(repo: Repo) -> str:
-    """What is said of a name that no repository on the Hub can have."""
+    """The message for a name that no repository on the Hub can have."""
     return f"{repo.name} cannot be a name on the Hub: at most 96 of A-Z a-z 0-9 - _ . with no -- or .., no - or . at an end, no .git"
 
 
-def explain(repo: Repo, error: BaseException) -> Exception | None:
-    """The one line for an error that is the Hub's, or Unreachable; None for any other."""
+def explain_read(repo: Repo, error: BaseException) -> Exception | None:
+    """An error with one line for an error of the Hub while a repository is read, or Unreachable; None for any other error."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    # A file that is not there led to nothing: `datasets` looks for some that need not be.
-    found = (e for e in chain(error) if e is error or not isinstance(e, RemoteEntryNotFoundError))
-    return next((said for e in found if (said := _explain(repo, e)) is not None), None)
+    # A missing file is not the cause: `datasets` looks for files that need not exist.
+    causes = (e for e in chain(error) if e is error or not isinstance(e, RemoteEntryNotFoundError))
+    return next((explained for e in causes if (explained := _explain(repo, e)) is not None), None)
 
 
 def _explain(repo: Repo, error: BaseException) -> Exception | None:
@@ -153,11 +155,11 @@ def _explain(repo: Repo, error: BaseException) -> Exception | None:
         return UsageError(invalid_name(repo))
     if isinstance(error, errors.GatedRepoError):
         login = "your account may not read it yet" if get_token() else f"then {token}"
-        return repo.trouble(f"{repo} is gated: ask for access at {page}, {login}")
+        return repo.error_type(f"{repo} is gated: ask for access at {page}, {login}")
     if isinstance(error, errors.RevisionNotFoundError):
-        return UsageError(f"{repo} has no revision {repo.revision!r}: give {option} a branch, tag, full commit or refs/pr/N that is there")
+        return UsageError(f"{repo} has no revision {repo.revision!r}: give {option} an existing branch, tag, full commit or refs/pr/N")
     if status == 401 and get_token():
-        return repo.trouble(
+        return repo.error_type(
             f"the Hub refuses your token for {repo}: renew it (HF_TOKEN, or `hf auth login`), or unset it if {page} is public"
         )
     if status == 401 or isinstance(error, errors.RepositoryNotFoundError):
@@ -166,21 +168,21 @@ def _explain(repo: Repo, error: BaseException) -> Exception | None:
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return UsageError(f"{repo} has no file {_path(error)}: check the revision and the README of {page}")
     if status == 429:
-        return repo.trouble(f"the Hub lets this machine ask no more for now (429) while reading {repo}: wait a few minutes, or {token}")
+        return repo.error_type(f"the Hub limits the requests of this machine (429) while reading {repo}: wait a few minutes, or {token}")
     if status is not None and status >= 500:
-        return repo.trouble(f"the Hub failed with {status} while reading {repo}, several times: try again later")
+        return repo.error_type(f"the Hub failed with {status} while reading {repo}, several times: try again later")
     if status is not None and status >= 400:
-        return repo.trouble(f"the Hub refused with {status} while reading {repo}: see {page}, or {token}")
+        return repo.error_type(f"the Hub refused with {status} while reading {repo}: see {page}, or {token}")
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
         return Unreachable(f"no connection to {constants.ENDPOINT} ({first_line(error)})")
     if isinstance(error, httpx.TransportError) or (type(error) is OSError and error.errno is None):
-        return repo.trouble(
+        return repo.error_type(
             f"the connection to {constants.ENDPOINT} broke several times while reading {repo} ({type(error).__name__}): try again later"
         )
     return None
 
 
 def _path(error: Any) -> str:
-    """The path in the repository that a request was for."""
+    """The path in the repository that was requested."""
     url = str(error.response.request.url)
     return url.rpartition("/resolve/")[2].partition("/")[2].partition("?")[0] or url

@@ -12,16 +12,15 @@ from urllib.parse import unquote
 
 from textsmooth.schemas.errors import CorpusError, DatasetError, StorageError, TextsmoothError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, PLAN, SHA256
-from textsmooth.stages.hub.errors import PASSING, Repo, Unreachable, ask, chain, status_of
-from textsmooth.stages.hub.file import FETCH_AGAIN
-from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.hub.errors import RETRY_STATUSES, Repo, Unreachable, ask, chain, status_of
+from textsmooth.stages.hub.file import DOWNLOAD_FIRST
+from textsmooth.stages.hub.names import OWNED_NAME
+from textsmooth.stages.storage import atomic
 from textsmooth.stages.storage.folder import BLOCK_BYTES, Folder
 from textsmooth.stages.storage.retry import HUB, NO_RETRY, RetryPolicy
 
 T = TypeVar("T")
-URI = re.compile(
-    r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?P<folder>(?:/[^/]+)*)", flags=re.ASCII
-)
+URI = re.compile(rf"hf://datasets/(?P<name>{OWNED_NAME})(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?P<folder>(?:/[^/]+)*)")
 NAMED = 8  # revisions that a message names
 LOOKED_INTO = 50  # folders of a repository that is no dataset itself
 OPTION = "hf://"  # by which messages know that no option has named the repository
@@ -114,7 +113,7 @@ class HubFolder(Folder):
         note = snapshot.parents[1] / "refs" / (self._revision or "main")
         with suppress(OSError, StorageError):  # a cache that is only read
             if snapshot.name != self._revision and not (note.is_file() and note.read_text() == snapshot.name):
-                storage.put(note, snapshot.name.encode())
+                atomic.put(note, snapshot.name.encode())
 
     def _revisions(self) -> str:
         """Which ones there are."""
@@ -153,7 +152,7 @@ class HubFolder(Folder):
         except CorpusError as error:
             raise DatasetError(str(error)) from None
         except Unreachable as error:
-            raise DatasetError(f"{error}, and {what} is not in the cache: {FETCH_AGAIN}") from None
+            raise DatasetError(f"{error}, and {what} is not in the cache: {DOWNLOAD_FIRST}") from None
 
     def at(self, name: str) -> str:
         return f"{self.where}/{name}"
@@ -294,7 +293,7 @@ def _no_answer(error: Exception) -> str | None:
         return str(error)
     for cause in chain(error):
         status = status_of(cause)
-        if status is not None and (status >= 500 or status in PASSING):
+        if status is not None and (status >= 500 or status in RETRY_STATUSES):
             return f"{constants.ENDPOINT} failed with {status}"
         if isinstance(cause, httpx.TransportError):
             return f"no answer from {constants.ENDPOINT} ({type(cause).__name__})"

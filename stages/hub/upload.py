@@ -209,7 +209,7 @@ class HubTarget:
                 said = f"Add {len(left)} file{'s' * (len(left) > 1)} of a smoothed dataset"
                 self._api.create_commit(self.name, left, commit_message=said, repo_type="dataset", parent_commit=parent)
 
-        self._ask(commit, passing=BUSY if parent is None else ())
+        self._ask(commit, retry=BUSY if parent is None else ())
 
     def _arrived(self, batch: dict[str, Any]) -> set[str]:
         found = self._api.get_paths_info(self.name, list(batch), repo_type="dataset")
@@ -229,7 +229,7 @@ class HubTarget:
                 if here:
                     self._api.create_commit(self.name, operations, commit_message=said, repo_type="dataset")
 
-            self._ask(commit, passing=BUSY)
+            self._ask(commit, retry=BUSY)
         for name in names:
             self._listed.pop(name, None)
 
@@ -260,11 +260,11 @@ class HubTarget:
     def tidy(self) -> None:
         pass
 
-    def _ask(self, call: Callable[[], T], *, passing: tuple[int, ...] = ()) -> T:
+    def _ask(self, call: Callable[[], T], *, retry: tuple[int, ...] = ()) -> T:
         try:
             with _without_bars(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what the Hub finds odd in a card
-                return ask(self._repo, call, say=_explain, passing=passing)
+                return ask(self._repo, call, explain=_explain, retry=retry)
         except Unreachable as error:
             raise StorageError(f"{error}; then {AGAIN}") from error
 

@@ -19,7 +19,7 @@ from textsmooth.pipeline.commit.card_yaml import HUB_LICENSES, licenses
 from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.stages.checks.shard import expected_schema
-from textsmooth.stages.corpus.columns import card_facts, card_head, folder_license
+from textsmooth.stages.corpus.folder import card_facts, card_head, folder_license
 from textsmooth.stages.dataset.open import read_manifest
 
 HOSTILE = [

@@ -222,13 +222,13 @@ def test_a_row_of_a_million_characters_is_cut_like_any_other(gen: Callable[..., 
             "late.jsonl",
             '{"text": "a"}\n' * 1100 + '{"text": "b", "label": 1}\n',
             1,
-            "row 1100 of late.jsonl has 'label', which the first 1,024 rows have not: write it in every row, null for no label, or",
+            "row 1100 of late.jsonl has 'label', which the first 1,024 rows do not have: write it in every row, null for no label, or",
         ),
         (
             "texts.jsonl",
             '{"text": "a"}\n' * 1100 + '{"text": "b", "sentence": "c"}\n',
             1,
-            "row 1100 of texts.jsonl has 'sentence', which the first 1,024 rows have not: name the text with --text-column",
+            "row 1100 of texts.jsonl has 'sentence', which the first 1,024 rows do not have: name the text with --text-column",
         ),
     ],
 )
@@ -253,9 +253,9 @@ def test_a_column_of_csv_that_is_called_text_is_the_text_also_where_all_cells_ar
 
 
 def test_scores_of_csv_may_all_be_different(gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textsmooth.stages.corpus import column_types as kinds
+    from textsmooth.stages.corpus import column_types
 
-    monkeypatch.setattr(kinds, "MOST_CLASSES", 3)
+    monkeypatch.setattr(column_types, "MOST_CLASSES", 3)
     corpus = write_csv(tmp_path / "c.csv", [{"text": "the cat", "label": f"0.{n}"} for n in range(1, 8)])
     assert gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 2, "--rows-per-shard", 2).code == 0
     np.testing.assert_equal(table(tmp_path / "out")["label"].to_pylist(), [n / 10 for n in range(1, 8)])

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from helpers_gen import Ran, files_of, rows, shards_of, tree, write_jsonl
 
+from textsmooth.pipeline.plan import cut
 from textsmooth.pipeline.plan.inputs import default_out
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.manifest import Manifest
-from textsmooth.stages.corpus import reader as readers
 from textsmooth.stages.dataset.open import read_manifest
 
 HALF = 2.0**-11  # relative rounding error of float16
@@ -115,7 +115,7 @@ def test_a_finished_run_has_nothing_to_do_and_does_not_read_the_corpus(
     def scan(*given: Any, **named: Any) -> Any:
         raise AssertionError("the corpus was read")
 
-    monkeypatch.setattr(readers, "scan", scan)
+    monkeypatch.setattr(cut, "scan", scan)
     ran = gen(*args)
     assert ran.code == 0
     assert ran.out.startswith(f"Nothing to do: {tmp_path / 'out'} is finished")

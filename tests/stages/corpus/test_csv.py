@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from textsmooth.schemas.errors import CorpusError
 from textsmooth.stages.corpus.column_types import ColumnKind, arrow_type, cell_type, typed, typed_labels
-from textsmooth.stages.corpus.reader import columns, read, scan
-from textsmooth.stages.corpus.source_file import SourceFile, source_file
+from textsmooth.stages.corpus.formats import source_file
+from textsmooth.stages.corpus.reader import read, scan
+from textsmooth.stages.corpus.source_file import SourceFile
 
 CELLS = st.text(st.one_of(st.sampled_from('",\n\r\t 0a'), st.characters(exclude_categories=["Cs"])), max_size=6)
 
 
 def put(folder: Path, data: str | bytes, name: str = "c.csv", delimiter: str | None = None) -> SourceFile:
     (folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
-    return source_file(name, place=folder / name, delimiter=delimiter)
+    return source_file(name, path=folder / name, delimiter=delimiter)
 
 
 def all_rows(file: SourceFile, names: tuple[str, ...] = ("text", "label"), size: int = 2) -> dict[str, list[Any]]:
@@ -76,7 +77,7 @@ def test_tabs_and_other_delimiters(tmp_path: Path) -> None:
         ("c.csv", 'text,label\n"a\nb",1\nb,2,3\n', "row 1 of {} (line 4) has 3 cells"),
         ("c.csv", 'text,label\na,1\n"b,2\nc,3\n', "row 1 of {} (line 3): a quote is opened and never closed"),
         ("c.csv", 'text,label\n"a" b,1\n', "row 0 of {} (line 2): ',' expected after '\"'"),
-        ("c.csv", "text,label\na\rb,1\n", "row 0 of {} (line 2): a lone carriage return stands in a cell without quotes"),
+        ("c.csv", "text,label\na\rb,1\n", "row 0 of {} (line 2): a cell without quotes has a lone carriage return"),
         ("c.tsv", 'text\tlabel\n"hello\t1\nfine\t2\n', "row 0 of {} (line 2): a quoted cell does not end on its line"),
         ("c.tsv", 'text\tlabel\nfine\t0\n"hello\t1\nfine\t2\nthe end"\t3\n', "row 1 of {} (line 3): a quoted cell does not end"),
         ("c.tsv", 'text\tlabel\n"hello" he said\t1\n', "row 0 of {} (line 2): '\t' expected after '\"'; a cell that begins"),
@@ -99,10 +100,10 @@ def test_what_does_not_fit_is_refused_with_row_and_line(name: str, data: str, wo
 
 def test_the_columns_and_which_hold_text(tmp_path: Path) -> None:
     file = put(tmp_path, "text,label,score,mixed,none\na,1,0.5,,\nb,-2,1e3,x,\n")
-    assert columns(file) == {"text": True, "label": False, "score": False, "mixed": True, "none": False}
-    assert columns(put(tmp_path, "text,label\n")) == {}, "no rows"
-    assert columns(put(tmp_path, "text,sentence,prose\n1,,2\n")) == {"text": True, "sentence": True, "prose": False}
-    assert columns(put(tmp_path, "")) == {}
+    assert file.columns() == {"text": True, "label": False, "score": False, "mixed": True, "none": False}
+    assert put(tmp_path, "text,label\n").columns() == {}, "no rows"
+    assert put(tmp_path, "text,sentence,prose\n1,,2\n").columns() == {"text": True, "sentence": True, "prose": False}
+    assert put(tmp_path, "").columns() == {}
 
 
 @pytest.mark.parametrize(
@@ -175,11 +176,11 @@ def test_the_one_type_of_a_kept_column(ranges: list[list[Any]], kept: str) -> No
     [
         ([[1], ["a"]], "holds int and str"),
         ([[True], [1]], "holds bool and int"),
-        ([[["a"]], ["a"]], "holds list and str|holds values of no one type"),
-        ([[["a"]], [[1]]], "rows 0..1 of c.jsonl, holds values of no one type"),
-        ([[[1, "a"]]], "holds values of no one type"),
+        ([[["a"]], ["a"]], "holds list and str|holds values of different types"),
+        ([[["a"]], [[1]]], "rows 0..1 of c.jsonl, holds values of different types"),
+        ([[[1, "a"]]], "holds values of different types"),
         ([[2**63]], "row 0 of c.jsonl: column 'c' is 9223372036854775808, more than 64 bits hold"),
-        ([[[2**63 * 4]]], "holds values of no one type"),
+        ([[[2**63 * 4]]], "holds values of different types"),
         ([[0.5], [2**53 + 1]], "integers too large"),
         ([[{}]], "numbers, strings, booleans"),
     ],

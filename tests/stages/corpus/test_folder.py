@@ -61,10 +61,10 @@ def test_the_delimiter_of_a_readme(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("names: [a, b]", "asks for names: ['a', 'b'] of its files, which is not supported"),
-        ("skiprows: 3", "asks for skiprows: 3"),
-        ("quoting: 3", "asks for quoting: 3"),
-        ("encoding: latin-1", "asks for encoding: 'latin-1'"),
+        ("names: [a, b]", "sets names: ['a', 'b'] for its files, which is not supported"),
+        ("skiprows: 3", "sets skiprows: 3"),
+        ("quoting: 3", "sets quoting: 3"),
+        ("encoding: latin-1", "sets encoding: 'latin-1'"),
         ("sep: '::'", "delimiter '::': one character is needed"),
     ],
 )
@@ -87,7 +87,7 @@ def test_csv_beside_a_config_of_another_format_is_refused(tmp_path: Path) -> Non
     )
     line = b'{"text": "a"}\n'
     folder = put(tmp_path / "both", {"one.jsonl": line, "more.jsonl": line, "a.csv": b"text;label\na,b;1\n"}, head)
-    with pytest.raises(UsageError, match=r"`datasets` takes its config for another format: .*both cannot be read with config 'cells'"):
+    with pytest.raises(UsageError, match=r"one format for all configs, here another one: .*both cannot be read with config 'cells'"):
         open_corpus(f"{folder}:cells")
     assert [f.name for f in open_corpus(f"{folder}:one").files] == ["one.jsonl"]
 
@@ -149,8 +149,8 @@ def test_saved_splits_are_a_corpus(dataset: Any, tmp_path: Path) -> None:
         ("dataset_dict.json", b'{"splits": ["other"]}', "cannot read .*other"),
         ("dataset_dict.json", b"[]", "not a JSON object"),
         ("dataset_dict.json", b"{", "cannot read"),
-        ("train/state.json", b'{"_data_files": [{"filename": "../../secret.arrow"}]}', "which is no file there"),
-        ("train/state.json", b'{"_data_files": [{"filename": "gone.arrow"}]}', "which is no file there"),
+        ("train/state.json", b'{"_data_files": [{"filename": "../../secret.arrow"}]}', "which is not a file in that folder"),
+        ("train/state.json", b'{"_data_files": [{"filename": "gone.arrow"}]}', "which is not a file in that folder"),
         ("train/state.json", b'{"_data_files": []}', "lists no data files"),
     ],
 )

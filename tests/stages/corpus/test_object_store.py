@@ -124,7 +124,7 @@ def test_reading_in_place_is_tried_again(data: Path, bucket: str, s3: S3) -> Non
     ("name", "told"),
     [
         ("none.jsonl", "there is no such file or folder"),
-        ("none/*.jsonl", "no file there matches"),
+        ("none/*.jsonl", "no file matches"),
         ("none", "there is no such file or folder"),
         ("data/none:config", "there is no such file or folder"),
         ("data/x.zip", "cannot read s3://.*x.zip: its format is not one of"),
@@ -137,7 +137,7 @@ def test_what_is_not_there_is_told(name: str, told: str, bucket: str, s3: S3) ->
 
 
 def test_only_the_hub_has_revisions(bucket: str) -> None:
-    with pytest.raises(UsageError, match="in an object store, only one on the Hub has revisions"):
+    with pytest.raises(UsageError, match="in an object store, only a corpus on the Hub has revisions"):
         open_corpus(f"{bucket}/a.jsonl", revision="main")
 
 

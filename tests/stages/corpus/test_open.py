@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from textsmooth.schemas.errors import CorpusError, UsageError
-from textsmooth.stages.corpus import columns as corpora
-from textsmooth.stages.corpus.columns import choose_columns
+from textsmooth.stages.corpus.column_types import choose_columns, late_columns
+from textsmooth.stages.corpus.folder import folder_license
+from textsmooth.stages.corpus.formats import source_file
 from textsmooth.stages.corpus.open import open_corpus
-from textsmooth.stages.corpus.reader import SCAN_ROWS, columns, read, rows_sha256, scan
-from textsmooth.stages.corpus.source_file import SourceFile, source_file
+from textsmooth.stages.corpus.reader import SCAN_ROWS, read, rows_sha256, scan
+from textsmooth.stages.corpus.source_file import SourceFile
 
 TEXTS = [
     "plain",
@@ -32,7 +33,7 @@ TEXTS = [
 
 
 def source(path: Path) -> SourceFile:
-    return source_file(path.name, place=path)
+    return source_file(path.name, path=path)
 
 
 def write(path: Path, texts: list[str]) -> SourceFile:
@@ -204,7 +205,7 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_the_columns_of_a_file(suffix: str, tmp_path: Path) -> None:
     file = write(tmp_path / f"c{suffix}", ["a"])
-    assert columns(file) == ({"text": True} if suffix == ".txt" else {"text": True, "idx": False})
+    assert file.columns() == ({"text": True} if suffix == ".txt" else {"text": True, "idx": False})
 
 
 def test_large_strings_and_dictionaries_of_parquet_are_text(tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_large_strings_and_dictionaries_of_parquet_are_text(tmp_path: Path) -> N
         pq.write_table(pa.table({"text": pa.array(values).cast(kind)}), tmp_path / "c.parquet")
         file = source(tmp_path / "c.parquet")
         assert read(file, ("text",), 0, 3, None)["text"] == values
-        assert columns(file) == {"text": True}, kind
+        assert file.columns() == {"text": True}, kind
 
 
 def test_a_column_of_parquet_that_is_not_there(tmp_path: Path) -> None:
@@ -267,23 +268,23 @@ def test_a_glob_that_reaches_a_file_by_several_ways_gives_it_once(tmp_path: Path
     monkeypatch.chdir(tmp_path)
     for pattern in ("g/*/../*/x.jsonl", "g/*/x.jsonl"):
         files = open_corpus(pattern).files
-        assert [f.path.resolve().relative_to(tmp_path.resolve()).as_posix() for f in files] == ["g/a/x.jsonl", "g/b/x.jsonl"]
+        assert [f.local().resolve().relative_to(tmp_path.resolve()).as_posix() for f in files] == ["g/a/x.jsonl", "g/b/x.jsonl"]
 
 
 @pytest.mark.parametrize("name", ["https://host/reviews.csv", "ftp://host/reviews.jsonl", "hf://datasets/owner/name", "file:///r.csv"])
-def test_a_uri_is_told_what_to_give_instead(name: str) -> None:
-    with pytest.raises(UsageError, match=r"is a URI, which is not read: give a path on this machine, s3:// or gs://, or owner/name"):
+def test_the_error_for_another_uri_says_what_to_give_instead(name: str) -> None:
+    with pytest.raises(UsageError, match=r"is a URI of another kind: give a path on this machine, s3:// or gs://, or owner/name"):
         open_corpus(name)
 
 
 def test_columns_that_would_have_been_chosen() -> None:
-    every = corpora.late_columns(["prose"], ("prose",), None, named=False)
+    every = late_columns(["prose"], ("prose",), None, named=False)
     assert ("label",) in every and ("text",) in every and ("question", "sentence") in every
-    assert corpora.late_columns(["prose"], ("prose",), None, named=True) == (("label",),)
-    assert corpora.late_columns(["prose", "stars"], ("prose",), "stars", named=True) == ()
-    found = corpora.late_columns(["text", "question"], ("text",), None, named=False)
+    assert late_columns(["prose"], ("prose",), None, named=True) == (("label",),)
+    assert late_columns(["prose", "stars"], ("prose",), "stars", named=True) == ()
+    found = late_columns(["text", "question"], ("text",), None, named=False)
     assert ("sentence",) in found and ("text",) not in found and all(found)
-    assert corpora.late_columns(["question", "sentence"], ("question", "sentence"), "label", named=False) == ()
+    assert late_columns(["question", "sentence"], ("question", "sentence"), "label", named=False) == ()
 
 
 @pytest.mark.parametrize(
@@ -301,4 +302,4 @@ def test_columns_that_would_have_been_chosen() -> None:
 )
 def test_the_licence_is_that_of_the_readme(head: str, wanted: str | None, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(head)
-    assert corpora.folder_license(tmp_path) == wanted
+    assert folder_license(tmp_path) == wanted

@@ -17,8 +17,9 @@ import pytest
 from textsmooth.schemas.errors import CorpusError
 from textsmooth.stages.corpus import jsonl as lines_module
 from textsmooth.stages.corpus import reader as readers
-from textsmooth.stages.corpus.reader import columns, read, rows_sha256, scan
-from textsmooth.stages.corpus.source_file import SourceFile, source_file
+from textsmooth.stages.corpus.formats import source_file
+from textsmooth.stages.corpus.reader import read, rows_sha256, scan
+from textsmooth.stages.corpus.source_file import SourceFile
 
 TEXTS = [
     "plain",
@@ -91,7 +92,7 @@ def write(folder: Path, kind: str, rows: list[dict[str, Any]]) -> SourceFile:
     data = COMPRESSED[zipped](content(plain, rows))
     path = folder / f"c{kind}"
     path.write_bytes(data)
-    return source_file(path.name, place=path)
+    return source_file(path.name, path=path)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Elsewhere:
 
 
 def streamed(folder: Path, kind: str, rows: list[dict[str, Any]]) -> SourceFile:
-    data = write(folder, kind, rows).path.read_bytes()
+    data = write(folder, kind, rows).local().read_bytes()
     return source_file("c", remote=Elsewhere(data, f"hf://datasets/a/b@c/c{kind}"), streamed=True)
 
 
@@ -130,7 +131,7 @@ def test_every_format_gives_its_rows_by_ranges(kind: str, make: Callable[..., So
     file = make(tmp_path, kind, ROWS)
     wanted = values(kind, ROWS)
     names = tuple(wanted)
-    assert columns(file) == {"text": True, "label": False} if len(names) == 2 else {"text": True}
+    assert file.columns() == {"text": True, "label": False} if len(names) == 2 else {"text": True}
     for size, limit in ((1, None), (7, None), (10, 23), (1000, None)):
         parts = list(scan(file, names, rows=size, limit=limit))
         assert {name: [v for part in parts for v in part.rows[name]] for name in names} == {n: v[:limit] for n, v in wanted.items()}
@@ -211,7 +212,7 @@ def test_members_that_follow_each_other_are_one_file(zipped: str, tmp_path: Path
     pieces = [b"".join(lines[:700]), b"", b"".join(lines[700:701]), b"".join(lines[701:])[:-3], b"".join(lines)[-3:]]
     path = tmp_path / f"c.txt{zipped}"
     path.write_bytes(b"".join(COMPRESSED[zipped](piece) for piece in pieces))
-    found = [t for part in scan(source_file("c", place=path), ("text",), rows=100) for t in part.rows["text"]]
+    found = [t for part in scan(source_file("c", path=path), ("text",), rows=100) for t in part.rows["text"]]
     assert found == [f"line {i}" for i in range(3000)]
 
 
@@ -219,7 +220,7 @@ def test_members_that_follow_each_other_are_one_file(zipped: str, tmp_path: Path
 def test_a_compressed_file_that_is_cut_off_is_an_error_and_never_fewer_rows(zipped: str, tmp_path: Path) -> None:
     whole = COMPRESSED[zipped](content(".jsonl", ROWS))
     path = tmp_path / f"c.jsonl{zipped}"
-    file = source_file("c.jsonl", place=path)
+    file = source_file("c.jsonl", path=path)
     for length in (0, 1, 5, 10, len(whole) // 2, len(whole) - 9, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(CorpusError, match=r"damaged or cut off|is empty") as raised:
@@ -236,14 +237,14 @@ def test_a_compressed_file_that_is_cut_off_is_an_error_and_never_fewer_rows(zipp
 @pytest.mark.parametrize("kind", [".parquet", ".arrow", ".stream.arrow"])
 def test_a_damaged_table_is_an_error(kind: str, tmp_path: Path) -> None:
     file = write(tmp_path, kind, ROWS)
-    whole = file.path.read_bytes()
+    whole = file.local().read_bytes()
     for data in (b"", b"PAR1", b"ARROW1\0\0", whole[: len(whole) // 2], whole[:-20] if kind != ".stream.arrow" else whole[:-3000]):
-        file.path.write_bytes(data)
+        file.local().write_bytes(data)
         with pytest.raises(CorpusError, match="cannot read") as raised:
             list(scan(file, ("text",), rows=10))
         assert "\n" not in str(raised.value)
         with pytest.raises(CorpusError, match="cannot read"):
-            columns(file)
+            file.columns()
             list(scan(file, ("text",), rows=10))
 
 
@@ -263,7 +264,7 @@ def test_a_stream_without_its_end_is_an_error_and_never_fewer_rows(legacy: bool,
     def texts(data: bytes) -> list[str]:
         path = tmp_path / "c.arrow"
         path.write_bytes(data)
-        file = source_file("c", place=path)
+        file = source_file("c", path=path)
         if make is streamed:
             file = source_file("c", remote=Elsewhere(data, "hf://datasets/a/b@c/c.arrow"), streamed=True)
         return [text for part in scan(file, ("text",), rows=3) for text in part.rows["text"]]
@@ -272,7 +273,7 @@ def test_a_stream_without_its_end_is_an_error_and_never_fewer_rows(legacy: bool,
     for end in ends:
         with pytest.raises(CorpusError, match="the end of the stream is missing"):
             texts(whole[:end])
-    with pytest.raises(CorpusError, match=f"more after the end of its stream, at byte {len(whole)}"):
+    with pytest.raises(CorpusError, match=f"more data after the end of its stream, at byte {len(whole)}"):
         texts(whole + whole)
 
 
@@ -282,8 +283,14 @@ LATE = (("label",), ("question", "sentence"))
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"text": "a", "label": 0}, "row 1500 of {} has 'label', which the first 1,024 rows have not: write it in every row, null for no"),
-        ({"text": "a", "question": "b", "sentence": "c"}, "has 'question', 'sentence', which the first 1,024 rows have not: name the text"),
+        (
+            {"text": "a", "label": 0},
+            "row 1500 of {} has 'label', which the first 1,024 rows do not have: write it in every row, null",
+        ),
+        (
+            {"text": "a", "question": "b", "sentence": "c"},
+            "has 'question', 'sentence', which the first 1,024 rows do not have: name the",
+        ),
         ({"text": "a", "label": None, "question": "b"}, None),
         ({"text": "a", "other": 3}, None),
     ],
@@ -291,7 +298,7 @@ LATE = (("label",), ("question", "sentence"))
 def test_columns_that_come_late_are_told(row: dict[str, Any], words: str | None, tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     path.write_bytes(content(".jsonl", [{"text": "a"}] * 1500 + [row]))
-    file = source_file("c", place=path)
+    file = source_file("c", path=path)
     assert sum(part.count for part in scan(file, ("text",), rows=400)) == 1501
     if words is None:
         assert sum(part.count for part in scan(file, ("text",), rows=400, late=LATE)) == 1501
@@ -307,7 +314,7 @@ def test_no_such_file_and_no_such_column(kind: str, tmp_path: Path) -> None:
     if not kind.startswith(".txt"):
         with pytest.raises(CorpusError, match="has no column 'prose'; it has text, label"):
             read(file, ("prose",), 0, 1, None)
-    file.path.unlink()
+    file.local().unlink()
     with pytest.raises(CorpusError, match=r"cannot read .*No such file"):
         read(file, ("text",), 0, 1, None)
 
@@ -328,16 +335,16 @@ def test_class_names_of_metadata(kind: str, tmp_path: Path) -> None:
         else:
             with (pa.ipc.new_file if kind == ".arrow" else pa.ipc.new_stream)(str(path), marked.schema) as writer:
                 writer.write_table(marked)
-        assert readers.class_names(source_file("c", place=path)) == wanted
+        assert source_file("c", path=path).class_names() == wanted
     pq.write_table(table.replace_schema_metadata({"huggingface": "no json"}), tmp_path / "d.parquet")
     with pytest.raises(CorpusError, match="metadata `huggingface`"):
-        readers.class_names(source_file("d", place=tmp_path / "d.parquet"))
+        source_file("d", path=tmp_path / "d.parquet").class_names()
 
 
 def test_two_columns_of_one_name(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), tmp_path / "c.parquet")
     with pytest.raises(CorpusError, match="two columns 'text'"):
-        columns(source_file("c", place=tmp_path / "c.parquet"))
+        source_file("c", path=tmp_path / "c.parquet").columns()
 
 
 def test_long_rows_come_in_small_batches(tmp_path: Path) -> None:
@@ -346,5 +353,5 @@ def test_long_rows_come_in_small_batches(tmp_path: Path) -> None:
         file = write(tmp_path, kind, rows)
         taken = [part.rows["text"] for part in scan(file, ("text",), rows=5)]
         assert [len(part) for part in taken] == [5, 2] and [text for part in taken for text in part] == [row["text"] for row in rows]
-        biggest = max(block.count for block in readers._blocks(file, ("text",), 0, 0))
+        biggest = max(block.count for block in file.format.blocks(file, ("text",), 0, 0, ()))
         assert biggest <= 5, (kind, biggest)

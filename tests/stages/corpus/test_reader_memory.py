@@ -15,15 +15,15 @@ LINE = "".join(f"word{i * 7919 % 99991} " for i in range(1250))  # 10 kB
 PEAK = """
 import sys
 from pathlib import Path
-from textsmooth.stages.corpus.reader import columns, read, rows_sha256, scan
-from textsmooth.stages.corpus.source_file import source_file
+from textsmooth.stages.corpus.reader import read, rows_sha256, scan
+from textsmooth.stages.corpus.formats import source_file
 
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) // 1024
 
-small, large = (source_file(name, place=Path(name)) for name in sys.argv[1:])
+small, large = (source_file(name, path=Path(name)) for name in sys.argv[1:])
 for file in (small, large):
-    columns(file)
+    file.columns()
     last = total = 0
     for part in scan(file, ("text",), rows=100):
         rows_sha256(part.rows)

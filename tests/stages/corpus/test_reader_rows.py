@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from textsmooth.schemas.errors import CorpusError
-from textsmooth.stages.corpus.reader import columns, read, rows_sha256, scan
-from textsmooth.stages.corpus.source_file import SourceFile, source_file
+from textsmooth.stages.corpus.formats import source_file
+from textsmooth.stages.corpus.reader import read, rows_sha256, scan
+from textsmooth.stages.corpus.source_file import SourceFile
 
 MILLION = "né " * 350_000  # 1.4 MB
 BOM = b"\xef\xbb\xbf"
@@ -19,7 +20,7 @@ BOM = b"\xef\xbb\xbf"
 
 def put(folder: Path, name: str, data: bytes) -> SourceFile:
     (folder / name).write_bytes(data)
-    return source_file(name, place=folder / name)
+    return source_file(name, path=folder / name)
 
 
 def texts(file: SourceFile, size: int = 2) -> list[Any]:
@@ -92,13 +93,13 @@ def test_rows_of_json_lines(data: bytes, wanted: list[Any], tmp_path: Path) -> N
         ("c.jsonl", b'{"text": [{"a": "\\uDf89"}]}\n', "row 0 of {}: column 'text' has half of a surrogate pair"),
         ("c.jsonl", b'{"text": "\xed\xa0\x80"}\n', "row 0 of {} is not UTF-8"),
         ("c.jsonl", b'{"text": "a", "text": "b"}\n', "row 0 of {} has 'text' twice"),
-        ("c.jsonl", b'{"text": "a"}\n{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "row 1 of {} is nested too deep"),
+        ("c.jsonl", b'{"text": "a"}\n{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "row 1 of {} is nested too deeply"),
         ("c.jsonl", b'{"text": "a"}\n{"prose": "b"}\n', "row 1 of {} has no column 'text'; it has prose"),
         ("c.jsonl", b'{"text": "a"}\n["b"]\n', "row 1 of {} is not a JSON object but list"),
         ("c.jsonl", b'{"text": "a"}\n{"text": "b\n', "row 1 of {} is not JSON (Unterminated string"),
         ("c.json", b'[{"text": "a"}, {"text": "b"}]', "{} is one JSON array, one object a line is needed: jq -c '.[]' c.json > c.jsonl"),
-        ("c.json", b'[\n  {"text": "a"}\n]\n', "one JSON object a line is needed, jq -c '.[]' c.json"),
-        ("c.json", b'{\n  "text": "a"\n}\n', "one JSON object a line is needed, jq -c . c.json"),
+        ("c.json", b'[\n  {"text": "a"}\n]\n', "one JSON object a line is needed, convert it with jq -c '.[]' c.json"),
+        ("c.json", b'{\n  "text": "a"\n}\n', "one JSON object a line is needed, convert it with jq -c . c.json"),
         ("c.csv", b"text\n\xff\n", "row 0 of {} is not UTF-8"),
     ],
 )
@@ -109,7 +110,7 @@ def test_rows_that_are_refused(name: str, data: bytes, words: str, tmp_path: Pat
 
 def test_a_json_array_is_told_when_columns_are_looked_for(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="one JSON array"):
-        columns(put(tmp_path, "c.json", b'[{"text": "a"}]'))
+        put(tmp_path, "c.json", b'[{"text": "a"}]').columns()
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
@@ -118,11 +119,11 @@ def test_text_of_tables_that_is_not_utf8(kind: str, large: bool, tmp_path: Path)
     raw = pa.array([b"good", None, b"b\xffd"], pa.large_binary() if large else pa.binary())
     array = (pa.LargeStringArray if large else pa.StringArray).from_buffers(3, raw.buffers()[1], raw.buffers()[2], raw.buffers()[0], 1)
     table = pa.table({"text": array})
-    file = source_file("c", place=tmp_path / f"c.{kind}")
+    file = source_file("c", path=tmp_path / f"c.{kind}")
     if kind == "parquet":
-        pq.write_table(table, file.path)
+        pq.write_table(table, file.local())
     else:
-        with pa.ipc.new_file(str(file.path), table.schema) as writer:
+        with pa.ipc.new_file(str(file.local()), table.schema) as writer:
             writer.write_table(table)
     assert f"row 2 of {file}: column 'text' is not UTF-8 (invalid start byte at byte 1)" in refused(file)
 
@@ -130,7 +131,7 @@ def test_text_of_tables_that_is_not_utf8(kind: str, large: bool, tmp_path: Path)
 def test_tables_keep_null_and_empty_text_apart(tmp_path: Path) -> None:
     values = ["", None, " ", "\0", "🎉", MILLION]
     pq.write_table(pa.table({"text": values}), tmp_path / "c.parquet")
-    assert texts(source_file("c", place=tmp_path / "c.parquet")) == values
+    assert texts(source_file("c", path=tmp_path / "c.parquet")) == values
 
 
 DIFFERENT: list[dict[str, Any]] = [
