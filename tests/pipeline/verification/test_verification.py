@@ -149,7 +149,7 @@ def test_missing_cut_and_extra_files_are_told(dataset: Path) -> None:
     assert re.search(rf"train/{shards[1].name}: has [\d,]+ bytes, the manifest says [\d,]+", text)
     assert "is not in the manifest, but `datasets` would read it; remove it" in text
     assert any("notes.txt: not part of the dataset" in note for note in found.notes)
-    assert any(".tmp-1: left by a run" in note for note in found.notes)
+    assert any(".tmp-1: left by an interrupted run" in note for note in found.notes)
 
 
 def test_what_stands_where_a_file_should_be_is_told(dataset: Path) -> None:
