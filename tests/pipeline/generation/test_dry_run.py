@@ -222,8 +222,9 @@ def test_the_rows_are_those_of_the_corpus(hub_folder: Path, teacher: Path, tmp_p
     drawn = {}
     for name, corpus in corpora.items():
         asked = options(corpus, teacher, tmp_path / "out", keep_columns=("idx",), rows_per_shard=50)
-        _, draft, plan, _ = resolve(asked, Progress("none"), Inline())
-        found = rows_of(plan, draft.sources)
+        resolved = resolve(asked, Progress("none"), Inline())
+        plan = resolved.plan
+        found = rows_of(plan, resolved.request.sources)
         assert found["text"] == [many[i]["text"] for i in found["idx"]]
         assert set(found["idx"]) == {int(unit.row + i) for unit, chosen in draw(plan.units) for i in chosen}
         assert found["idx"] != sorted(found["idx"])
@@ -233,10 +234,10 @@ def test_the_rows_are_those_of_the_corpus(hub_folder: Path, teacher: Path, tmp_p
 
 def test_a_corpus_that_shrank_meanwhile_is_an_error(teacher: Path, tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "a.jsonl", rows(20))
-    _, draft, plan, _ = resolve(options(corpus, teacher, tmp_path / "out"), Progress("none"), Inline())
+    resolved = resolve(options(corpus, teacher, tmp_path / "out"), Progress("none"), Inline())
     write_jsonl(corpus, rows(10))
     with pytest.raises(CorpusError, match=r"a\.jsonl ends before row 16"):
-        rows_of(plan, draft.sources)
+        rows_of(resolved.plan, resolved.request.sources)
 
 
 def test_a_slow_teacher_reads_fewer_rows(reviews: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

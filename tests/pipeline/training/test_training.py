@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from textsmooth.pipeline.cli.train import GROUPS
 from textsmooth.pipeline.cli.train import student as student_command
 from textsmooth.pipeline.cli.train import train as train_command
 from textsmooth.pipeline.progress import TrainProgress
@@ -334,13 +333,12 @@ def test_the_commands(kit, smoothed, tmp_path):
     args = (smoothed, "--student", tmp_path / "student", "--out", tmp_path / "out", "--max-steps", 5, "--threads", 1)
     done = _invoke(train_command, *args, "--inputs", "both", "--lam", 0.3, "--topk", 4, "--tail", "original")
     assert "5 updates, both input, from 300 rows" in done.output and "accuracy" in done.output
-    with pytest.raises(UsageError, match="layers '0;2' is no list"):
+    with pytest.raises(UsageError, match="layers '0;2' is not a list"):
         _invoke(student_command, "--from", teacher, "--layers", "0;2", "--out", tmp_path / "x")
 
 
 def test_every_option_has_help_and_a_field():
     fields = {field.name for field in dataclasses.fields(TrainOptions)}
-    assert {name for names in GROUPS.values() for name in names} == fields - {"dataset", "student", "student_revision", "out"}
     assert {parameter.name for parameter in train_command.params} == {*fields, "debug"}
     for command in (train_command, student_command):
         assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
