@@ -152,6 +152,11 @@ class GenerationConfig:
         return context_passes(self.context)
 
     @property
+    def windows(self) -> bool:
+        """Whether long rows are cut into overlapping windows."""
+        return self.long == "window"
+
+    @property
     def extra_temperatures(self) -> tuple[float, ...]:
         """The temperatures whose log-partition is stored: all but 1, where it is 0."""
         return tuple(t for t in self.temperatures if t != 1.0)

@@ -38,7 +38,7 @@ def run_job(path: str, ctx: click.Context) -> int:
     codes: list[int] = []
     for entry, options in zip(entries, asked, strict=True):
         out = options.out or str(default_out(options))
-        if drain.asked() or (codes and codes[-1] in INTERRUPTED):
+        if drain.terminating() or (codes and codes[-1] in INTERRUPTED):
             lines.append(f"{options.corpus}: not begun")
             continue
         code, what = _one(options, entry.params, f"{ctx.command_path}: {options.corpus}" if several else ctx.command_path)

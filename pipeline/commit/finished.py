@@ -1,4 +1,4 @@
-"""A finished dataset as the source of shards: open it, check it, take a shard from it."""
+"""Reuse shards of a finished dataset: open it, compare its settings, take a shard from it."""
 
 import hashlib
 import json
@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from textsmooth.pipeline.commit.receipts import publish, shard_path
-from textsmooth.pipeline.plan.differences import differences
-from textsmooth.pipeline.plan.resolve import Draft
+from textsmooth.pipeline.plan.differences import few, plan_differences
+from textsmooth.pipeline.plan.resolve import Request
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import AGAIN, PLAN, RECEIPTS, Manifest, ShardEntry
 from textsmooth.schemas.plan import Plan, Unit
 from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.dataset.open import read_manifest
-from textsmooth.stages.storage import atomic as storage
+from textsmooth.stages.storage.atomic import link
 from textsmooth.stages.storage.folder import Folder, read_json
 from textsmooth.stages.storage.local import LocalFolder
 
-MAY_DIFFER = frozenset(  # what decides no shard's bytes, or is in the rows of each unit
+MAY_DIFFER = frozenset(  # decides no bytes of a shard, or is in the rows of each unit
     (
         *("corpus.name", "corpus.files", "corpus.license", "corpus.revision", "corpus.limit"),
         *(f"{group}.{name}" for group in ("teacher", "task_teacher") for name in ("name", "license", "revision")),
@@ -31,7 +31,7 @@ MAY_DIFFER = frozenset(  # what decides no shard's bytes, or is in the rows of e
 
 @dataclass(frozen=True, kw_only=True)
 class Previous:
-    """An earlier dataset, of which nothing is ever written."""
+    """An earlier dataset. Nothing is ever written to it."""
 
     folder: Folder
     manifest: Manifest
@@ -44,13 +44,13 @@ class Previous:
 
     @property
     def settings(self) -> Plan:
-        """What a run that takes shards over leaves open is as it was here; but of a corpus on the Hub it reads what is there now."""
+        """The plan from which a run that reuses shards takes what its options leave open; the revision of the corpus is the newest."""
         return replace(self.plan, corpus=replace(self.plan.corpus, revision=None))
 
     def receipts(self, wanted: Iterable[str]) -> Iterator[Receipt]:
-        """Those of units by id. DatasetError if they are not what the manifest says."""
+        """The receipts of units, by id. DatasetError if they are not what the manifest says."""
         ids = set(wanted)
-        data = checked(self.folder, self.manifest, RECEIPTS)
+        data = read_checked(self.folder, self.manifest, RECEIPTS)
         for unit, line in zip(self.plan.units, data.splitlines(), strict=False):
             if unit.id in ids:
                 receipt = Receipt.from_json(json.loads(line))
@@ -60,11 +60,11 @@ class Previous:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
-    """What was taken over."""
+class TakenOver:
+    """Shards of an earlier dataset that were taken over."""
 
     receipts: dict[str, Receipt]  # by unit id
-    told: tuple[str, ...] = ()  # what could not be, one line each
+    problems: tuple[str, ...] = ()  # shards that could not be, one line each
 
 
 def open_previous(folder: Folder) -> Previous:
@@ -87,7 +87,7 @@ def open_previous(folder: Folder) -> Previous:
     return Previous(folder=folder, manifest=manifest, plan=plan)
 
 
-def checked(folder: Folder, manifest: Manifest, name: str) -> bytes:
+def read_checked(folder: Folder, manifest: Manifest, name: str) -> bytes:
     """A file of a dataset that is no shard. DatasetError if it is not what the manifest lists."""
     entry = next((file for file in manifest.files if file.path == name), None)
     try:
@@ -99,51 +99,46 @@ def checked(folder: Folder, manifest: Manifest, name: str) -> bytes:
     return data
 
 
-def check(previous: Previous, asked: Draft) -> None:
-    """UsageError, naming what differs, if no shard of the earlier dataset can be one of what is asked for."""
-    found = differences(asked, previous.plan, finished=False, but=MAY_DIFFER)
-    if found:
+def check_settings(previous: Previous, request: Request) -> None:
+    """UsageError, naming the differences, if no shard of the earlier dataset can be one of the new dataset."""
+    different = plan_differences(request, previous.plan, finished=False, ignore=MAY_DIFFER)
+    if different:
         raise UsageError(
-            f"--from-previous {previous.folder} was made otherwise ({'; '.join(found[:4])}{' …' if len(found) > 4 else ''}), its shards "
-            "would be other bytes; ask for the same, or leave --from-previous away and run everything"
+            f"--from-previous {previous.folder} was made with other settings ({few(different)}), its shards would be other bytes; use the "
+            "same settings, or omit --from-previous to run everything"
         )
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else f"{text[:119]}…"
-
-
-def take(previous: Previous, out: Folder, unit: Unit, receipt: Receipt) -> Receipt | str:
-    """One shard put in place, then its receipt, exclusively; or what is wrong with the shard."""
-    old, shard = previous.folder, previous.shards[unit.id]
+def take_shard(previous: Previous, out: Folder, unit: Unit, receipt: Receipt) -> Receipt | str:
+    """Link or copy one shard, then publish its receipt; or return what is wrong with the shard."""
+    source, shard = previous.folder, previous.shards[unit.id]
     name = shard_path(unit, shard.sha256)
-    where = old.at(shard.path)
-    linked = None
-    if isinstance(old, LocalFolder) and isinstance(out, LocalFolder):
-        linked = storage.link(Path(where), Path(out.at(name)), sha256=shard.sha256)
-    if linked is None:
+    path = source.at(shard.path)
+    placed = None
+    if isinstance(source, LocalFolder) and isinstance(out, LocalFolder):
+        placed = link(Path(path), Path(out.at(name)), sha256=shard.sha256)
+    if placed is None:
         try:
-            data = old.read(shard.path)
+            data = source.read(shard.path)
         except OSError as error:
-            return f"{where} cannot be read ({error.strerror or 'missing'})"
-        linked = hashlib.sha256(data).hexdigest() == shard.sha256
-        if linked:
+            return f"{path} cannot be read ({error.strerror or 'missing'})"
+        placed = hashlib.sha256(data).hexdigest() == shard.sha256
+        if placed:
             out.put(name, data)
-    if not linked:
-        return f"{where} is damaged, its sha256 is not that of the manifest"
-    mine = replace(
+    if not placed:
+        return f"{path} is damaged, its sha256 is not that of the manifest"
+    own = replace(
         receipt,
         number=unit.number,
         shard=name,
         skipped=tuple(replace(row, file=unit.file, file_row=unit.start + row.row - unit.row) for row in receipt.skipped),
         taken_from=previous.manifest.dataset,
     )
-    return publish(out, unit, mine)
+    return publish(out, unit, own)
 
 
 def predecessor_entry(plan: Plan, receipts: Iterable[Receipt]) -> dict[str, Any] | None:
-    """What the manifest says of the predecessor: what the plan does, and what was taken over and run in the end."""
+    """`predecessor` of the manifest: that of the plan, and how much was taken over and run."""
     if plan.predecessor is None:
         return None
     counts = {"taken_over": Counter(units=0, rows=0), "run": Counter(units=0, rows=0)}

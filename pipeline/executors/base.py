@@ -1,9 +1,8 @@
-"""What runs the units of a plan. Every executor takes units and yields receipts; storage, not the executor, is what counts."""
+"""Interface of an executor: it takes the units of a plan and yields their receipts. The receipts on storage are what counts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 from textsmooth.pipeline.plan.inputs import Sources
 from textsmooth.pipeline.plan.machine import Machine
@@ -12,47 +11,44 @@ from textsmooth.schemas.plan import Plan, Unit
 from textsmooth.schemas.receipt import Receipt, UnitFailure
 from textsmooth.stages.storage.folder import Folder
 
-if TYPE_CHECKING:
-    pass
-
 OnBatch = Callable[[int, int, int], None]
 Outcome = Receipt | UnitFailure
 
 
 class Executor(AbstractContextManager["Executor"], ABC):
-    """Runs units somewhere. A context manager: on leaving, it takes down what it started. Nothing is started before it is asked for."""
+    """Run units somewhere. A context manager: at the end it stops what it started. Nothing is started before it is needed."""
 
     name: str  # inline, ray
     tell: Callable[..., None] = staticmethod(lambda event, **fields: None)  # as Progress.emit; set by the run
 
     @property
     def num_workers(self) -> int:
-        """That run units, at most; known once they are loaded."""
+        """The most workers that run units; known once they are loaded."""
         return 1
 
     @property
     def retries(self) -> int:
-        """How often workers died and others were started."""
+        """How often workers died and were replaced."""
         return 0
 
     @abstractmethod
-    def look(self, options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
-        """As machine.look, of a machine where units will run."""
+    def find_machine(self, options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
+        """`this_machine` of plan/machine.py, called on a machine where units will run."""
 
     @abstractmethod
     def load(self, plan: Plan, sources: Sources, out: Folder, on_batch: OnBatch) -> None:
-        """Get ready for the units of a plan. Called before anything is written: a teacher that does not load is told then.
+        """Load the teacher for the units of a plan. Called before anything is written: a teacher may fail to load.
 
-        on_batch is told of every forward pass, as it is done: real tokens, padded tokens, rows.
+        on_batch is called after every forward pass: real tokens, padded tokens, rows.
         """
 
     @abstractmethod
     def run(self, units: Sequence[Unit]) -> Iterator[Outcome]:
-        """What became of each unit, as soon as it is on storage; of those that were not begun because of `stop`, nothing."""
+        """Yield the outcome of each unit as soon as it is on storage; none for units that `stop` kept from beginning."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Begin no further unit; those that run are finished. May be called from a signal handler."""
+        """Begin no further unit; finish those that run. May be called from a signal handler."""
 
     def __exit__(self, *args: object) -> None:
-        """Take down what was started."""
+        """Stop what was started."""

@@ -1,22 +1,18 @@
 """Run units in this process."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from textsmooth.pipeline.plan import machine
+from textsmooth.pipeline.executors.base import Executor, OnBatch, Outcome
 from textsmooth.pipeline.plan.inputs import Sources
-from textsmooth.pipeline.plan.machine import Machine
+from textsmooth.pipeline.plan.machine import Machine, this_machine
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.plan import Plan, Unit
 from textsmooth.stages.storage.folder import Folder
 
-if TYPE_CHECKING:
-    pass
-from textsmooth.pipeline.executors.base import Executor, OnBatch, Outcome
-
 
 class Inline(Executor):
-    """Runs units in this process, one worker, in order."""
+    """Run units in this process, in order, with one worker. worker: a class to use instead of UnitWorker."""
 
     name = "inline"
 
@@ -24,8 +20,8 @@ class Inline(Executor):
         self._class, self._stopped = worker, False
         self._worker: Any = None
 
-    def look(self, options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
-        return machine.look(options, device=device, dtype=dtype)
+    def find_machine(self, options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
+        return this_machine(options, device=device, dtype=dtype)
 
     def load(self, plan: Plan, sources: Sources, out: Folder, on_batch: OnBatch) -> None:
         import torch

@@ -1,4 +1,4 @@
-"""Join a Ray cluster: is it there, which nodes has it, quietly."""
+"""Join a Ray cluster: check its address, list its nodes, keep Ray quiet while it starts."""
 
 import contextlib
 import os
@@ -9,14 +9,14 @@ from dataclasses import replace
 
 from textsmooth.pipeline.plan.inputs import Sources
 
-REACH_S = 10.0  # for a cluster to answer
+REACH_S = 10.0  # timeout for a connection to the cluster
 
 
 def alive_nodes() -> list[dict[str, float]]:
     """The resources of each node of the cluster."""
     import ray
 
-    return [found["Resources"] for found in ray.nodes() if found["Alive"]]
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def reach(address: str) -> None:
@@ -28,8 +28,8 @@ def reach(address: str) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """While Ray starts, its C++ core says nothing on stderr, and nothing but what is fatal later; its log folder has it all."""
-    told = "RAY_BACKEND_LOG_LEVEL" in os.environ
+    """Keep Ray's C++ core off stderr while it starts, and all but fatal messages later; its log folder has everything."""
+    was_set = "RAY_BACKEND_LOG_LEVEL" in os.environ
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     sys.stderr.flush()
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -40,12 +40,14 @@ def quiet() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(null)
-        if not told:
+        if not was_set:
             del os.environ["RAY_BACKEND_LOG_LEVEL"]
 
 
 def absolute_sources(sources: Sources) -> Sources:
-    """The same places, however a worker's current folder is called."""
+    """The same sources with absolute paths: a worker has another current folder."""
     files = {name: file if file.path is None else replace(file, path=file.path.absolute()) for name, file in sources.files.items()}
-    second = sources.task_teacher
-    return replace(sources, files=files, teacher=sources.teacher.absolute(), task_teacher=None if second is None else second.absolute())
+    task_teacher = sources.task_teacher
+    return replace(
+        sources, files=files, teacher=sources.teacher.absolute(), task_teacher=None if task_teacher is None else task_teacher.absolute()
+    )

@@ -1,4 +1,4 @@
-"""Units on a Ray cluster: Ray Data streams them through a pool of actors, each with a teacher. What they return is only receipts."""
+"""Run units on a Ray cluster: Ray Data streams them through a pool of actors, each with a teacher. They return only receipts."""
 
 import contextlib
 import io
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from textsmooth.pipeline.executors import ray_worker
-from textsmooth.pipeline.executors import ship_code as ship
-from textsmooth.pipeline.executors import shutdown as drain
 from textsmooth.pipeline.executors.base import Executor, OnBatch, Outcome
 from textsmooth.pipeline.executors.ray_cluster import absolute_sources, alive_nodes, quiet, reach
 from textsmooth.pipeline.executors.ray_worker import CALLS, Job, RayWorker, Register
+from textsmooth.pipeline.executors.ship_code import package
+from textsmooth.pipeline.executors.shutdown import listen_again
 from textsmooth.pipeline.plan.inputs import Sources
 from textsmooth.pipeline.plan.machine import Machine
 from textsmooth.schemas.config import GenerateOptions, workers
@@ -39,7 +39,7 @@ START_S = 300.0  # for a process on a node that can
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """How many workers, and what Ray keeps for each."""
+    """The number of workers, and the resources that Ray reserves for each."""
 
     least: int
     most: int
@@ -56,29 +56,29 @@ class Pool:
 
 
 def pool_for(options: GenerateOptions, nodes: Sequence[dict[str, float]]) -> Pool:
-    """The pool that is asked for, on these nodes; what was left open: all visible GPUs, or one worker per node.
+    """The pool for these options and nodes. By default one worker for each visible GPU, or one for each node.
 
-    A worker on CPUs has its share of a node's, and one thread for each.
+    A worker on CPUs gets its share of a node, and one thread for each CPU.
     """
     on_cpu = (options.device or "").startswith("cpu")
     all_gpus = sum(resources.get("GPU", 0) for resources in nodes)
     gpus = options.gpus_per_worker if options.gpus_per_worker is not None else float(not on_cpu and all_gpus > 0)
-    places = [resources for resources in nodes if resources.get("CPU", 0) >= 1 and resources.get("GPU", 0) >= gpus]
+    suitable = [resources for resources in nodes if resources.get("CPU", 0) >= 1 and resources.get("GPU", 0) >= gpus]
     if options.num_workers is not None:
         least, most = workers(options.num_workers)
     else:
-        least = most = max(int(all_gpus / gpus) if gpus else len(places), 1)
+        least = most = max(int(all_gpus / gpus) if gpus else len(suitable), 1)
     cpus = options.cpus_per_worker
-    if cpus is None and not gpus and places:
-        share = -(-most // len(places))
-        cpus = max(min(resources["CPU"] for resources in places) // share, 1.0)
+    if cpus is None and not gpus and suitable:
+        share = -(-most // len(suitable))
+        cpus = max(min(resources["CPU"] for resources in suitable) // share, 1.0)
         cpus = min(cpus, float(options.threads)) if options.threads else cpus
     cpus = 1.0 if cpus is None else cpus
     return Pool(least=least, most=most, initial=options.initial_workers or least, cpus=cpus, gpus=gpus)
 
 
 class RayExecutor(Executor):
-    """Runs units on a Ray cluster: the one that is named, or one of its own on this machine, which it takes down at the end.
+    """Run units on a Ray cluster: the one that the options name, or one started on this machine and stopped at the end.
 
     worker: a class to use instead of UnitWorker.
     """
@@ -107,7 +107,7 @@ class RayExecutor(Executor):
         return self._retries
 
     def nodes(self) -> list[dict[str, float]]:
-        """The resources of each node of the cluster, which is joined if it was not."""
+        """The resources of each node of the cluster, after joining it."""
         self._start()
         return alive_nodes()
 
@@ -124,7 +124,7 @@ class RayExecutor(Executor):
         if not ray.is_initialized():
             self._init(address)
         elif self.options.ray_address or self.options.ship_code:
-            raise UsageError("Ray is running in this process already: leave --ray-address and --ship-code away")
+            raise UsageError("Ray is running in this process already: omit --ray-address and --ship-code")
         nodes = alive_nodes()
         self.pool = pool_for(self.options, nodes)
         count = str(self.pool.most) if self.pool.least == self.pool.most else f"{self.pool.least} to {self.pool.most}"
@@ -140,7 +140,7 @@ class RayExecutor(Executor):
         env = {}
         if self.options.ship_code:
             self._folder = tempfile.TemporaryDirectory(prefix="textsmooth-")
-            env = {"py_modules": [str(ship.package(Path(self._folder.name)))]}
+            env = {"py_modules": [str(package(Path(self._folder.name)))]}
         shared = {
             "runtime_env": env,
             "log_to_driver": False,
@@ -154,10 +154,10 @@ class RayExecutor(Executor):
                     reach(address)
                     ray.init(address=address, **shared)
                 else:
-                    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+                    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
                     _, most = workers(self.options.num_workers)
                     needed = -(-most * (self.options.cpus_per_worker or 1) // 1)
-                    ray.init(address="local", num_cpus=int(max(here, needed)), include_dashboard=False, **shared)
+                    ray.init(address="local", num_cpus=int(max(cpus, needed)), include_dashboard=False, **shared)
         except ValueError as error:
             raise UsageError(f"--ray-address {address}: {' '.join(str(error).split())[:300]}") from None
         except (OSError, RuntimeError) as error:
@@ -165,9 +165,9 @@ class RayExecutor(Executor):
             raise WorkerError(f"{where}: {' '.join(str(error).split())[:300]}") from None
         self._started, self._local = True, not address
         self.tell("cluster", what=f"joined the Ray cluster at {address}" if address else "started Ray on this machine")
-        drain.listen_again()
+        listen_again()
         # Ray prints what happens to nodes on stdout, which is for our own result
-        self._stack.enter_context(contextlib.redirect_stdout(_Said(lambda words: self.tell("cluster", what=words))))
+        self._stack.enter_context(contextlib.redirect_stdout(_LineStream(lambda words: self.tell("cluster", what=words))))
 
     def _remote_args(self) -> dict[str, Any]:
         pool = self._start()
@@ -176,7 +176,7 @@ class RayExecutor(Executor):
         return {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "runtime_env": {"env_vars": env_vars}}
 
     def _ask(self, function: Any, *args: Any) -> Any:
-        """A function's answer from a node that can take a worker. WorkerError if there is none."""
+        """Call a function on a node that can take a worker. WorkerError if there is none."""
         import ray
 
         pool = self._start()
@@ -205,14 +205,14 @@ class RayExecutor(Executor):
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, TextsmoothError):
                 raise error.cause from None
-            raise WorkerError(f"a worker failed at start: {_said(error)}") from None
+            raise WorkerError(f"a worker failed at start: {_message(error)}") from None
         except ray.exceptions.RayError as error:
-            raise WorkerError(f"a worker died at start: {_said(error)}") from None
+            raise WorkerError(f"a worker died at start: {_message(error)}") from None
 
-    def look(self, options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
+    def find_machine(self, options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
         pool = self._start()
-        found: Machine = self._ask(ray_worker.look, options, device, dtype)
-        return replace(found, threads=options.threads or max(int(pool.cpus), 1))
+        machine: Machine = self._ask(ray_worker.find_machine, options, device, dtype)
+        return replace(machine, threads=options.threads or max(int(pool.cpus), 1))
 
     def load(self, plan: Plan, sources: Sources, out: Folder, on_batch: OnBatch) -> None:
         import ray
@@ -227,9 +227,9 @@ class RayExecutor(Executor):
             worker=self._worker,
         )
         self._on_batch = on_batch
-        refused = self._ask(ray_worker.check, self._job)
-        if refused:
-            raise WorkerError(refused)
+        error = self._ask(ray_worker.check_worker, self._job)
+        if error:
+            raise WorkerError(error)
 
     def run(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         import ray
@@ -249,11 +249,11 @@ class RayExecutor(Executor):
                     tries = tries + 1 if len(left) == before else 1
                     self._retries += 1
                     if tries >= TRIES or not ray.is_initialized():
-                        raise WorkerError(f"workers died {tries} times in a row without one more unit done: {_said(error)}") from None
-                    self.tell("retry", what="workers died, others are started", error=_said(error), left=len(left))
+                        raise WorkerError(f"workers died {tries} times in a row without one more unit done: {_message(error)}") from None
+                    self.tell("retry", what="workers died, others are started", error=_message(error), left=len(left))
 
     def _stream(self, units: list[Unit]) -> Iterator[Outcome]:
-        """One pool, until all units have an outcome. RayError if the pool cannot go on."""
+        """Run units in one pool until all have an outcome. RayError if the pool cannot go on."""
         import ray
         import ray.data
 
@@ -291,7 +291,7 @@ class RayExecutor(Executor):
 
     @contextlib.contextmanager
     def _watch_stop(self) -> Iterator[None]:
-        """While a run goes on, tell the workers of `stop`: not from the signal handler itself, Ray may be in the middle of a call."""
+        """During a run, pass `stop` on to the workers: not from the signal handler itself, because Ray may be in the middle of a call."""
         import ray
 
         over = threading.Event()
@@ -323,8 +323,8 @@ class RayExecutor(Executor):
             self._folder = None
 
 
-class _Said(io.TextIOBase):
-    """A text stream whose lines go to a function."""
+class _LineStream(io.TextIOBase):
+    """A text stream that calls a function with each line."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell, self._thread = tell, threading.local()
@@ -341,19 +341,19 @@ class _Said(io.TextIOBase):
         return len(text)
 
 
-def _outcome(found: dict[str, Any]) -> Outcome | None:
-    if "error" in found:
-        raise WorkerError(found["error"])
-    if "receipt" in found:
-        return Receipt.from_json(found["receipt"])
-    if "failure" not in found:
+def _outcome(value: dict[str, Any]) -> Outcome | None:
+    if "error" in value:
+        raise WorkerError(value["error"])
+    if "receipt" in value:
+        return Receipt.from_json(value["receipt"])
+    if "failure" not in value:
         return None
-    failure = found["failure"]
+    failure = value["failure"]
     return UnitFailure(**{**failure, "rows": tuple(BadRow(**row) for row in failure["rows"])})
 
 
-def _said(error: BaseException) -> str:
-    """What an error of Ray says, in one line; of a worker's own exception, its last line."""
+def _message(error: BaseException) -> str:
+    """The message of an error of Ray in one line; of a worker's own exception, its last line."""
     import ray
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""What runs in the processes that Ray starts: one teacher each, units in, outcomes out. Shards never pass through Ray."""
+"""Worker processes that Ray starts: one teacher each, units in, outcomes out. Shards never pass through Ray."""
 
 import json
 import os
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from textsmooth.pipeline import demo
-from textsmooth.pipeline.plan import machine
 from textsmooth.pipeline.plan.inputs import Sources, find_model
+from textsmooth.pipeline.plan.machine import Machine, this_machine
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import CorpusError, MachineError, StorageError, TeacherError, TextsmoothError, WorkerError
 from textsmooth.schemas.manifest import PLAN
@@ -23,14 +23,14 @@ from textsmooth.schemas.receipt import Receipt, UnitFailure
 from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.storage.local import LocalFolder
 
-CALLS = 3  # units in a worker at once: one is made ready, one is in the forward pass, one is being written
-BEGINNINGS = 3  # of a unit whose worker dies: then it is set aside
-GOODBYE_S = 2.0  # for the last answer of a process that ends itself
+CALLS = 3  # units in a worker at once: one is being prepared, one is in the forward pass, one is being written
+MAX_STARTS = 3  # of a unit whose worker dies each time: then it counts as failed
+EXIT_S = 2.0  # in which a process that ends itself can send its last answer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker is sent once."""
+    """Everything a worker needs, sent once."""
 
     plan: Plan  # without its units
     sources: Sources
@@ -43,24 +43,25 @@ class Job:
 
 
 def node() -> str:
-    """This node's name, for messages."""
+    """Name and address of this node, for messages."""
     import ray
 
     return f"{platform.node()} ({ray.util.get_node_ip_address()})"
 
 
-def check_versions(there: dict[str, str], here: dict[str, str]) -> None:
+def check_versions(planned: dict[str, str], installed: dict[str, str]) -> None:
     """WorkerError, naming the node, if this worker has other code, libraries or another device than the plan."""
-    found = [f"{name} {here.get(name)}, the plan {there.get(name)}" for name in there | here if here.get(name) != there.get(name)]
-    if found:
+    names = [name for name in planned | installed if installed.get(name) != planned.get(name)]
+    if names:
+        lines = [f"{name} {installed.get(name)}, the plan {planned.get(name)}" for name in names]
         raise WorkerError(
-            f"worker on {node()} has {'; '.join(found[:3])}{' …' if len(found) > 3 else ''}: its shards would be other bytes. "
+            f"worker on {node()} has {'; '.join(lines[:3])}{' …' if len(lines) > 3 else ''}: its shards would be other bytes. "
             "Install the same versions everywhere (--ship-code sends this checkout), and give one pool one kind of device"
         )
 
 
 def localize(plan: Plan, sources: Sources) -> Sources:
-    """Where the corpus and the teachers lie on this node. CorpusError or TeacherError, naming the node, if they do not."""
+    """The paths of the corpus and the teachers on this node. CorpusError or TeacherError, naming the node, if one is missing."""
     files = {}
     for name, file in sources.files.items():
         if file.remote is None and not Path(str(file)).exists():
@@ -88,13 +89,13 @@ def localize(plan: Plan, sources: Sources) -> Sources:
     return replace(sources, files=files, teacher=teacher, task_teacher=second)
 
 
-def look(options: GenerateOptions, device: str | None, dtype: str | None) -> machine.Machine:
-    """machine.look, on a node."""
-    return replace(machine.look(options, device=device, dtype=dtype), node=node())
+def find_machine(options: GenerateOptions, device: str | None, dtype: str | None) -> Machine:
+    """`this_machine` on a node, with the node's address."""
+    return replace(this_machine(options, device=device, dtype=dtype), node=node())
 
 
 def make_worker(job: Job, stopped: Callable[[], bool]) -> Any:
-    """A UnitWorker on this node, its teacher loaded. Raises what a user can act on, naming the node."""
+    """A UnitWorker on this node with its teacher loaded. Raises a TextsmoothError that names the node."""
     import torch
 
     from textsmooth.pipeline.plan.versions import versions
@@ -105,8 +106,8 @@ def make_worker(job: Job, stopped: Callable[[], bool]) -> Any:
     return (job.worker or UnitWorker)(job.plan, localize(job.plan, job.sources), open_folder(job.out), stopped=stopped)
 
 
-def check(job: Job) -> str | None:
-    """Whether a worker can be made here: None, or what the user is told."""
+def check_worker(job: Job) -> str | None:
+    """Why no worker can be made on this node; None if one can."""
     try:
         make_worker(job, lambda: False)
     except TextsmoothError as error:
@@ -115,11 +116,11 @@ def check(job: Job) -> str | None:
 
 
 class Clock(AbstractContextManager["Clock"]):
-    """The lock around the forward pass, and how long a step of a unit takes, the waiting for that lock left out."""
+    """The lock around the forward pass, and a clock of the step of each thread that leaves out the waiting for that lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._since: dict[int, float] = {}  # thread -> when its step began, moved on by the time it waited
+        self._since: dict[int, float] = {}  # thread -> start of its step, moved forward by the time it waited
 
     def begin(self) -> None:
         self._since[threading.get_ident()] = time.monotonic()
@@ -129,7 +130,7 @@ class Clock(AbstractContextManager["Clock"]):
 
     @contextmanager
     def step(self, unit: str, what: str) -> Iterator[None]:
-        """As watch.Steps."""
+        """As Steps of units/watchdog.py."""
         self.begin()
         try:
             yield
@@ -138,23 +139,23 @@ class Clock(AbstractContextManager["Clock"]):
 
     def __enter__(self) -> "Clock":
         began = self._since.pop(threading.get_ident(), None)  # a unit that waits does not age
-        asked = time.monotonic()
+        waits_since = time.monotonic()
         self._lock.acquire()
         if began is not None:
-            self._since[threading.get_ident()] = began + time.monotonic() - asked
+            self._since[threading.get_ident()] = began + time.monotonic() - waits_since
         return self
 
     def __exit__(self, *args: object) -> None:
         self._lock.release()
 
     def age(self, thread: int) -> float:
-        """Seconds that the step of a thread has taken; 0 while it waits its turn."""
+        """Seconds that the step of a thread has taken; 0 while it waits for the lock."""
         began = self._since.get(thread)
         return 0.0 if began is None else time.monotonic() - began
 
 
 class Register:
-    """An actor of the run: whether it is to stop, and which units were begun but never ended, so that none is tried without end."""
+    """An actor of the run: whether to stop, and how often each unit was begun without an end, so that none is tried for ever."""
 
     def __init__(self) -> None:
         self._stop = False
@@ -168,7 +169,7 @@ class Register:
         return self._stop
 
     def begun(self, unit: str) -> tuple[int, str | None]:
-        """How often a unit was begun and not ended; and why it is not to be tried again."""
+        """How often a unit was begun without an end; and the error if it must not be tried again."""
         return self._begun.get(unit, 0), self._failed.get(unit)
 
     def begin(self, unit: str) -> None:
@@ -181,8 +182,8 @@ class Register:
         self._begun.pop(unit, None)
 
 
-class Places:
-    """Lets units into a process: CALLS at once; one whose worker died, alone, so that no other is blamed if it does again."""
+class Slots:
+    """Admit CALLS units at once; a unit whose worker died runs alone, so that no other is blamed if the worker dies again."""
 
     def __init__(self) -> None:
         self._door, self._free = threading.Lock(), threading.Semaphore(CALLS)
@@ -200,13 +201,13 @@ class Places:
 
 
 class RayWorker:
-    """Takes blocks of units and yields their outcomes as JSON. Several threads call it at once.
+    """Take blocks of units and yield their outcomes as JSON. Several threads call it at once.
 
-    A worker that cannot be made says so in its outcomes, so that the driver can tell the user; it does not die of it.
+    A worker that cannot be made reports that in its outcomes, so that the driver can print it; it does not die.
     """
 
     def __init__(self, job: Job) -> None:
-        self.job, self.error, self.clock, self.places = job, None, Clock(), Places()
+        self.job, self.error, self.clock, self.slots = job, None, Clock(), Slots()
         self._threads = ThreadPoolExecutor(CALLS, "unit")
         self._leaving = threading.Event()
         try:
@@ -230,30 +231,30 @@ class RayWorker:
             return default
 
     def __call__(self, block: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
-        for words in block["unit"]:
-            yield {"outcome": [self._outcome(words)]}
+        for unit in block["unit"]:
+            yield {"outcome": [self._outcome(unit)]}
 
-    def _outcome(self, words: str) -> str:
+    def _outcome(self, unit_json: str) -> str:
         if self.error is not None:
             return json.dumps({"error": self.error})
         if self._leaving.is_set():  # a unit hangs in this process: another one will take this
-            time.sleep(10 * GOODBYE_S)
-        unit = Unit(**json.loads(words))
-        times, why = self._registered("begun", unit.id, default=(0, None))
-        if why is None and times >= BEGINNINGS:
-            why = f"the worker died each of the {times} times that it was begun: no memory, or a fault in native code"
-        if why is not None:
-            return json.dumps({"failure": asdict(self._failure(unit, why, attempts=times))})
+            time.sleep(10 * EXIT_S)
+        unit = Unit(**json.loads(unit_json))
+        starts, error = self._registered("begun", unit.id, default=(0, None))
+        if error is None and starts >= MAX_STARTS:
+            error = f"the worker died each of the {starts} times that it was begun: no memory, or a fault in native code"
+        if error is not None:
+            return json.dumps({"failure": asdict(self._failure(unit, error, attempts=starts))})
         try:
-            with self.places.taken(alone=times > 0):
+            with self.slots.taken(alone=starts > 0):
                 self._registered("begin", unit.id)
                 done = self._timed(unit)
                 self._registered("end", unit.id)
         except (StorageError, MachineError):
             self._registered("end", unit.id)
             raise  # another machine, or this one in a while, may do better: the driver tries again
-        except TextsmoothError as error:
-            return json.dumps({"error": f"{error} [{unit.name} on {node()}]"})
+        except TextsmoothError as failed:
+            return json.dumps({"error": f"{failed} [{unit.name} on {node()}]"})
         if isinstance(done, Receipt):
             return json.dumps({"receipt": done.to_json()})
         return json.dumps({"failure": asdict(replace(done, node=node()))} if done is not None else {})
@@ -286,6 +287,6 @@ class RayWorker:
     def _leave(self) -> None:
         """End this process once the answer is out: a thread that hangs cannot be ended otherwise. Ray starts another."""
         self._leaving.set()
-        timer = threading.Timer(GOODBYE_S, os._exit, (1,))
+        timer = threading.Timer(EXIT_S, os._exit, (1,))
         timer.daemon = True
         timer.start()

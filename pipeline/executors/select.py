@@ -1,4 +1,4 @@
-"""Choose the executor that the options ask for."""
+"""Choose the executor of a run."""
 
 import importlib.util
 import os
@@ -11,8 +11,8 @@ from textsmooth.schemas.config import GenerateOptions, workers
 from textsmooth.schemas.errors import UsageError
 
 
-def executor(options: GenerateOptions) -> Executor:
-    """The executor that a run asks for: Ray where a cluster is named, several GPUs are visible, or several workers are asked for.
+def select_executor(options: GenerateOptions) -> Executor:
+    """The executor of a run: Ray if the options name a cluster or several workers, or several GPUs are visible; else inline.
 
     UsageError if Ray is not installed.
     """
@@ -34,7 +34,7 @@ def _on_ray(options: GenerateOptions) -> bool:
 
 
 def _gpus() -> int:
-    """Visible to this process; torch is not loaded for it where there is no driver."""
+    """Number of GPUs visible to this process. torch is not loaded where there is no driver."""
     if not any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
         return 0
     import torch

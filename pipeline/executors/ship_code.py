@@ -1,4 +1,4 @@
-"""The code of this checkout, for workers that have another or none: built into a wheel, as a release would be, and unpacked."""
+"""Pack the code of this checkout for workers that have another version or none: built into a wheel, as a release, and unpacked."""
 
 import shutil
 import subprocess
@@ -20,13 +20,13 @@ def checkout() -> Path:
 
 
 def package(folder: Path) -> Path:
-    """The package as a wheel has it, in a folder `textsmooth` inside `folder`: what Ray sends as a module, no installer on the other side.
+    """Unpack a wheel of the package into `folder`/textsmooth, which Ray sends as a module: the workers need no installer.
 
-    A wheel itself would be installed there by pip, dependencies and all.
+    Ray would install a wheel itself with pip, with all dependencies.
     """
     root, source = checkout(), folder / "source"  # a copy: what an earlier build left in the checkout is not sent
-    for room in ("schemas", "stages", "pipeline"):
-        shutil.copytree(root / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("schemas", "stages", "pipeline"):
+        shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, source / name)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textsmooth.pipeline.commit.commit import finished_units
-from textsmooth.pipeline.executors.select import executor
+from textsmooth.pipeline.executors.select import select_executor
 from textsmooth.pipeline.generation.reuse import Gone, reusable
 from textsmooth.pipeline.generation.run import resolve
 from textsmooth.pipeline.plan.inputs import Sources
 from textsmooth.pipeline.plan.rows import bad_text, row_columns, typed_rows
 from textsmooth.pipeline.progress import Progress
-from textsmooth.pipeline.units.bad_rows import taken
+from textsmooth.pipeline.units.bad_rows import select_rows
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import ConflictError, CorpusError
@@ -125,12 +125,12 @@ def preview(options: GenerateOptions, progress: Progress | None = None) -> Previ
     Raises what `generate` raises, but that the folder holds another run: that is told beside the rest. Of a finished dataset the
     teacher is not loaded: it has its own statistics.
     """
-    with progress or Progress("none") as shown, executor(options) as where:
+    with progress or Progress("none") as shown, select_executor(options) as executor:
         refused = None
         try:
-            resolved = resolve(options, shown, where)
+            resolved = resolve(options, shown, executor)
         except ConflictError as error:  # said, and shown all the same: nothing is written
-            resolved = resolve(replace(options, overwrite=True), shown, where)
+            resolved = resolve(replace(options, overwrite=True), shown, executor)
             refused = str(error)
         out, plan, new, previous = resolved.out, resolved.plan, resolved.new, resolved.previous
         finished = not new and out.size(MANIFEST) is not None
@@ -185,7 +185,7 @@ def rows_of(plan: Plan, sources: Sources, units: Sequence[Unit] = ()) -> Rows:
     for unit, wanted in draw(units or plan.units):
         picked = _pick(unit, wanted, names, sources)
         bad = {index for index, _ in bad_text(picked, plan.corpus)}  # there only if they will be left out
-        picked = taken(picked, np.array([i for i in range(len(wanted)) if i not in bad], np.int64)) if bad else picked
+        picked = select_rows(picked, np.array([i for i in range(len(wanted)) if i not in bad], np.int64)) if bad else picked
         for name, values in typed_rows(picked, plan.corpus, sources.files[unit.file]).items():
             found[name] += values
     order = np.random.default_rng(SEED).permutation(len(found[names[0]]))
@@ -243,7 +243,7 @@ def measure(worker: UnitWorker, rows: Rows, shown: Progress) -> Sample:
     speeds: list[tuple[int, float]] = []
     for part in _blocks(rows, lengths.rows):
         count = len(next(iter(part.values())))
-        ready = worker.ready(part)
+        ready = worker.tokenize(part)
         before = watched.seconds
         found = worker.score(ready)
         speeds.append((len(ready.tokens.input_ids), found.seconds - (watched.seconds - before)))
@@ -293,7 +293,7 @@ class _Lengths:
 
     def _block(self, rows: Rows) -> None:
         plan = self.worker.plan
-        cut = self.worker.ready(rows).tokens
+        cut = self.worker.tokenize(rows).tokens
         first, *second = (rows[column] for column in plan.corpus.text_columns)
         pairs = second[0] if second else None
         whole = tokenize(self.worker.tokenizer, first, pairs, max_length=NO_LIMIT, vocab_size=plan.teacher.vocab_size)

@@ -1,13 +1,15 @@
-"""A corpus that grew: shards of an earlier dataset whose rows are the same are taken over, and what became of the others is told."""
+"""Incremental generation: reuse shards of an earlier dataset whose rows are unchanged, and report what became of the others."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from textsmooth.pipeline.commit.finished import Previous, Taken, _short, open_previous, take
+from textsmooth.pipeline.commit.finished import Previous, TakenOver, open_previous, take_shard
+from textsmooth.pipeline.plan.inputs import Sources
 from textsmooth.pipeline.plan.rows import row_columns
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
@@ -18,52 +20,49 @@ from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.storage.folder import Folder
 from textsmooth.stages.storage.local import overlap
 
-if TYPE_CHECKING:
-    from textsmooth.pipeline.plan.inputs import Sources
-
-KINDS = ("unchanged", "grown", "edited", "moved", "new", "removed")  # what can become of a unit; docs/growing.md says what each is
+KINDS = ("unchanged", "grown", "edited", "moved", "new", "removed")  # of changes to a unit; docs/growing.md explains each
 AT_ONCE = 8  # shards taken over at the same time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gone:
-    """An earlier dataset that was there when the run began, and is no more."""
+    """An earlier dataset that was available when the run began, and no longer is."""
 
     why: str
 
 
-def find_previous(options: GenerateOptions, out: Folder, before: Plan | None, *, finished: bool) -> Previous | Gone | None:
-    """The dataset that --from-previous names; None if none is named, or `out` is finished. before: the plan that is in `out` already.
+def find_previous(options: GenerateOptions, out: Folder, existing: Plan | None, *, finished: bool) -> Previous | Gone | None:
+    """The dataset that --from-previous names; None if none is named, or `out` is finished. existing: the plan in `out`.
 
-    UsageError or DatasetError, naming the option, if it is no finished dataset, or not apart from `out`; ConflictError if the run in
-    `out` began with another.
+    UsageError or DatasetError, naming the option, if it is no finished dataset or overlaps with `out`; ConflictError if the run in
+    `out` began with another dataset.
     """
     if options.from_previous is None:
         return None
     folder = open_folder(options.from_previous)
     if overlap(folder, out):
-        raise UsageError(f"--from-previous {folder} and --out {out} are not apart: a finished dataset is never written; give another --out")
+        raise UsageError(f"--from-previous {folder} and --out {out} overlap: a finished dataset is never written; give another --out")
     if finished:
         return None
-    if before is not None and before.predecessor is None:
-        raise ConflictError(f"{out} was begun without --from-previous; leave it away, or start again with --overwrite")
+    if existing is not None and existing.predecessor is None:
+        raise ConflictError(f"{out} was begun without --from-previous; omit it, or start again with --overwrite")
     try:
-        found = open_previous(folder)
+        previous = open_previous(folder)
     except (UsageError, DatasetError) as error:
-        if before is None:
+        if existing is None:
             raise type(error)(f"--from-previous: {error}") from None
         return Gone(why=str(error))
-    if before is not None and before.predecessor is not None and before.predecessor["dataset"] != found.manifest.dataset:
-        there, here = before.predecessor["dataset"][:12], found.manifest.dataset[:12]
+    if existing is not None and existing.predecessor is not None and existing.predecessor["dataset"] != previous.manifest.dataset:
+        begun_from, named = existing.predecessor["dataset"][:12], previous.manifest.dataset[:12]
         raise ConflictError(
-            f"{out} was begun from dataset {there}, and {folder} is {here}; name that one, leave --from-previous away to run what is "
-            "left, or start again with --overwrite"
+            f"{out} was begun from dataset {begun_from}, and {folder} is {named}; name that one, omit --from-previous to run what is left"
+            ", or start again with --overwrite"
         )
-    return found
+    return previous
 
 
-def compared(previous: Previous, plan: Plan, sources: "Sources") -> Plan:
-    """The plan, with what became of the earlier dataset's units since: its `predecessor`. Rows are read where a file grew."""
+def with_changes(plan: Plan, previous: Previous, sources: Sources) -> Plan:
+    """The plan with its `predecessor`: what became of the units of the earlier dataset. Rows are read where a file grew."""
     names = row_columns(plan.corpus)
 
     def begins_with(unit: Unit, was: Unit) -> bool:
@@ -75,10 +74,10 @@ def compared(previous: Previous, plan: Plan, sources: "Sources") -> Plan:
         for split in dict.fromkeys((*plan.splits, *previous.plan.splits))
     }
     for kind, now, was in changes(previous.plan, plan, begins_with):
-        here = now or was
-        assert here is not None
-        splits[here.split][kind].update(units=1, rows=now.rows if now else 0, rows_before=was.rows if was else 0)
-    differs = _labels(previous.plan, plan)
+        unit = now or was
+        assert unit is not None
+        splits[unit.split][kind].update(units=1, rows=now.rows if now else 0, rows_before=was.rows if was else 0)
+    differs = _changed_columns(previous.plan, plan)
     return replace(
         plan,
         predecessor={
@@ -93,9 +92,9 @@ def compared(previous: Previous, plan: Plan, sources: "Sources") -> Plan:
 def changes(
     old: Plan, new: Plan, begins_with: Callable[[Unit, Unit], bool] = lambda unit, was: False
 ) -> Iterator[tuple[str, Unit | None, Unit | None]]:
-    """What became of every unit: one of KINDS, the unit now, and the unit it was. Each unit of either plan comes once.
+    """The change of every unit: one of KINDS, the new unit, and the old one. Each unit of either plan comes once.
 
-    begins_with: whether the first rows of a unit are all rows of an earlier, shorter one.
+    begins_with: tells whether the first rows of a unit are all rows of an earlier, shorter one.
     """
     left = {_key(unit): unit for unit in old.units}
     others = []
@@ -121,7 +120,9 @@ def changes(
 
     files, files_before = ({(split, file) for split, names in plan.corpus.files.items() for file in names} for plan in (new, old))
     in_file = {(unit.split, unit.file, unit.start): unit for unit in left.values()}
-    in_split = {(unit.split, unit.row): unit for unit in left.values() if (unit.split, unit.file) not in files}  # it has another name now
+    in_split = {
+        (unit.split, unit.row): unit for unit in left.values() if (unit.split, unit.file) not in files
+    }  # the file has another name now
     for unit in unmoved:
         was = in_file.get((unit.split, unit.file, unit.start))
         if was is None and (unit.split, unit.file) not in files_before:
@@ -136,34 +137,39 @@ def changes(
 
 
 def _key(unit: Unit) -> tuple[str, int, str]:
-    """What makes two units of equal settings the same: unit_id without them."""
+    """What identifies a unit among units of equal settings."""
     return unit.split, unit.row, unit.rows_sha256
 
 
-def _labels(old: Plan, new: Plan) -> list[str]:
-    """What was read from all rows, and is other now: with it every unit's id, and the label or kept column of every shard."""
+def _changed_columns(old: Plan, new: Plan) -> list[str]:
+    """Facts read from all rows that have changed, and with them the id of every unit and the label or kept column of every shard."""
 
-    def read(plan: Plan) -> dict[str, Any]:
+    def facts(plan: Plan) -> dict[str, Any]:
         order = {} if plan.task_teacher is None else {"task_teacher_order": plan.task_teacher.order}
         return {**plan.corpus.columns_json(), **order}
 
-    then, now = read(old), read(new)
+    then, now = facts(old), facts(new)
     return [f"{name}: {_short(then.get(name))} then, {_short(now.get(name))} now" for name in now if then.get(name) != now.get(name)]
 
 
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:119]}…"
+
+
 def reusable(previous: Previous | Gone | None, units: Sequence[Unit], *, skip_bad_rows: bool) -> list[Unit]:
-    """The units whose shards are there with the right size: their bytes are looked at when they are taken over."""
+    """The units whose shards exist with the right size. Their bytes are checked when they are taken over."""
     if not isinstance(previous, Previous):
         return []
     files = previous.folder.files()
 
-    def there(unit: Unit) -> bool:
+    def available(unit: Unit) -> bool:
         shard = previous.shards.get(unit.id)
-        if shard is None or (shard.skipped and not skip_bad_rows):  # this run wants to be told of bad rows
+        if shard is None or (shard.skipped and not skip_bad_rows):  # this run must report bad rows
             return False
         return shard.bytes == files.get(shard.path) or shard.bytes == previous.folder.size(shard.path)  # a link has a size of its own
 
-    return [unit for unit in units if there(unit)]
+    return [unit for unit in units if available(unit)]
 
 
 def take_over(
@@ -173,44 +179,43 @@ def take_over(
     *,
     skip_bad_rows: bool = False,
     progress: Callable[[int], None] = lambda shards: None,
-) -> Taken:
-    """Link or copy the shards of units that the earlier dataset has, each verified, and leave their receipts; the others are still to run.
+) -> TakenOver:
+    """Link or copy the shards that the earlier dataset has, each verified, and publish their receipts. The other units must still run.
 
-    progress is told the shards looked at so far. Raises StorageError; interrupted, it leaves only whole units.
+    progress is called with the number of shards checked so far. Raises StorageError; interrupted, it leaves only whole units.
     """
     if isinstance(previous, Gone):
-        return Taken(
-            receipts={}, told=(f"--from-previous is no longer there, or not whole: what it had left to give is run; {previous.why}",)
-        )
+        problem = f"--from-previous is no longer available or not complete: its other units are run; {previous.why}"
+        return TakenOver(receipts={}, problems=(problem,))
     planned = {unit.id: unit for unit in units if unit.id in previous.shards}
     available = {unit.id for unit in reusable(previous, list(planned.values()), skip_bad_rows=skip_bad_rows)}
     wanted = {id: unit for id, unit in planned.items() if skip_bad_rows or not previous.shards[id].skipped}
-    told = [f"{previous.folder.at(previous.shards[id].path)} is missing or cut short" for id in wanted if id not in available]
-    found: dict[str, Receipt] = {}
+    problems = [f"{previous.folder.at(previous.shards[id].path)} is missing or cut short" for id in wanted if id not in available]
+    receipts_by_unit: dict[str, Receipt] = {}
 
     def take_one(receipt: Receipt) -> Receipt | str:
-        return take(previous, out, wanted[receipt.unit], receipt)
+        return take_shard(previous, out, wanted[receipt.unit], receipt)
 
     receipts = _named(previous.receipts(available)) if available else iter(())
     with ThreadPoolExecutor(AT_ONCE, "take") as threads:
         while group := list(islice(receipts, 4 * AT_ONCE)):
             for result in threads.map(take_one, group):
                 if isinstance(result, Receipt):
-                    found[result.unit] = result
+                    receipts_by_unit[result.unit] = result
                 else:
-                    told.append(result)
-            progress(len(found) + len(told))
-    return Taken(receipts=found, told=tuple(_few(told)))
+                    problems.append(result)
+            progress(len(receipts_by_unit) + len(problems))
+    return TakenOver(receipts=receipts_by_unit, problems=tuple(_few(problems)))
 
 
 def _named(receipts: Iterator[Receipt]) -> Iterator[Receipt]:
-    """The same; what is wrong with them names the option."""
+    """The same receipts; an error names the option."""
     try:
         yield from receipts
     except DatasetError as error:
-        raise DatasetError(f"--from-previous: {error}, or leave --from-previous away") from None
+        raise DatasetError(f"--from-previous: {error}, or omit --from-previous") from None
 
 
-def _few(told: list[str]) -> list[str]:
-    shown = [f"{what}: its unit is run" for what in told[:3]]
-    return [*shown, f"and {len(told) - 3:,} more shards like these"] if len(told) > 3 else shown
+def _few(problems: list[str]) -> list[str]:
+    shown = [f"{what}: its unit is run" for what in problems[:3]]
+    return [*shown, f"and {len(problems) - 3:,} more shards like these"] if len(problems) > 3 else shown

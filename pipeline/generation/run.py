@@ -1,19 +1,19 @@
-"""A run of generation: plan, drop what is done, run units, commit."""
+"""Run a generation: plan, skip finished units, run the others, commit."""
 
 from dataclasses import dataclass, replace
 
 from textsmooth.pipeline.commit.commit import commit, finished_units, tidy
-from textsmooth.pipeline.commit.finished import Previous, Taken, check
+from textsmooth.pipeline.commit.finished import Previous, TakenOver, check_settings
 from textsmooth.pipeline.commit.run_folder import plan_in, publish_plan
-from textsmooth.pipeline.executors import select as executors
-from textsmooth.pipeline.executors import shutdown as drain
+from textsmooth.pipeline.executors import select
 from textsmooth.pipeline.executors.base import Executor
-from textsmooth.pipeline.generation.reuse import Gone, compared, find_previous, take_over
+from textsmooth.pipeline.executors.shutdown import Terminated, draining, terminating
+from textsmooth.pipeline.generation.reuse import Gone, find_previous, take_over, with_changes
 from textsmooth.pipeline.generation.run_record import RunRecord
-from textsmooth.pipeline.plan.cut import HIGHEST_LABEL, cut, label_note
-from textsmooth.pipeline.plan.differences import differences, same_rows, same_source
+from textsmooth.pipeline.plan.cut import HIGHEST_LABEL, label_note, make_plan
+from textsmooth.pipeline.plan.differences import few, plan_differences, same_rows, same_source
 from textsmooth.pipeline.plan.inputs import check_apart, check_files_apart, default_out
-from textsmooth.pipeline.plan.resolve import Draft, draft
+from textsmooth.pipeline.plan.resolve import Request, resolve_request
 from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.units import quarantine
 from textsmooth.schemas.config import GenerateOptions
@@ -27,17 +27,17 @@ from textsmooth.stages.storage.folder import Folder
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """What a run made."""
+    """Result of a run."""
 
     out: str  # path or URI of the folder
     manifest: Manifest
-    units: int  # run now; 0 if all were there
+    units: int  # run now; 0 if all were finished before
     tokens: int  # smoothed or read now
     load_s: float  # of loading the teacher
     run_s: float  # of running units
     busy: float  # share of run_s in which the forward pass ran
     taken: int = 0  # units taken over now
-    told: tuple[str, ...] = ()  # what could not be taken over, one line each
+    not_taken: tuple[str, ...] = ()  # shards that could not be taken over, one line each
     note: str | None = None  # why no student can be trained on its labels
 
 
@@ -46,20 +46,20 @@ class Resolved:
     """A run before anything is written."""
 
     out: Folder
-    request: Draft
+    request: Request
     plan: Plan
     new: bool  # the plan is not in the folder yet
     previous: Previous | Gone | None  # the dataset of --from-previous
 
 
 def generate(options: GenerateOptions, progress: Progress | None = None, *, executor: Executor | None = None) -> Generated:
-    """Make the smoothed dataset that is asked for, or finish it if it was begun.
+    """Make a smoothed dataset, or finish it if it was begun.
 
-    executor: one of your own, instead of the one that the options ask for.
+    executor: used instead of the one that the options select.
     Raises UsageError, CorpusError, TeacherError, ConflictError or StorageError. A finished folder is never written again.
     """
     record = RunRecord(options)
-    with progress or Progress("none") as shown, executor or executors.executor(options) as running, record.kept(shown):
+    with progress or Progress("none") as shown, executor or select.select_executor(options) as running, record.kept(shown):
         running.tell = shown.emit
         made = _generate(options, shown, running, record)
         shown.finish({**record.to_json(), "out": made.out, "dataset": made.manifest.dataset})
@@ -68,13 +68,13 @@ def generate(options: GenerateOptions, progress: Progress | None = None, *, exec
 
 def _generate(options: GenerateOptions, shown: Progress, executor: Executor, record: RunRecord) -> Generated:
     resolved = resolve(options, shown, executor)
-    out, asked, plan, new, previous = resolved.out, resolved.request, resolved.plan, resolved.new, resolved.previous
+    out, request, plan, new, previous = resolved.out, resolved.request, resolved.plan, resolved.new, resolved.previous
     if not new and out.size(MANIFEST) is not None:
         record.nothing_to_do(plan, executor)
         finished = tidy(out, plan)
         return Generated(out=str(out), manifest=finished, units=0, tokens=0, load_s=0.0, run_s=0.0, busy=0.0, note=label_note(plan))
     done = {} if new else finished_units(out, plan)
-    taken = Taken(receipts={})
+    taken = TakenOver(receipts={})
     if previous is not None:  # before the teacher is loaded: no device waits while files are copied
         if new and not publish_plan(out, plan, overwrite=options.overwrite):
             return _generate(replace(options, overwrite=False), shown, executor, record)
@@ -88,17 +88,17 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
         record.begin(out, plan, executor, reused=len(done))
     if todo:
         record.phase("loading")
-        executor.load(plan, asked.sources, out, shown.batch)
+        executor.load(plan, request.sources, out, shown.batch)
         if new and not publish_plan(out, plan, overwrite=options.overwrite):  # another driver was first: its plan counts
             return _generate(replace(options, overwrite=False), shown, executor, record)
         record.begin(out, plan, executor, reused=len(done))
         shown.ready(executor.num_workers)
-    with drain.draining(executor.stop):
+    with draining(executor.stop):
         record.phase("running")
         quarantine.close(out, plan, _run(todo, plan, shown, executor, record))
         load_s, run_s, busy = shown.load_s, shown.elapsed_s, shown.busy
         record.phase("committing")
-        manifest = commit(out, plan, asked.tokenizer, last=record.write)
+        manifest = commit(out, plan, request.tokenizer, last=record.write)
     return Generated(
         out=str(out),
         manifest=manifest,
@@ -108,13 +108,13 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
         run_s=run_s,
         busy=busy,
         taken=len(taken.receipts),
-        told=taken.told,
+        not_taken=taken.problems,
         note=label_note(plan),
     )
 
 
 def _run(todo: list[Unit], plan: Plan, shown: Progress, executor: Executor, record: RunRecord) -> list[UnitFailure]:
-    """Run units; those that failed. Terminated if not all could be begun before the process has to end."""
+    """Run units and return the failures. Terminated if SIGTERM arrived before all were begun."""
     number = record.reused
     left = len(todo)
     failures: list[UnitFailure] = []
@@ -128,36 +128,33 @@ def _run(todo: list[Unit], plan: Plan, shown: Progress, executor: Executor, reco
             continue
         number += 1
         shown.unit(outcome, number, len(plan.units))
-    if left and drain.asked():
-        raise drain.Terminated
+    if left and terminating():
+        raise Terminated
     return failures
 
 
 def resolve(options: GenerateOptions, progress: Progress, executor: Executor) -> Resolved:
-    """Resolve the options and plan the run, or read the plan that is in the folder; nothing is written."""
+    """Resolve the options and plan the run, or read the plan in the folder. Nothing is written."""
     out = open_folder(options.out or default_out(options))
     check_apart(options, out)
-    before = plan_in(out, overwrite=options.overwrite)
-    finished = before is not None and out.size(MANIFEST) is not None
-    previous = find_previous(options, out, before, finished=finished)
-    open_as = previous.settings if before is None and isinstance(previous, Previous) else before
-    asked = draft(options, open_as, finished=finished, look=executor.look)
-    if before is not None or options.overwrite:
-        check_files_apart(asked.corpus, out)
-    if before is None:
-        if not isinstance(previous, Previous):
-            plan = cut(asked, progress.reading, skip_bad_rows=options.skip_bad_rows)
-            return Resolved(out=out, request=asked, plan=plan, new=True, previous=previous)
-        check(previous, asked)
-        plan = compared(previous, cut(asked, progress.reading, skip_bad_rows=options.skip_bad_rows), asked.sources)
-        return Resolved(out=out, request=asked, plan=plan, new=True, previous=previous)
-    found = differences(asked, before, finished=finished)
-    if found:
-        raise ConflictError(
-            f"{out} holds another run ({'; '.join(found[:4])}{' …' if len(found) > 4 else ''}); "
-            "give another --out, or start again with --overwrite"
-        )
-    plan = before if same_source(asked, before) else same_rows(asked, before, progress.reading)
-    read = {name: value for name, value in plan.runtime.items() if name == HIGHEST_LABEL}
-    plan = replace(plan, runtime={**asked.runtime, **read})  # decides nothing: what is asked now counts
-    return Resolved(out=out, request=asked, plan=plan, new=False, previous=previous)
+    existing = plan_in(out, overwrite=options.overwrite)
+    finished = existing is not None and out.size(MANIFEST) is not None
+    previous = find_previous(options, out, existing, finished=finished)
+    settings = previous.settings if existing is None and isinstance(previous, Previous) else existing
+    request = resolve_request(options, settings, finished=finished, find_machine=executor.find_machine)
+    if existing is not None or options.overwrite:
+        check_files_apart(request.corpus, out)
+    if existing is None:
+        if isinstance(previous, Previous):
+            check_settings(previous, request)
+        plan = make_plan(request, progress.reading, skip_bad_rows=options.skip_bad_rows)
+        if isinstance(previous, Previous):
+            plan = with_changes(plan, previous, request.sources)
+        return Resolved(out=out, request=request, plan=plan, new=True, previous=previous)
+    different = plan_differences(request, existing, finished=finished)
+    if different:
+        raise ConflictError(f"{out} holds another run ({few(different)}); give another --out, or start again with --overwrite")
+    plan = existing if same_source(request, existing) else same_rows(request, existing, progress.reading)
+    from_rows = {name: value for name, value in plan.runtime.items() if name == HIGHEST_LABEL}
+    plan = replace(plan, runtime={**request.runtime, **from_rows})  # decides nothing: the options of this run count
+    return Resolved(out=out, request=request, plan=plan, new=False, previous=previous)

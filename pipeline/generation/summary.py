@@ -58,7 +58,7 @@ def summary_text(made: "Generated") -> str:
         lines.append("  no token was smoothed: the rows are blank, look at the corpus")
     if manifest.predecessor is not None:
         lines += predecessor_text(manifest.predecessor)
-    lines += [f"    {what}" for what in made.told]
+    lines += [f"    {what}" for what in made.not_taken]
     lines += [
         f"  {counted(len(manifest.shards), 'shard')}, {size(statistics['bytes'])}, {statistics['bytes_per_token']:.0f} bytes per token",
         f"Next: textsmooth inspect {made.out}",

@@ -1,65 +1,129 @@
-"""From a resolved request to a plan: every row hashed, every unit cut; and what tells two plans apart."""
+"""Make a plan from a resolved request: read the corpus once, hash its rows, cut it into units."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from textsmooth.pipeline.plan.resolve import Draft
+from textsmooth.pipeline.plan.resolve import Request
 from textsmooth.pipeline.plan.rows import bad_text, check_text, row_columns
 from textsmooth.pipeline.plan.task_teacher import matched
 from textsmooth.schemas.errors import CorpusError
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Unit, unit_ids
+from textsmooth.schemas.task_kinds import CLASS, VALUE, task_kind
 from textsmooth.schemas.tasks import MOST_CLASSES, TASKS
 from textsmooth.stages.corpus.column_types import ColumnKind
 from textsmooth.stages.corpus.corpus import Corpus
 from textsmooth.stages.corpus.reader import rows_sha256, scan
+from textsmooth.stages.corpus.source_file import SourceFile
 
-HIGHEST_LABEL = "highest_label"  # of Plan.runtime: found in the corpus, where the rest of it is asked for
+HIGHEST_LABEL = "highest_label"  # of Plan.runtime: read from the corpus, while the rest of it comes from the options
+
+
+def make_plan(request: Request, progress: Callable[[int], None] = lambda rows: None, *, skip_bad_rows: bool = False) -> Plan:
+    """Read the corpus once, hash its rows, and cut it into units. `progress` is called with the number of rows read so far.
+
+    skip_bad_rows: rows whose text is not text will be left out; otherwise they raise CorpusError.
+    """
+    identity, corpus = request.identity, request.corpus
+    has_answers = task_kind(identity.label_kind).has_answers
+    label = None if has_answers else identity.label_column
+    columns = {name: ColumnKind(name, label=name == label) for name in ([label] if label else []) + list(identity.keep_columns)}
+    units = _units(request, columns, progress, skip_bad_rows=skip_bad_rows)
+    seen = columns[label] if label else None
+    identity = replace(
+        identity,
+        **_labels(identity, corpus, seen),
+        keep_types=tuple(columns[name].kept(corpus.name) for name in identity.keep_columns),
+    )
+    numbered_by_corpus = identity.task is not None or identity.label_column in corpus.class_names
+    task_teacher = matched(request.task_teacher, identity, ordered=numbered_by_corpus)
+    # only now: labels and types of columns are part of an id
+    id_of = unit_ids(teacher=request.teacher, corpus=identity, config=request.config, task_teacher=task_teacher)
+    return Plan(
+        corpus=identity,
+        teacher=request.teacher,
+        config=request.config,
+        versions=request.versions,
+        units=tuple(replace(unit, id=id_of(unit.split, unit.row, unit.rows_sha256)) for unit in units),
+        runtime={**request.runtime, **_too_high(identity, seen)},
+        source={file.name: file.stat() for file in corpus.files},
+        task_teacher=task_teacher,
+    )
+
+
+def _units(request: Request, columns: dict[str, ColumnKind], progress: Callable[[int], None], *, skip_bad_rows: bool) -> list[Unit]:
+    """The units of the corpus, still without ids; their values are added to `columns`. CorpusError if there are no rows with text."""
+    identity = request.identity
+    units: list[Unit] = []
+    total = rows_with_text = 0
+    for split, files in request.corpus.splits.items():
+        number = row = 0
+        for file in files:
+            left = None if identity.limit is None else identity.limit - row
+            if left == 0:
+                break
+            for part in scan(file, row_columns(identity), rows=request.config.rows_per_shard, limit=left, late=request.late):
+                if not skip_bad_rows:
+                    check_text(part.rows, identity, file, part.start)
+                elif not rows_with_text:
+                    rows_with_text = part.count - sum(1 for _ in bad_text(part.rows, identity))
+                for name, column in columns.items():
+                    column.add(part.rows[name], str(file), part.start, cells=_has_cells(file, name, identity))
+                stop, content = part.start + part.count, rows_sha256(part.rows)
+                units.append(
+                    Unit(
+                        split=split,
+                        number=number,
+                        file=file.name,
+                        row=row,
+                        offset=part.offset,
+                        start=part.start,
+                        stop=stop,
+                        rows_sha256=content,
+                        id="",
+                    )
+                )
+                number, row, total = number + 1, row + part.count, total + part.count
+                progress(total)
+    if not units:
+        raise CorpusError(f"corpus {identity.name} is empty: no rows in {', '.join(f.name for f in request.corpus.files)}")
+    if skip_bad_rows and not rows_with_text:
+        raise CorpusError(f"--skip-bad-rows would leave out all {total:,} rows of {identity.name}: none has text; look at the corpus")
+    return units
+
+
+def _has_cells(file: SourceFile, column: str, identity: CorpusIdentity) -> bool:
+    """Whether a column holds CSV cells, whose type must be found out."""
+    return file.format.cells_are_text and column not in identity.text_columns
 
 
 def _labels(identity: CorpusIdentity, corpus: Corpus, seen: ColumnKind | None) -> dict[str, Any]:
-    """What kind of label the rows hold, from the types and values seen."""
-    if seen is None or identity.label_kind == "span":
+    """label_kind and label_names of the corpus, from the types and values seen. CorpusError for labels that are neither."""
+    if seen is None:
         return {}
     task = TASKS.get(identity.task or "")
-    what, kinds = f"label column {seen.column!r} of {corpus.name}", seen.types
+    kind = task_kind(task.label_kind) if task else None
+    what, types = f"label column {seen.column!r} of {corpus.name}", seen.types
     declared = corpus.class_names.get(seen.column) or (task.label_names if task else None)
     if seen.endless:
         raise CorpusError(f"{what} is infinite in {seen.endless}: a number is needed, or null for no label")
-    if kinds <= {int, float} and ((kinds and float in kinds) or (task and task.label_kind == "value")):
-        if task and task.label_kind == "class":
+    if types <= {int, float} and (float in types or kind is VALUE):
+        if task and kind is CLASS:
             raise CorpusError(f"{what} holds floats, {task.name} has classes: write integers")
-        return {"label_kind": "value"}
-    if task and task.label_kind == "value":
-        raise CorpusError(f"{what} holds {_names(kinds)}, {task.name} has numbers")
-    if kinds == {str}:
+        return {"label_kind": VALUE.name}
+    if task and kind is VALUE:
+        raise CorpusError(f"{what} holds {_names(types)}, {task.name} has numbers")
+    if types == {str}:
         if declared is not None and seen.names <= set(declared):
-            return {"label_kind": "class", "label_names": declared}
+            return {"label_kind": CLASS.name, "label_names": declared}
         if task:
-            strange = sorted(seen.names - set(declared or ()))[0]
-            raise CorpusError(f"{what} has {strange!r}, which is no class of {task.name}: {', '.join(declared or ())}")
-        return {"label_kind": "class", "label_names": seen.classes(corpus.name)}
-    if kinds <= {int, bool}:
+            unknown = sorted(seen.names - set(declared or ()))[0]
+            raise CorpusError(f"{what} has {unknown!r}, which is no class of {task.name}: {', '.join(declared or ())}")
+        return {"label_kind": CLASS.name, "label_names": seen.classes(corpus.name)}
+    if types <= {int, bool}:
         _check_classes(what, declared, seen)
-        return {"label_kind": "class", "label_names": declared or (("false", "true") if kinds == {bool} else None)}
-    raise CorpusError(f"{what} holds {_names(kinds)}: numbers or strings are needed, of one kind")
-
-
-def _too_high(identity: CorpusIdentity, seen: ColumnKind | None) -> dict[str, int]:
-    """The highest label, if it is a number that training takes for no class, as an item of Plan.runtime; else nothing."""
-    unnamed = seen is not None and identity.label_kind == "class" and identity.label_names is None
-    return {HIGHEST_LABEL: seen.highest[0]} if seen is not None and unnamed and seen.highest[0] >= MOST_CLASSES else {}
-
-
-def label_note(plan: Plan) -> str | None:
-    """What to say of a plan whose labels no student can be trained on; None of others."""
-    highest = plan.runtime.get(HIGHEST_LABEL)
-    if not isinstance(highest, int) or plan.task_teacher is not None:
-        return None
-    return (
-        f"the label {highest:,} is taken for a class, and textsmooth train takes {MOST_CLASSES:,} classes at most, unless they have names: "
-        "give another --label-column, or write the labels as strings"
-    )
+        return {"label_kind": CLASS.name, "label_names": declared or (("false", "true") if types == {bool} else None)}
+    raise CorpusError(f"{what} holds {_names(types)}: numbers or strings are needed, of one kind")
 
 
 def _check_classes(what: str, declared: tuple[str, ...] | None, seen: ColumnKind) -> None:
@@ -77,65 +141,22 @@ def _check_classes(what: str, declared: tuple[str, ...] | None, seen: ColumnKind
             )
 
 
-def _names(kinds: set[type]) -> str:
-    return " and ".join(sorted(kind.__name__ for kind in kinds))
+def _names(types: set[type]) -> str:
+    return " and ".join(sorted(kind.__name__ for kind in types))
 
 
-def cut(asked: Draft, progress: Callable[[int], None] = lambda rows: None, *, skip_bad_rows: bool = False) -> Plan:
-    """Read the corpus once, hash its rows, and cut it into units. `progress` is told the rows read so far.
+def _too_high(identity: CorpusIdentity, seen: ColumnKind | None) -> dict[str, int]:
+    """The highest label as an item of Plan.runtime, if it is a number that training does not accept as a class; else nothing."""
+    unnamed = seen is not None and task_kind(identity.label_kind).has_classes and identity.label_names is None
+    return {HIGHEST_LABEL: seen.highest[0]} if seen is not None and unnamed and seen.highest[0] >= MOST_CLASSES else {}
 
-    skip_bad_rows: rows whose text is not text will be left out; else they are a CorpusError.
-    """
-    good = 0  # rows with text
-    identity = asked.identity
-    names = row_columns(identity)
-    label = identity.label_column if identity.label_kind != "span" else None
-    kinds = {name: ColumnKind(name, label=name == label) for name in ([label] if label else []) + list(identity.keep_columns)}
-    units: list[Unit] = []
-    done = 0
-    for split, files in asked.corpus.splits.items():
-        number = row = 0
-        for file in files:
-            left = None if identity.limit is None else identity.limit - row
-            if left == 0:
-                break
-            for part in scan(file, names, rows=asked.config.rows_per_shard, limit=left, late=asked.late):
-                if not skip_bad_rows:
-                    check_text(part.rows, identity, file, part.start)
-                elif not good:
-                    good = part.count - sum(1 for _ in bad_text(part.rows, identity))
-                for name, kind in kinds.items():
-                    kind.add(part.rows[name], str(file), part.start, cells=file.format.cells_are_text and name not in identity.text_columns)
-                place: dict[str, Any] = {"split": split, "number": number, "file": file.name, "row": row, "offset": part.offset}
-                content = rows_sha256(part.rows)
-                units.append(Unit(**place, start=part.start, stop=part.start + part.count, rows_sha256=content, id=""))
-                number, row, done = number + 1, row + part.count, done + part.count
-                progress(done)
-    if not units:
-        raise CorpusError(f"corpus {identity.name} is empty: no rows in {', '.join(f.name for f in asked.corpus.files)}")
-    if skip_bad_rows and not good:
-        raise CorpusError(f"--skip-bad-rows would leave out all {done:,} rows of {identity.name}: none has text; look at the corpus")
-    seen = kinds[label] if label else None
-    identity = replace(
-        identity,
-        **_labels(identity, asked.corpus, seen),
-        keep_types=tuple(kinds[name].kept(asked.corpus.name) for name in identity.keep_columns),
-    )
 
-    from_features = identity.task is not None or identity.label_column in asked.corpus.class_names
-    task_teacher = matched(asked.task_teacher, identity, ordered=from_features)
-
-    ids = unit_ids(teacher=asked.teacher, corpus=identity, config=asked.config, task_teacher=task_teacher)
-    for index, unit in enumerate(units):  # only now: labels and types of columns are part of an id
-        units[index] = replace(unit, id=ids(unit.split, unit.row, unit.rows_sha256))
-
-    return Plan(
-        corpus=identity,
-        teacher=asked.teacher,
-        config=asked.config,
-        versions=asked.versions,
-        units=tuple(units),
-        runtime={**asked.runtime, **_too_high(identity, seen)},
-        source={file.name: file.stat() for file in asked.corpus.files},
-        task_teacher=task_teacher,
+def label_note(plan: Plan) -> str | None:
+    """A note on a plan whose labels no student can be trained on; None for other plans."""
+    highest = plan.runtime.get(HIGHEST_LABEL)
+    if not isinstance(highest, int) or plan.task_teacher is not None:
+        return None
+    return (
+        f"the label {highest:,} is taken for a class, and textsmooth train takes {MOST_CLASSES:,} classes at most, unless they have names: "
+        "give another --label-column, or write the labels as strings"
     )

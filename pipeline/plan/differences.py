@@ -1,4 +1,4 @@
-"""Compare a plan with what is asked for."""
+"""Compare the plan in a folder with a request."""
 
 import json
 import re
@@ -6,36 +6,42 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from textsmooth.pipeline.plan.cut import cut
-from textsmooth.pipeline.plan.resolve import Draft
+from textsmooth.pipeline.plan.cut import make_plan
+from textsmooth.pipeline.plan.resolve import Request
 from textsmooth.schemas.errors import ConflictError
 from textsmooth.schemas.plan import Plan
 
+FROM_ROWS = frozenset(("corpus.label_kind", "corpus.label_names", "corpus.keep_types", "task_teacher.order"))  # not known yet
 
-def differences(asked: Draft, plan: Plan, *, finished: bool, but: frozenset[str] = frozenset()) -> list[str]:
-    """What the plan in a folder has otherwise than what is asked for, each as `name: there …, asked …`. Rows are not compared.
 
-    A finished dataset may have been made with other library versions, on another device. but: what may differ, like `corpus.name`.
+def plan_differences(request: Request, plan: Plan, *, finished: bool, ignore: frozenset[str] = frozenset()) -> list[str]:
+    """The settings in which a plan and a request differ, each as `name: there …, … asked for`. Rows are not compared.
+
+    finished: other library versions and another device are no difference. ignore: settings that may differ, like `corpus.name`.
     """
-    read = {"corpus.label_kind", "corpus.label_names", "corpus.keep_types", "task_teacher.order"}  # from the rows
-    open_fields = {*read, "corpus.about", *but}
-    mine = {"corpus": asked.identity.to_json(), "teacher": asked.teacher.to_json(), "config": asked.config.to_json()}
-    if asked.task_teacher is not None:
-        mine["task_teacher"] = asdict(asked.task_teacher)
+    ignored = FROM_ROWS | {"corpus.about"} | ignore
+    requested = {"corpus": request.identity.to_json(), "teacher": request.teacher.to_json(), "config": request.config.to_json()}
+    if request.task_teacher is not None:
+        requested["task_teacher"] = asdict(request.task_teacher)
     if not finished:
-        mine["versions"] = asked.versions
-    theirs = plan.header_json()
-    if ("task_teacher" in mine) != ("task_teacher" in theirs):
-        there, here = (group["task_teacher"]["name"] if "task_teacher" in group else "none" for group in (theirs, mine))
-        return [f"task teacher: {there} there, {here} asked for"]
-    found = []
-    for group, values in mine.items():
-        for name in {**values, **theirs[group]}:
-            value, there = values.get(name), theirs[group].get(name)
-            if f"{group}.{name}" not in open_fields and _plain(value) != _plain(there):
-                called = name if group in ("corpus", "config") else f"{group.replace('_', ' ')} {name}"
-                found.append(f"{called}: {_short(there)} there, {_short(value)} asked for")
-    return found
+        requested["versions"] = request.versions
+    planned = plan.header_json()
+    if ("task_teacher" in requested) != ("task_teacher" in planned):
+        old, new = (group["task_teacher"]["name"] if "task_teacher" in group else "none" for group in (planned, requested))
+        return [f"task teacher: {old} there, {new} asked for"]
+    lines = []
+    for group, values in requested.items():
+        for name in {**values, **planned[group]}:
+            new, old = values.get(name), planned[group].get(name)
+            if f"{group}.{name}" not in ignored and _plain(new) != _plain(old):
+                label = name if group in ("corpus", "config") else f"{group.replace('_', ' ')} {name}"
+                lines.append(f"{label}: {_short(old)} there, {_short(new)} asked for")
+    return lines
+
+
+def few(lines: list[str]) -> str:
+    """The first differences, on one line."""
+    return f"{'; '.join(lines[:4])}{' …' if len(lines) > 4 else ''}"
 
 
 def _plain(value: Any) -> Any:
@@ -47,14 +53,14 @@ def _short(value: Any) -> str:
     return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text if len(text) <= 60 else text[:57] + "…"
 
 
-def same_source(asked: Draft, plan: Plan) -> bool:
+def same_source(request: Request, plan: Plan) -> bool:
     """Whether the corpus files still have the sizes and times that the plan recorded."""
-    return plan.source == {file.name: file.stat() for file in asked.corpus.files}
+    return plan.source == {file.name: file.stat() for file in request.corpus.files}
 
 
-def same_rows(asked: Draft, plan: Plan, progress: Callable[[int], None] = lambda rows: None) -> Plan:
-    """Read the corpus again: the plan, with its units where they stand in the files now. ConflictError if the rows are others."""
-    now = cut(asked, progress, skip_bad_rows=True)  # it was planned with the rows that it has
+def same_rows(request: Request, plan: Plan, progress: Callable[[int], None] = lambda rows: None) -> Plan:
+    """Read the corpus again: the plan, with the current file offsets of its units. ConflictError if the rows differ."""
+    now = make_plan(request, progress, skip_bad_rows=True)  # bad rows were accepted, or refused, when it was planned
     if [u.id for u in now.units] == [u.id for u in plan.units]:
         return replace(plan, units=now.units)
     changed = next((a.name for a, b in zip(now.units, plan.units, strict=False) if a.id != b.id), "the number of rows")

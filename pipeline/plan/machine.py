@@ -1,4 +1,4 @@
-"""What the machine that will do the work has: asked there, a head node may have none of it."""
+"""Device, number format and threads of the machine that will do the work: determined there, because a head node may differ."""
 
 import platform
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from textsmooth.schemas.errors import MachineError
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The answers to `auto` on one machine, and what runs there."""
+    """What `auto` means on one machine, and the versions installed there."""
 
     node: str  # its name, for messages
     device: str  # cpu, cuda, cuda:1
@@ -18,28 +18,28 @@ class Machine:
     versions: dict[str, str]  # as plan.versions
 
 
-def look(options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
-    """This machine, for a run that was asked for so. device, dtype: taken as they are, where they are settled already.
+def this_machine(options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
+    """This machine, for a run with these options. device, dtype: taken as they are, where they are known already.
 
-    UsageError for a device that is not here, MachineError for a number format that it has not.
+    UsageError for a device that is not available, MachineError for a number format that it does not support.
     """
     from textsmooth.pipeline.plan.versions import versions
     from textsmooth.stages.models.device import default_threads, pick_device, pick_dtype
 
-    found = device or pick_device(options.device)
+    chosen = device or pick_device(options.device)
     if device is None and options.dtype is not None:
-        check(found, options.dtype)
+        check_dtype(chosen, options.dtype)
     return Machine(
         node=platform.node(),
-        device=found,
-        dtype=dtype or options.dtype or pick_dtype(found),
+        device=chosen,
+        dtype=dtype or options.dtype or pick_dtype(chosen),
         threads=options.threads or default_threads(),
-        versions=versions(found),
+        versions=versions(chosen),
     )
 
 
-def check(device: str, dtype: str) -> None:
-    """MachineError, naming this node, unless its device computes in a number format."""
+def check_dtype(device: str, dtype: str) -> None:
+    """MachineError, naming this node, unless its device supports a number format."""
     from textsmooth.stages.models.device import computes, device_name
 
     if not computes(device, dtype):

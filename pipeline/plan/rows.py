@@ -1,10 +1,11 @@
-"""Which columns of a corpus are read, their types, and whether the text is text."""
+"""Columns that are read from a corpus, their types, and a check that the text is text."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from textsmooth.schemas.errors import CorpusError
 from textsmooth.schemas.plan import CorpusIdentity
+from textsmooth.schemas.task_kinds import LabelColumn, task_kind
 from textsmooth.schemas.tasks import ID_COLUMN
 from textsmooth.stages.corpus.column_types import typed, typed_labels
 from textsmooth.stages.corpus.reader import Rows
@@ -14,20 +15,20 @@ from textsmooth.stages.corpus.source_file import SourceFile
 def row_columns(identity: CorpusIdentity) -> tuple[str, ...]:
     """The columns read from the corpus, each once."""
     label = (identity.label_column,) if identity.label_column else ()
-    name = (ID_COLUMN,) if identity.label_kind == "span" else ()
+    name = (ID_COLUMN,) if task_kind(identity.label_kind).has_answers else ()
     return tuple(dict.fromkeys((*identity.text_columns, *label, *name, *identity.keep_columns)))
 
 
 def typed_rows(rows: Rows, identity: CorpusIdentity, file: SourceFile) -> Rows:
-    """Rows with labels and kept columns as the plan has them: the cells of a CSV file are strings, whatever they mean."""
+    """Rows with labels and kept columns in the types of the plan: the cells of a CSV file are strings."""
     if not file.format.cells_are_text:
         return rows
     kept = dict(zip(identity.keep_columns, identity.keep_types, strict=True))
-    found = {name: typed(rows[name], kind) for name, kind in kept.items() if name not in identity.text_columns}
+    columns = {name: typed(rows[name], kind) for name, kind in kept.items() if name not in identity.text_columns}
     label, kind = identity.label_column, identity.label_kind
-    if label is not None and kind in ("class", "value") and label not in (*identity.text_columns, *found):
-        found[label] = typed_labels(rows[label], kind, identity.label_names)
-    return {**rows, **found}
+    if label is not None and isinstance(task_kind(kind), LabelColumn) and label not in (*identity.text_columns, *columns):
+        columns[label] = typed_labels(rows[label], kind, identity.label_names)
+    return {**rows, **columns}
 
 
 def check_text(rows: Rows, identity: CorpusIdentity, file: SourceFile, start: int) -> None:
@@ -40,8 +41,8 @@ def check_text(rows: Rows, identity: CorpusIdentity, file: SourceFile, start: in
 def bad_text(rows: Rows, identity: CorpusIdentity) -> Iterator[tuple[int, str]]:
     """Rows whose text is not text, or, of a span task, whose answer is not in its context: position and what is wrong, in order."""
     columns = [name for name in identity.text_columns if not set(map(type, rows[name])) <= {str}]
-    spans = identity.label_column if identity.label_kind == "span" else None
-    if not columns and spans is None:
+    answers = identity.label_column if task_kind(identity.label_kind).has_answers else None
+    if not columns and answers is None:
         return
     context = rows[identity.text_columns[-1]]
     for index in range(len(context)):
@@ -49,16 +50,16 @@ def bad_text(rows: Rows, identity: CorpusIdentity) -> Iterator[tuple[int, str]]:
         if column is not None:
             value = rows[column][index]
             yield index, f"column {column!r} is {'null' if value is None else type(value).__name__}, not text"
-        elif spans is not None and (wrong := _wrong_answers(rows[spans][index], context[index])):
+        elif answers is not None and (wrong := _wrong_answers(rows[answers][index], context[index])):
             needed = "{text: [strings], answer_start: [their first characters in the context]} is needed, empty lists for no answer"
-            yield index, f"column {spans!r} {wrong}; {needed}"
+            yield index, f"column {answers!r} {wrong}; {needed}"
 
 
 def _wrong_answers(answers: Any, context: str) -> str | None:
     """What is wrong with the answers of a row; None if nothing is."""
     if not isinstance(answers, dict) or set(answers) != {"text", "answer_start"}:
-        found = "null" if answers is None else f"{{{', '.join(answers)}}}" if isinstance(answers, dict) else f"a {type(answers).__name__}"
-        return f"is {found}"
+        value = "null" if answers is None else f"{{{', '.join(answers)}}}" if isinstance(answers, dict) else f"a {type(answers).__name__}"
+        return f"is {value}"
     texts, starts = answers["text"], answers["answer_start"]
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
         return "has not one start for each text"

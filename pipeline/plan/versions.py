@@ -33,6 +33,7 @@ DECIDES_BYTES = {
     "soft ids": "schemas/soft_ids.py",
     "source file": "stages/corpus/source_file.py",
     "task teacher": "stages/models/task_teacher.py",
+    "task kinds": "schemas/task_kinds.py",
     "tasks": "schemas/tasks.py",
     "teacher": "stages/models/teacher.py",
     "tokenize": "stages/tokens/tokenize.py",

@@ -15,7 +15,7 @@ from typing import Any
 
 from textsmooth.pipeline.commit.card import card
 from textsmooth.pipeline.commit.commit import TokenizerFiles, commit, finished_units, tidy
-from textsmooth.pipeline.commit.finished import Previous, checked, open_previous, take
+from textsmooth.pipeline.commit.finished import Previous, open_previous, read_checked, take_shard
 from textsmooth.pipeline.commit.run_folder import plan_in, publish_plan
 from textsmooth.pipeline.formatting import counted, size
 from textsmooth.schemas.errors import ConflictError, DatasetError, UsageError
@@ -251,7 +251,7 @@ def _taken(sources: Sequence[Previous], left: dict[str, Any], take_one: Callable
 
 def _take(out: Any, left: dict[str, Any], source: Previous, receipt: Receipt) -> Receipt:
     """Link or copy one shard and write its receipt. DatasetError if the shard differs from its manifest."""
-    taken = take(source, out, left[receipt.unit], receipt)
+    taken = take_shard(source, out, left[receipt.unit], receipt)
     if isinstance(taken, str):
         raise DatasetError(f"{taken}; repair that dataset, then run the same command again")
     return taken
@@ -300,7 +300,7 @@ def _whole(folder: Folder, entry: FileEntry | ShardEntry) -> bool:
 def _tokenizer(source: Previous) -> TokenizerFiles:
     """The files of the tokenizer, unchanged."""
     names = [file.path for file in source.manifest.files if file.path.startswith(f"{TOKENIZER_FOLDER}/")]
-    files = {name: checked(source.folder, source.manifest, name) for name in names}
+    files = {name: read_checked(source.folder, source.manifest, name) for name in names}
     return TokenizerFiles(files=files, token_types=source.manifest.token_types, special_ids=source.manifest.special_ids)
 
 

@@ -1,4 +1,4 @@
-"""Rows that cannot be smoothed, for what is in them: which they are, and what is written down of them."""
+"""Rows that cannot be smoothed because of their content: find which they are, and record them."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -18,65 +18,69 @@ from textsmooth.schemas.plan import Plan, Unit
 from textsmooth.schemas.receipt import BadRow, Receipt, UnitFailure
 from textsmooth.stages.corpus.reader import Rows, scan
 
-NAMED = 16  # parts of a unit that are halved further, where no row is left out: so many rows at fault are named at least
-FILES = 3  # whose first rows are looked at
-FIRST = 64  # of them
-PROBES = 8  # rows that are run alone, to see whether any gets through
+MAX_PARTS = 16  # failing parts of a unit that are halved further, where no row is left out: at least so many bad rows are named
+PROBED_FILES = 3  # files whose first rows are tried, to see whether any row works
+PROBED_ROWS = 64  # rows read of each of them
+PROBES = 8  # rows that are run alone, to see whether any works
 
 
-def taken(rows: Rows, where: NDArray[np.int64]) -> Rows:
+def select_rows(rows: Rows, positions: NDArray[np.int64]) -> Rows:
     """The rows at these positions."""
-    return {name: [values[i] for i in where] for name, values in rows.items()}
+    return {name: [values[i] for i in positions] for name, values in rows.items()}
 
 
 @dataclass(kw_only=True)
-class Search:
-    """Rows of a unit told apart, by what became of parts of it."""
+class BadRows:
+    """Result of a search for the bad rows of a unit."""
 
-    bad: dict[int, str] = field(default_factory=dict)  # position in the unit -> error
-    works: bool = False  # some row gets through: it is the rows, not the set-up
-    unknown: int = 0  # rows that were not told apart
-
-
-def spread(where: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """At most PROBES of these rows, each alone: the first, the last, and some between."""
-    return [where[[i]] for i in np.unique(np.linspace(0, len(where) - 1, min(len(where), PROBES)).astype(int))]
+    errors: dict[int, str] = field(default_factory=dict)  # position in the unit -> error
+    works: bool = False  # some row works: the rows are at fault, not the set-up
+    unknown: int = 0  # failing rows that were not tried one by one
 
 
-def tell_apart(
-    where: NDArray[np.int64], fails: Callable[[NDArray[np.int64]], str | None], *, most: int | None, works: Callable[[], bool]
-) -> Search:
-    """Find the rows at fault among those at `where`, by halving.
+def probes(positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """At most PROBES of these rows, each alone: the first, the last, and some between, evenly spaced."""
+    return [positions[[i]] for i in np.unique(np.linspace(0, len(positions) - 1, min(len(positions), PROBES)).astype(int))]
 
-    fails: what some of the rows fail with, None if they get through. most: how many parts that fail are halved further; None: all, until
-    every row is told apart. works: asked where no row gets through, whether others do; if not, the search is given up.
-    Each row runs at most about as often as `where` can be halved.
+
+def find_bad_rows(
+    positions: NDArray[np.int64],
+    error_of: Callable[[NDArray[np.int64]], str | None],
+    *,
+    max_parts: int | None,
+    others_work: Callable[[], bool],
+) -> BadRows:
+    """Find the bad rows among those at `positions` by halving.
+
+    error_of: the error that some of the rows cause, None if they work. max_parts: how many failing parts are halved further; None: all,
+    until every row is tried. others_work: whether rows elsewhere work; called where no row of these does. If not, the search ends.
+    Each row runs at most about as often as `positions` can be halved.
     """
-    found = Search()
-    if not len(where):
-        return found
-    failing = [where] if fails(where) is not None else []
-    found.works = not failing
-    if failing and len(where) > 1:
-        alone = {int(row[0]): fails(row) for row in spread(where)}
-        found.works = None in alone.values()
-        if not found.works and not works():
-            found.bad, found.unknown = {row: error for row, error in alone.items() if error}, len(where) - len(alone)
-            return found
-        found.works = True
+    result = BadRows()
+    if not len(positions):
+        return result
+    failing = [positions] if error_of(positions) is not None else []
+    result.works = not failing
+    if failing and len(positions) > 1:
+        errors_alone = {int(row[0]): error_of(row) for row in probes(positions)}
+        result.works = None in errors_alone.values() or others_work()
+        if not result.works:
+            result.errors = {row: error for row, error in errors_alone.items() if error}
+            result.unknown = len(positions) - len(errors_alone)
+            return result
     while failing:
         parts = failing if len(failing[0]) == 1 else [half for whole in failing for half in np.array_split(whole, 2)]
-        errors = [fails(part) for part in parts]
-        found.bad |= {int(part[0]): error for part, error in zip(parts, errors, strict=True) if error and len(part) == 1}
+        errors = [error_of(part) for part in parts]
+        result.errors |= {int(part[0]): error for part, error in zip(parts, errors, strict=True) if error and len(part) == 1}
         failing = [part for part, error in zip(parts, errors, strict=True) if error and len(part) > 1]
-        found.unknown += sum(map(len, failing[most:])) if most is not None else 0
-        failing = failing[:most]
-    return found
+        result.unknown += sum(map(len, failing[max_parts:])) if max_parts is not None else 0
+        failing = failing[:max_parts]
+    return result
 
 
 def bad_row(unit: Unit, rows: Rows, index: int, error: str) -> BadRow:
-    """What is written down of a row of a unit."""
-    values: dict[str, Any] | None = {name: found[index] for name, found in rows.items()}
+    """The record of a bad row; its values only where JSON can hold them."""
+    values: dict[str, Any] | None = {name: column[index] for name, column in rows.items()}
     try:
         json.dumps(values, allow_nan=False).encode()
     except (ValueError, TypeError):
@@ -87,56 +91,60 @@ def bad_row(unit: Unit, rows: Rows, index: int, error: str) -> BadRow:
 
 
 class UnitRunner(Protocol):
-    """What runs units, and parts of them: units/worker.py."""
+    """Runs units and parts of them: UnitWorker of units/worker.py."""
 
     plan: Plan
     sources: Sources
     skip_bad_rows: bool
 
-    def whole(self, unit: Unit, left_out: Mapping[int, str] | None = None, *, told: bool = True) -> Receipt: ...
-    def fails(self, unit: Unit, rows: Rows, where: NDArray[np.int64]) -> str | None: ...
+    def whole(self, unit: Unit, left_out: Mapping[int, str] | None = None, *, report: bool = True) -> Receipt: ...
+    def error_of(self, unit: Unit, rows: Rows, positions: NDArray[np.int64]) -> str | None: ...
     def read(self, unit: Unit) -> Rows: ...
 
 
 def rescue(worker: UnitRunner, unit: Unit) -> Receipt | UnitFailure:
-    """What becomes of a unit whose rows failed.
+    """Try a failed unit again; if it fails again, without its bad rows (worker.skip_bad_rows), or record them in a UnitFailure.
 
-    Where bad rows are left out (worker.skip_bad_rows), which ones is a matter of the rows and the teacher alone: the same each time.
+    Which rows are left out depends on the rows and the teacher alone: they are the same each time.
     """
     try:
-        return worker.whole(unit, told=False)
-    except RowsError as again:
-        error = str(again)
+        return worker.whole(unit, report=False)
+    except RowsError as second:
+        error = str(second)
     rows, skip = worker.read(unit), worker.skip_bad_rows
     no_text = dict(bad_text(rows, worker.plan.corpus))
-    rest = np.setdiff1d(np.arange(unit.rows), np.array([*no_text], np.int64))
-    found = tell_apart(rest, partial(worker.fails, unit, rows), most=None if skip else NAMED, works=lambda: _others_work(worker, unit))
-    if skip and found.works and not found.unknown:
+    searched = np.setdiff1d(np.arange(unit.rows), np.array([*no_text], np.int64))
+    bad = find_bad_rows(
+        searched,
+        partial(worker.error_of, unit, rows),
+        max_parts=None if skip else MAX_PARTS,
+        others_work=lambda: _others_work(worker, unit),
+    )
+    if skip and bad.works and not bad.unknown:
         try:
-            return worker.whole(unit, found.bad, told=False)
-        except RowsError as last:
-            error = str(last)
-    bad = sorted({**no_text, **found.bad}.items())
-    named = tuple(bad_row(unit, rows, index, why) for index, why in bad)
-    return UnitFailure(unit=unit.id, name=unit.name, error=error, rows=named, attempts=2, works=found.works)
+            return worker.whole(unit, bad.errors, report=False)
+        except RowsError as third:
+            error = str(third)
+    named = tuple(bad_row(unit, rows, index, reason) for index, reason in sorted({**no_text, **bad.errors}.items()))
+    return UnitFailure(unit=unit.id, name=unit.name, error=error, rows=named, attempts=2, works=bad.works)
 
 
 def _others_work(worker: UnitRunner, unit: Unit) -> bool:
-    """Whether some row elsewhere in the corpus gets through: one of those that follow, or of the first ones of a file."""
+    """Whether some row elsewhere in the corpus works: one of those that follow the unit, or of the first ones of a file."""
     return any(
-        worker.fails(place, rows, index) is None
-        for place, rows in _elsewhere(worker, unit)
-        for index in spread(np.arange(len(next(iter(rows.values())))))
+        worker.error_of(other, rows, positions) is None
+        for other, rows in _rows_elsewhere(worker, unit)
+        for positions in probes(np.arange(len(next(iter(rows.values())))))
     )
 
 
-def _elsewhere(worker: UnitRunner, unit: Unit) -> Iterator[tuple[Unit, Rows]]:
+def _rows_elsewhere(worker: UnitRunner, unit: Unit) -> Iterator[tuple[Unit, Rows]]:
     names, files = row_columns(worker.plan.corpus), worker.sources.files
     with closing(scan(files[unit.file], names, rows=unit.rows, start=unit.start, offset=unit.offset or 0)) as parts:
         for part in islice(parts, 1, 2):
             yield unit, part.rows
-    for name in islice(files, FILES):
-        if name != unit.file or unit.start >= FIRST:
-            with closing(scan(files[name], names, rows=FIRST, limit=FIRST)) as parts:
+    for name in islice(files, PROBED_FILES):
+        if name != unit.file or unit.start >= PROBED_ROWS:
+            with closing(scan(files[name], names, rows=PROBED_ROWS, limit=PROBED_ROWS)) as parts:
                 for part in parts:
                     yield replace(unit, file=name), part.rows

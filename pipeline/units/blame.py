@@ -1,4 +1,4 @@
-"""Whose fault an error is: of the rows that were run, or of the machine, the storage or the set-up."""
+"""Attribute an error to the rows that were run, or to the machine, the storage or the set-up."""
 
 import logging
 from collections.abc import Iterator
@@ -10,52 +10,52 @@ from textsmooth.schemas.errors import ConflictError, DatasetError, MachineError,
 
 log = logging.getLogger(__name__)
 
-MACHINE = (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
-SET_UP = (UsageError, ConflictError, DatasetError, StorageError, MachineError)
-SAID = ("CUDA error", "CUDA driver error", "HIP error", "cuDNN error", "CUBLAS_STATUS_", "can't allocate memory")  # in plain RuntimeErrors
+MACHINE_ERRORS = (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+SET_UP_ERRORS = (UsageError, ConflictError, DatasetError, StorageError, MachineError)
+MACHINE_WORDS = (  # in plain RuntimeErrors
+    *("CUDA error", "CUDA driver error", "HIP error", "cuDNN error", "CUBLAS_STATUS_"),
+    "can't allocate memory",
+)
 
 
 class RowsError(Exception):
-    """What rows of a unit caused; its message is one line."""
+    """An error that rows of a unit caused; its message is one line."""
 
 
-def said(error: BaseException) -> str:
-    """What an error says in one line; of one that is none of ours, also what kind it is."""
+def message_of(error: BaseException) -> str:
+    """The message of an error in one line; with its type, if it is none of ours."""
     return str(error) if isinstance(error, TextsmoothError) else f"{type(error).__name__}: {first_line(error)}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, what caused it, and what caused that."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__
+    """An error, its cause, the cause of that, and so on."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__
 
 
 def of_machine(error: BaseException) -> bool:
-    """Whether an error comes from the machine: memory, a device, a file; the same rows may do well on another one."""
+    """Whether an error comes from the machine: memory, a device, a file. The same rows may work on another machine."""
     return any(
-        isinstance(found, MACHINE) or (isinstance(found, RuntimeError) and any(words in str(found) for words in SAID))
-        for found in _chain(error)
+        isinstance(link, MACHINE_ERRORS) or (isinstance(link, RuntimeError) and any(words in str(link) for words in MACHINE_WORDS))
+        for link in _chain(error)
     )
 
 
 @contextmanager
-def blaming_rows(where: str) -> Iterator[None]:
-    """Around what is done with rows that were read: their errors become RowsError, those of the machine MachineError naming `where`."""
+def blaming_rows(unit: str) -> Iterator[None]:
+    """Turn errors of the block into a RowsError, or into a MachineError that names the unit if they come from the machine."""
     try:
         yield
-    except (RowsError, *SET_UP):
+    except (RowsError, *SET_UP_ERRORS):
         raise
     except Exception as error:
         if not of_machine(error):
-            log.info("%s failed", where, exc_info=True)
-            raise RowsError(said(error)) from error
+            log.info("%s failed", unit, exc_info=True)
+            raise RowsError(message_of(error)) from error
         if isinstance(error, (TextsmoothError, OSError)):
             raise
-        advice = "lower --max-batch-tokens or --rows-per-shard" if _no_memory(error) else "see to the device"
-        raise MachineError(f"{where}: {said(error)}; {advice}, then run the same command again: finished units are kept") from error
-
-
-def _no_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+        no_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+        advice = "lower --max-batch-tokens or --rows-per-shard" if no_memory else "check the device"
+        raise MachineError(f"{unit}: {message_of(error)}; {advice}, then run the same command again: finished units are kept") from error

@@ -59,7 +59,7 @@ def whole(corpus: Path, long_corpus: Path, zygote: Any, teacher: Path, tmp_path_
 def test_stopped_at_any_unit_and_run_again_gives_the_same_bytes(
     threads: int, corpus: Path, whole: dict[str, Path], gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = units.UnitWorker._finish
+    real = units.UnitWorker.finish
 
     def stop_at(number: int, *, after: bool) -> None:
         def finish(self: Any, unit: Any, *args: Any) -> Any:
@@ -70,7 +70,7 @@ def test_stopped_at_any_unit_and_run_again_gives_the_same_bytes(
                 raise KeyboardInterrupt
             return receipt
 
-        monkeypatch.setattr(units.UnitWorker, "_finish", finish)
+        monkeypatch.setattr(units.UnitWorker, "finish", finish)
 
     expected = shards_of(whole["corpus"])
     assert len(expected) == UNITS
@@ -82,7 +82,7 @@ def test_stopped_at_any_unit_and_run_again_gives_the_same_bytes(
             assert not (out / "manifest.json").exists()
             begun = {p.name: p.stat().st_ino for p in (out / "train").glob("*.arrow")}
             assert len(begun) >= number + after
-            monkeypatch.setattr(units.UnitWorker, "_finish", real)
+            monkeypatch.setattr(units.UnitWorker, "finish", real)
             assert gen("--corpus", corpus, "--out", out, "--threads", threads, *SIZES).code == 0
             assert shards_of(out) == expected
             assert dataset(out) == dataset(whole["corpus"])
@@ -91,7 +91,7 @@ def test_stopped_at_any_unit_and_run_again_gives_the_same_bytes(
 
 def test_a_finished_unit_is_not_run_again(corpus: Path, gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    real = units.UnitWorker._finish
+    real = units.UnitWorker.finish
     run: list[int] = []
 
     def finish(self: Any, unit: Any, *args: Any) -> Any:
@@ -100,7 +100,7 @@ def test_a_finished_unit_is_not_run_again(corpus: Path, gen: Callable[..., Ran],
             raise KeyboardInterrupt
         return real(self, unit, *args)
 
-    monkeypatch.setattr(units.UnitWorker, "_finish", finish)
+    monkeypatch.setattr(units.UnitWorker, "finish", finish)
     assert gen("--corpus", corpus, "--out", out, *SIZES).code == 130
     stopped = list(run)
     assert gen("--corpus", corpus, "--out", out, *SIZES).code == 0
@@ -261,7 +261,7 @@ def test_a_driver_that_comes_late_runs_nothing_again(
 
     out = tmp_path / "out"
     args = ("--corpus", corpus, "--out", out, *SIZES)
-    real, real_score = Inline.run, units.UnitWorker._score
+    real, real_score = Inline.run, units.UnitWorker.score
     ran: list[Ran] = []
     scored: list[object] = []
 
@@ -276,7 +276,7 @@ def test_a_driver_that_comes_late_runs_nothing_again(
         return real(*given, **named)
 
     monkeypatch.setattr(Inline, "run", run)
-    monkeypatch.setattr(units.UnitWorker, "_score", score)
+    monkeypatch.setattr(units.UnitWorker, "score", score)
     assert gen(*args).code == 0
     assert ran[0].code == 0
     assert len(scored) == UNITS
@@ -293,7 +293,7 @@ def test_two_drivers_that_guess_another_dtype_agree_on_the_first_plan(
 
     out = tmp_path / "out"
     args = ("--corpus", corpus, "--out", out, "--dtype", "auto", *SIZES)
-    real = generation.cut
+    real = generation.make_plan
     ran: list[Ran] = []
 
     def cut(*given: Any, **named: Any) -> Plan:
@@ -305,7 +305,7 @@ def test_two_drivers_that_guess_another_dtype_agree_on_the_first_plan(
         return plan
 
     monkeypatch.setattr(device, "pick_dtype", lambda kind: "bfloat16")
-    monkeypatch.setattr(generation, "cut", cut)
+    monkeypatch.setattr(generation, "make_plan", cut)
     late = gen(*args)
     assert (ran[0].code, late.code) == (0, 0), late.err
     assert json.loads((out / "plan.json").read_bytes())["config"]["dtype"] == "float32"

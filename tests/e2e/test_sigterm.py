@@ -86,7 +86,7 @@ def test_the_second_one_does_not_wait() -> None:
     stopped: list[bool] = []
     with drain.listening(), pytest.raises(drain.Terminated), drain.draining(lambda: stopped.append(True)):
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stopped == [True] and drain.asked()
+        assert stopped == [True] and drain.terminating()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert stopped == [True]
@@ -117,7 +117,7 @@ def test_before_a_unit_runs_it_ends_at_once(phase: str, gen: Callable[..., Ran],
         time.sleep(5)
 
     if phase == "planning":
-        monkeypatch.setattr(generation, "cut", killed)
+        monkeypatch.setattr(generation, "make_plan", killed)
     else:
         monkeypatch.setattr(units, "Teacher", killed)
     start = time.monotonic()
@@ -176,7 +176,7 @@ with drain.listening():
         time.sleep(5)
         print("went on")
     except drain.Terminated:
-        print("ended", drain.asked())
+        print("ended", drain.terminating())
 """
 SLOW_MODULE = """
 import os, signal, time
@@ -211,6 +211,6 @@ def test_one_of_a_command_that_has_ended_says_nothing_to_what_follows() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
-    assert not drain.asked()
+    assert not drain.terminating()
     with drain.draining(lambda: None):
         pass

@@ -55,14 +55,14 @@ def drive(args: list[str]) -> int:
     notes = os.environ["CHAOS_NOTES"]
 
     class Noting(UnitWorker):
-        def _forward(self, unit: Any, ready: Any, *rest: Any) -> Any:
+        def forward(self, unit: Any, ready: Any, *rest: Any) -> Any:
             line = f"{unit.name} {'again' if find_receipt(self.out, unit) else 'first'}\n"
             with open(notes, "a") as file:  # noqa: PTH123 (sent to workers: nothing of this module is there)
                 file.write(line)
             time.sleep(UNIT_S)
-            return super()._forward(unit, ready, *rest)
+            return super().forward(unit, ready, *rest)
 
-    executors.executor = lambda options: RayExecutor(options, worker=Noting)
+    executors.select_executor = lambda options: RayExecutor(options, worker=Noting)
     return cli.run(cli_gen.gen, "textsmooth-gen", args)
 
 

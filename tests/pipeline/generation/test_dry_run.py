@@ -223,10 +223,9 @@ def test_the_rows_are_those_of_the_corpus(hub_folder: Path, teacher: Path, tmp_p
     for name, corpus in corpora.items():
         asked = options(corpus, teacher, tmp_path / "out", keep_columns=("idx",), rows_per_shard=50)
         resolved = resolve(asked, Progress("none"), Inline())
-        plan = resolved.plan
-        found = rows_of(plan, resolved.request.sources)
+        found = rows_of(resolved.plan, resolved.request.sources)
         assert found["text"] == [many[i]["text"] for i in found["idx"]]
-        assert set(found["idx"]) == {int(unit.row + i) for unit, chosen in draw(plan.units) for i in chosen}
+        assert set(found["idx"]) == {int(unit.row + i) for unit, chosen in draw(resolved.plan.units) for i in chosen}
         assert found["idx"] != sorted(found["idx"])
         drawn[name] = found["idx"]
     assert drawn["jsonl"] == drawn["parquet"]

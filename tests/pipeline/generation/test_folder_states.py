@@ -313,14 +313,14 @@ def test_a_corpus_edited_after_planning_is_noticed_by_the_unit(
 
     lines = rows(20, 4)
     corpus = write_jsonl(tmp_path / "c.jsonl", lines)
-    real = generation.cut
+    real = generation.make_plan
 
     def cut(*args: Any, **named: Any) -> Any:
         plan = real(*args, **named)
         write_jsonl(corpus, [*lines[:-1], {**lines[-1], "text": "another"}])
         return plan
 
-    monkeypatch.setattr(generation, "cut", cut)
+    monkeypatch.setattr(generation, "make_plan", cut)
     ran = gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 3, "--rows-per-shard", 5)
     assert ran.code == 1
     assert "changed since the run was planned" in ran.err

@@ -203,7 +203,7 @@ def test_between_folders_and_object_stores(old: str, new: str, place: Path, make
     assert {name: earlier.read(name) for name in earlier.files()} == before
     assert make(place / "grown/*.jsonl", out, earlier).units == 0
     for inside in (earlier, f"{earlier}/new"):
-        with pytest.raises(UsageError, match="are not apart"):
+        with pytest.raises(UsageError, match="overlap: a finished dataset"):
             make(place / "grown/*.jsonl", inside, earlier, overwrite=True)
 
 
@@ -390,7 +390,7 @@ def test_other_settings_are_refused_by_name(
     for more in ((), ("--dry-run",)):
         ran = gen(*asked, *more)
         assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1)
-        assert f"--from-previous {place / 'old'} was made otherwise ({named})" in ran.err
+        assert f"--from-previous {place / 'old'} was made with other settings ({named})" in ran.err
     assert not (tmp_path / "new").exists()
 
 
@@ -439,8 +439,8 @@ def test_what_is_no_finished_dataset_is_refused(place: Path, gen: Callable[..., 
     refused(2, place / "grown/b.jsonl", "that is a file")
     refused(1, place / "corpus", "has no manifest.json")
     old = tmp_path / "old"
-    refused(2, place / "old", "are not apart", out=place / "old")
-    refused(2, place / "old", "are not apart", out=place / "old/new")
+    refused(2, place / "old", "overlap: a finished dataset", out=place / "old")
+    refused(2, place / "old", "overlap: a finished dataset", out=place / "old/new")
     for name, said in (("receipts.jsonl", "missing or damaged"), ("plan.json", "has no plan.json"), ("manifest.json", "has no manifest")):
         shutil.copytree(place / "old", old)
         (old / name).unlink()

@@ -91,14 +91,14 @@ def test_without_a_price_there_is_no_cost(gen: Callable[..., Ran], desk: Path) -
 def test_a_run_that_breaks_off_leaves_a_record_and_the_next_one_the_dataset(
     error: BaseException, code: int, outcome: str, gen: Callable[..., Ran], desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = units.UnitWorker._finish
+    real = units.UnitWorker.finish
 
     def finish(self: Any, unit: Unit, *args: Any) -> Any:
         if unit.number == 1:
             raise error
         return real(self, unit, *args)
 
-    monkeypatch.setattr(units.UnitWorker, "_finish", finish)
+    monkeypatch.setattr(units.UnitWorker, "finish", finish)
     if isinstance(error, RuntimeError):
         with pytest.raises(RuntimeError):
             gen(*ARGS)
@@ -107,7 +107,7 @@ def test_a_run_that_breaks_off_leaves_a_record_and_the_next_one_the_dataset(
     found = record(desk / "out")
     assert (found["outcome"], found["exit_code"], found["units"]["all"]) == (outcome, code, 3)
     assert found["error"] == (str(error) or type(error).__name__)
-    monkeypatch.setattr(units.UnitWorker, "_finish", real)
+    monkeypatch.setattr(units.UnitWorker, "finish", real)
     assert gen(*ARGS).code == 0
     found = record(desk / "out")
     assert (found["outcome"], found["units"]["run"] + found["units"]["reused"]) == ("done", 3) and found["units"]["reused"] >= 1
@@ -144,7 +144,7 @@ def test_what_was_refused_leaves_no_record(gen: Callable[..., Ran], desk: Path) 
 def test_a_record_that_cannot_be_written_hides_no_error_and_fails_no_run(
     gen: Callable[..., Ran], desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_put, real_finish = LocalFolder.put, units.UnitWorker._finish
+    real_put, real_finish = LocalFolder.put, units.UnitWorker.finish
 
     def put(self: Any, name: str, data: Any) -> None:
         if name == RUN:
@@ -155,9 +155,9 @@ def test_a_record_that_cannot_be_written_hides_no_error_and_fails_no_run(
         raise StorageError("the real one")
 
     monkeypatch.setattr(LocalFolder, "put", put)
-    monkeypatch.setattr(units.UnitWorker, "_finish", finish)
+    monkeypatch.setattr(units.UnitWorker, "finish", finish)
     assert gen(*ARGS).err == "textsmooth-gen: the real one\n"
-    monkeypatch.setattr(units.UnitWorker, "_finish", real_finish)
+    monkeypatch.setattr(units.UnitWorker, "finish", real_finish)
     assert gen(*ARGS).code == 0
     assert (desk / "out" / MANIFEST).exists() and not (desk / "out" / RUN).exists()
 

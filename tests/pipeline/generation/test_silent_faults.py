@@ -12,9 +12,9 @@ import pytest
 from helpers_gen import VOCAB, Ran, make_model, wrong
 
 from textsmooth.pipeline.generation.run import generate
-from textsmooth.pipeline.plan.cut import cut
-from textsmooth.pipeline.plan.differences import differences
-from textsmooth.pipeline.plan.resolve import draft
+from textsmooth.pipeline.plan.cut import make_plan
+from textsmooth.pipeline.plan.differences import plan_differences
+from textsmooth.pipeline.plan.resolve import resolve_request
 from textsmooth.pipeline.plan.versions import DECIDES_BYTES
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig
@@ -106,10 +106,12 @@ def test_without_a_teacher_named_it_is_the_default_one(desk: Path) -> None:
 def test_another_source_in_the_same_folder_is_another_run(desk: Path) -> None:
     """The commit that a plan has is no revision of something else."""
     options = GenerateOptions(corpus="good.jsonl", teacher="teacher", topk=3, out="out", dtype="float32")
-    plan = cut(draft(options))
+    plan = make_plan(resolve_request(options))
     corpus, teacher = replace(plan.corpus, name="o/n", revision="a" * 40), replace(plan.teacher, name="o/m", revision="b" * 40)
-    found = differences(
-        draft(options, replace(plan, corpus=corpus, teacher=teacher)), replace(plan, corpus=corpus, teacher=teacher), finished=True
+    found = plan_differences(
+        resolve_request(options, replace(plan, corpus=corpus, teacher=teacher)),
+        replace(plan, corpus=corpus, teacher=teacher),
+        finished=True,
     )
     assert any(line.startswith("name: o/n there") for line in found) and any(line.startswith("teacher name: o/m there") for line in found)
 
@@ -209,8 +211,8 @@ def test_a_blank_corpus_says_that_nothing_was_smoothed(gen: Callable[..., Ran], 
 def test_a_teacher_that_changed_after_planning_is_refused(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan names a teacher by content; the worker loads that one or none."""
     options = GenerateOptions(corpus=str(desk / "good.jsonl"), teacher=str(desk / "teacher"), topk=3, out=str(desk / "out"))
-    asked = draft(options)
-    plan = cut(asked)
+    asked = resolve_request(options)
+    plan = make_plan(asked)
     make_model(initializer_range=0.3).save_pretrained(desk / "teacher")
     with pytest.raises(TeacherError, match="is not the planned one"):
         UnitWorker(plan, asked.sources, open_folder(desk / "out"))

@@ -16,8 +16,8 @@ from helpers_gen import Process, Ran, make_model, rows, shards_of, tree, write_j
 
 from textsmooth.pipeline.executors.inline import Inline
 from textsmooth.pipeline.plan import machine
-from textsmooth.pipeline.plan.cut import cut
-from textsmooth.pipeline.plan.resolve import draft
+from textsmooth.pipeline.plan.cut import make_plan
+from textsmooth.pipeline.plan.resolve import resolve_request
 from textsmooth.pipeline.units import watchdog as watch
 from textsmooth.pipeline.units import worker as units
 from textsmooth.pipeline.units.blame import RowsError, blaming_rows
@@ -100,15 +100,15 @@ def test_a_row_that_fits_nowhere_ends_the_run_and_names_what_to_lower(
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "lower --max-batch-tokens or --rows-per-shard"),
         (MemoryError(), "lower --max-batch-tokens or --rows-per-shard"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "lower --max-batch-tokens"),
-        (RuntimeError("CUDA error: an illegal memory access was encountered\nmore"), "see to the device"),
-        (torch.AcceleratorError("CUDA error: unspecified launch failure"), "see to the device"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered\nmore"), "check the device"),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), "check the device"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_what_the_machine_does_is_not_blamed_on_the_rows(
     error: Exception, words: str, corpus: Path, gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls, out = UnitWorker._score, [], tmp_path / "out"
+    real, calls, out = UnitWorker.score, [], tmp_path / "out"
 
     def score(self: UnitWorker, ready: Any) -> Any:
         calls.append(1)
@@ -116,7 +116,7 @@ def test_what_the_machine_does_is_not_blamed_on_the_rows(
             raise error
         return real(self, ready)
 
-    monkeypatch.setattr(UnitWorker, "_score", score)
+    monkeypatch.setattr(UnitWorker, "score", score)
     said = one_line(gen("--corpus", corpus, "--out", out, *SIZES))
     assert "train/00002: " in said and words in said and "run the same command again" in said
     assert len(calls) == 3 and not (out / "quarantine.jsonl").exists()
@@ -195,7 +195,7 @@ def test_no_space_while_failures_are_written_down_is_told(
         return real(path, data)
 
     def score(self: UnitWorker, ready: Any) -> Any:
-        if ready.where.size == 5 and ready.rows["text"][0] == bad:
+        if ready.positions.size == 5 and ready.rows["text"][0] == bad:
             raise RuntimeError("odd")
         return scored(self, ready)
 
@@ -247,7 +247,7 @@ def test_a_corpus_that_changes_under_a_run_ends_it_and_put_back_it_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out, before, said = tmp_path / "out", corpus.read_bytes(), []
-    load, finish = Inline.load, UnitWorker._finish
+    load, finish = Inline.load, UnitWorker.finish
 
     def after_planning(*args: Any) -> None:
         load(*args)
@@ -263,7 +263,7 @@ def test_a_corpus_that_changes_under_a_run_ends_it_and_put_back_it_goes_on(
         if when == "planned":
             patch.setattr(Inline, "load", after_planning)
         else:
-            patch.setattr(UnitWorker, "_finish", after_a_unit)
+            patch.setattr(UnitWorker, "finish", after_a_unit)
         found = one_line(gen("--corpus", corpus, "--out", out, *SIZES))
     assert said[0].format(corpus) in found
     assert set(shards_of(out).items()) <= set(whole.items()) and not (out / "quarantine.jsonl").exists()
@@ -282,7 +282,7 @@ def test_another_teacher_in_its_place_is_refused_by_name(
 
     args = ("--corpus", corpus, "--teacher", desk / "teacher", "--out", out, *SIZES)
     with monkeypatch.context() as patch:
-        patch.setattr(UnitWorker, "_finish", stop)
+        patch.setattr(UnitWorker, "finish", stop)
         assert gen(*args).code == 130
     before = {name: (desk / "teacher" / name).read_bytes() for name in ("config.json", "model.safetensors")}
     make_model(initializer_range=0.3).save_pretrained(desk / "teacher")
@@ -378,15 +378,15 @@ def _worker(corpus: Path, teacher: Path, out: Path, **given: Any) -> tuple[UnitW
     options = GenerateOptions(
         corpus=str(corpus), teacher=str(teacher), topk=3, rows_per_shard=5, out=str(out), dtype="float32", threads=1, device="cpu"
     )
-    asked = draft(options)
-    plan = cut(asked)
+    asked = resolve_request(options)
+    plan = make_plan(asked)
     return UnitWorker(plan, asked.sources, open_folder(out), **given), plan
 
 
 def test_threads_that_share_a_worker_make_the_same_bytes(corpus: Path, teacher: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     worker, plan = _worker(corpus, teacher, tmp_path / "out")
     inside: list[int] = []
-    real, most = worker._score, []
+    real, most = worker.score, []
 
     def score(ready: Any) -> Any:
         inside.append(1)
@@ -395,7 +395,7 @@ def test_threads_that_share_a_worker_make_the_same_bytes(corpus: Path, teacher: 
         inside.pop()
         return found
 
-    worker._score = score  # type: ignore[method-assign]
+    worker.score = score  # type: ignore[method-assign]
     with ThreadPoolExecutor(3) as pool:
         done = list(pool.map(worker.do, plan.units))
     assert all(isinstance(receipt, Receipt) for receipt in done) and set(most) == {1}
@@ -427,7 +427,7 @@ def test_a_machine_without_bfloat16_is_told_before_the_teacher_is_loaded(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(UnitWorker, "_finish", stop)
+        patch.setattr(UnitWorker, "finish", stop)
         assert gen("--corpus", corpus, "--out", out, "--dtype", "bfloat16", *SIZES).code == 130
     monkeypatch.setattr(device, "computes", lambda where, dtype: dtype != "bfloat16")
     monkeypatch.setattr(machine.platform, "node", lambda: "old-node")
@@ -448,7 +448,7 @@ def test_a_gpu_that_only_emulates_bfloat16_does_not_count(monkeypatch: pytest.Mo
     assert not computes("cuda", "bfloat16") and pick_dtype("cuda:0") == "float16"
     assert all(computes("cpu", dtype) for dtype in ("float32", "bfloat16", "float16"))
     with pytest.raises(MachineError, match=r"cannot do bfloat16 on cuda .* choose --dtype float16 or float32"):
-        machine.check("cuda", "bfloat16")
+        machine.check_dtype("cuda", "bfloat16")
 
 
 def test_a_corpus_error_of_reading_is_not_quarantined(corpus: Path, teacher: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from helpers_inspect import read_row
 
 from textsmooth.pipeline.generation.run import generate
 from textsmooth.pipeline.share.pull import pull
-from textsmooth.pipeline.units.bad_rows import tell_apart
+from textsmooth.pipeline.units.bad_rows import find_bad_rows
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.errors import UsageError
@@ -104,13 +104,13 @@ def test_a_rerun_tries_just_the_units_that_failed(run: Callable[..., Ran], tmp_p
     assert run("--corpus", corpus, "--out", out).code == 3
     before = shards_of(out)
     tried: list[int] = []
-    real = UnitWorker._finish
+    real = UnitWorker.finish
 
     def finish(self: Any, unit: Any, *args: Any) -> Any:
         tried.append(unit.number)
         return real(self, unit, *args)
 
-    monkeypatch.setattr(UnitWorker, "_finish", finish)
+    monkeypatch.setattr(UnitWorker, "finish", finish)
     assert run("--corpus", corpus, "--out", out).code == 3
     assert set(tried) == {1, 4}
     assert shards_of(out) == before and bad_rows(out) == list(BAD)
@@ -125,7 +125,7 @@ def test_the_same_bytes_however_often_it_was_begun(run: Callable[..., Ran], tmp_
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert run("--corpus", corpus, "--out", whole, "--skip-bad-rows").code == 0
     assert run("--corpus", corpus, "--out", again).code == 3
-    real = UnitWorker._finish
+    real = UnitWorker.finish
 
     def finish(self: Any, unit: Any, *args: Any) -> Any:
         receipt = real(self, unit, *args)
@@ -134,7 +134,7 @@ def test_the_same_bytes_however_often_it_was_begun(run: Callable[..., Ran], tmp_
         return receipt
 
     with monkeypatch.context() as patch:
-        patch.setattr(UnitWorker, "_finish", finish)
+        patch.setattr(UnitWorker, "finish", finish)
         assert run("--corpus", corpus, "--out", again, "--skip-bad-rows").code == 130
     assert run("--corpus", corpus, "--out", again, "--skip-bad-rows").code == 0
     assert shards_of(whole) == shards_of(again)
@@ -208,7 +208,7 @@ def test_a_run_that_was_begun_to_skip_rows_quarantines_them_without(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(UnitWorker, "_finish", stop)
+        patch.setattr(UnitWorker, "finish", stop)
         assert run("--corpus", corpus, "--out", out, "--skip-bad-rows").code == 130
     assert "(row 7 of c.jsonl: column 'text' is null, not text)" in one_line(run("--corpus", corpus, "--out", out), 3)
     assert bad_rows(out) == [7]
@@ -383,14 +383,14 @@ def test_halving_finds_all_rows_at_fault_or_some(bad: set[int], most: int | None
         runs += len(part)
         return "bad" if bad & set(part.tolist()) else None
 
-    found = tell_apart(np.arange(100), fails, most=most, works=lambda: True)
-    assert found.bad.keys() <= bad and found.works
+    found = find_bad_rows(np.arange(100), fails, max_parts=most, others_work=lambda: True)
+    assert found.errors.keys() <= bad and found.works
     assert runs <= 100 * 9 + 8
     if most is None:
-        assert found.bad.keys() == bad and found.unknown == 0
+        assert found.errors.keys() == bad and found.unknown == 0
     else:
-        assert len(found.bad) >= min(len(bad), most)
-    assert not bad or found.unknown or found.bad.keys() == bad
+        assert len(found.errors) >= min(len(bad), most)
+    assert not bad or found.unknown or found.errors.keys() == bad
 
 
 def test_the_search_is_given_up_where_nothing_gets_through() -> None:
@@ -401,8 +401,8 @@ def test_the_search_is_given_up_where_nothing_gets_through() -> None:
         runs += len(part)
         return "bad"
 
-    found = tell_apart(np.arange(1000), fails, most=None, works=lambda: False)
-    assert not found.works and found.unknown == 992 and len(found.bad) == 8 and runs == 1008
+    found = find_bad_rows(np.arange(1000), fails, max_parts=None, others_work=lambda: False)
+    assert not found.works and found.unknown == 992 and len(found.errors) == 8 and runs == 1008
 
 
 def test_of_a_part_a_row_left_out_is_told_from_one_that_was_not_pulled(run: Callable[..., Ran], tmp_path: Path) -> None:
