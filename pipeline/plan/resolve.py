@@ -55,7 +55,7 @@ def resolve_request(
     """
     corpus = open_corpus(
         options.corpus,
-        revision=options.corpus_revision or _pinned(existing and existing.corpus, hub_corpus_name(options.corpus)),
+        revision=options.corpus_revision or _pinned(existing.corpus if existing else None, hub_corpus_name(options.corpus)),
         streaming=options.streaming,
     ).select(options.splits)
     for split in corpus.splits:
@@ -78,7 +78,7 @@ def resolve_request(
         about=corpus.about,
     )
     name = teacher_name(options)
-    model = find_model(name, options.teacher_revision or _pinned(existing and existing.teacher, name), option="--teacher")
+    model = find_model(name, options.teacher_revision or _pinned(existing.teacher if existing else None, name), option="--teacher")
     teacher, tokenizer = _teacher(model, options)
     machine, settings = _machine(options, existing, finished=finished, vocab_size=teacher.vocab_size, find_machine=find_machine)
     config = GenerationConfig(
@@ -96,7 +96,7 @@ def resolve_request(
     )
     task_model = None
     if options.task_teacher is not None:
-        revision = options.task_teacher_revision or _pinned(existing and existing.task_teacher, options.task_teacher)
+        revision = options.task_teacher_revision or _pinned(existing.task_teacher if existing else None, options.task_teacher)
         task_model = find_model(options.task_teacher, revision, option="--task-teacher")
     return Request(
         corpus=corpus,

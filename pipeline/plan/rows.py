@@ -26,7 +26,12 @@ def typed_rows(rows: Rows, identity: CorpusIdentity, file: SourceFile) -> Rows:
     kept = dict(zip(identity.keep_columns, identity.keep_types, strict=True))
     columns = {name: typed(rows[name], kind) for name, kind in kept.items() if name not in identity.text_columns}
     label, kind = identity.label_column, identity.label_kind
-    if label is not None and isinstance(task_kind(kind), LabelColumn) and label not in (*identity.text_columns, *columns):
+    if (
+        label is not None
+        and kind is not None
+        and isinstance(task_kind(kind), LabelColumn)
+        and label not in (*identity.text_columns, *columns)
+    ):
         columns[label] = typed_labels(rows[label], kind, identity.label_names)
     return {**rows, **columns}
 
