@@ -35,7 +35,7 @@ def options(corpus: Path, teacher: Path, out: Path, **asked: Any) -> GenerateOpt
 
 
 def figures(loss: Loss) -> dict[str, float]:
-    return {name: value for name, value in vars(loss).items() if name != "cut"}
+    return {name: value for name, value in vars(loss).items() if name != "truncation"}
 
 
 # --- the figures -----------------------------------------------------------------------------------------------------------------
