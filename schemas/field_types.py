@@ -25,7 +25,7 @@ def convert(value: Any, kind: Any, name: str = "") -> Any:
 
 def _one_line(message: str, value: Any, name: str) -> str:
     """`Expected … - at $.path` of msgspec with the value at that path."""
-    expected, _, path = message.partition(" - at `$")
+    expected, _, path = message.replace("`key` in ", "").partition(" - at `$")
     steps = re.findall(r"\.(\w+)|\[(\d+)\]", path.partition("[...]")[0])  # [...] is any key of a dict
     for key, index in steps:
         value = value[key] if key else value[int(index)]

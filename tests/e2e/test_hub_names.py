@@ -237,7 +237,7 @@ def test_made_public_is_said_and_notes_once(hub: Hub, made: Path, textsmooth: Ca
             push(made, place)
         ran = textsmooth("push", made, place, "--public", "--progress", "none")
         assert ("made public: everyone can read it now; all files were already there" in ran.out) is there
-        assert "nothing to do" not in ran.out and (ran.out + ran.err).count("the corpus text is inside") == 1
+        assert "nothing to do" not in ran.out and (ran.out + ran.err).count("the dataset contains the corpus text") == 1
         again = textsmooth("push", made, place, "--public", "--progress", "none")
         assert "nothing to do: it is there already" in again.out and "made public" not in again.out
     told = json.loads(textsmooth("push", made, "me/set", "--public", "--json", "--progress", "none").out)
@@ -302,7 +302,7 @@ def test_a_pull_does_not_hide_the_name_it_came_by(hub: Hub, made: Path, textsmoo
 def test_a_name_that_can_be_none_makes_no_folder(hub: Hub, made: Path, textsmooth: Callable[..., Ran], name: str) -> None:
     ran = textsmooth("push", made, name)
     assert ran.code == 2 and not Path("me").exists()
-    assert f"{name!r} cannot be a name on the Hub, and there is no folder me here: write './{name}' for a folder" in ran.err
+    assert f"{name!r} is not a valid name on the Hub, and there is no folder me: write './{name}' for a folder" in ran.err
     assert textsmooth("push", made, f"./{name}").code == 0
 
 
@@ -320,7 +320,7 @@ def test_a_folder_that_is_not_here_may_be_meant_on_the_hub(textsmooth: Callable[
 
 def test_pull_does_not_send(made: Path, textsmooth: Callable[..., Ran]) -> None:
     ran = textsmooth("pull", made, "hf://datasets/me/set")
-    assert ran.code == 2 and "textsmooth push sends one" in ran.err
+    assert ran.code == 2 and "use textsmooth push" in ran.err
 
 
 def test_a_full_disk_is_no_fault_of_the_source(made: Path) -> None:

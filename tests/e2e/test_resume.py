@@ -1,5 +1,6 @@
 """Killed at any moment, with any signal: the same command finishes the job, and the result is the same bytes."""
 
+import io
 import json
 import signal
 import time
@@ -122,26 +123,28 @@ def test_stopped_while_publishing_a_file_the_next_run_leaves_nothing_over(
     from textsmooth.stages.storage import atomic as storage
 
     out = tmp_path / "out"
-    real = storage._temp
+    real = storage._write_temp
 
     class Killed(BaseException):
         pass
 
     left: list[Path] = []
 
-    def temp(path: Path, data: Any) -> Any:
+    def write_temp(path: Path, write: Any, place: Any) -> Any:
         if path.name != stop:
-            return real(path, data)
+            return real(path, write, place)
         path.parent.mkdir(parents=True, exist_ok=True)
         left.append(path.parent / f"{storage.TEMP_PREFIX}killed")
-        left[-1].write_bytes(bytes(data)[:10])
+        data = io.BytesIO()
+        write(data)
+        left[-1].write_bytes(data.getvalue()[:10])
         raise Killed
 
-    monkeypatch.setattr(storage, "_temp", temp)
+    monkeypatch.setattr(storage, "_write_temp", write_temp)
     with pytest.raises(Killed):
         gen("--corpus", corpus, "--out", out, *SIZES)
     assert left[0].exists()
-    monkeypatch.setattr(storage, "_temp", real)
+    monkeypatch.setattr(storage, "_write_temp", real)
     assert gen("--corpus", corpus, "--out", out, *SIZES).code == 0
     assert_clean(out)
     assert shards_of(out) == shards_of(whole["corpus"])

@@ -75,7 +75,7 @@ def test_pickled_weights_are_refused_and_a_revision_without_them_is_taken(
     [
         ("me/nobody", None, "no model me/nobody on this machine or on the Hub"),
         ("me/student", "v9", "has no revision 'v9': give --student-revision"),
-        ("desk", "main", "is on this machine, only a model on the Hub has revisions: leave --student-revision away"),
+        ("desk", "main", "is on this machine, only a model on the Hub has revisions: remove --student-revision"),
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(

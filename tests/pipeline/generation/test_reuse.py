@@ -17,6 +17,7 @@ from helpers_gen import REPOSITORY, Process, Ran, files_of, rows, shards_of, unt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from textsmooth.pipeline.commit import finished
 from textsmooth.pipeline.generation import reuse as previously
 from textsmooth.pipeline.generation import run as generation
 from textsmooth.pipeline.generation.dry_run import preview
@@ -475,9 +476,7 @@ def test_a_run_that_wants_to_be_told_of_bad_rows_takes_no_shard_without_them(pla
     manifest = read_manifest(place / "old")
     first = replace(manifest.shards[0], skipped=1)
     plan = Plan.from_json(json.loads((place / "old/plan.json").read_bytes()))
-    old = previously.Previous(
-        folder=open_folder(place / "old"), manifest=replace(manifest, shards=(first, *manifest.shards[1:])), plan=plan
-    )
+    old = finished.Previous(folder=open_folder(place / "old"), manifest=replace(manifest, shards=(first, *manifest.shards[1:])), plan=plan)
     assert previously.reusable(old, plan.units, skip_bad_rows=True) == list(plan.units)
     assert previously.reusable(old, plan.units, skip_bad_rows=False) == list(plan.units[1:])
 
@@ -497,7 +496,7 @@ def test_stopped_anywhere_and_run_again(
         raise KeyboardInterrupt
 
     asked = (place / "grown/*.jsonl", tmp_path / "new", tmp_path / "old")
-    real = previously.publish
+    real = finished.publish
 
     def some(out: Any, unit: Unit, receipt: Any) -> Any:
         return stop() if unit.number == at else real(out, unit, receipt)
@@ -508,7 +507,7 @@ def test_stopped_anywhere_and_run_again(
         elif at == "commit":
             patch.setattr(generation, "commit", stop)
         else:
-            patch.setattr(previously, "publish", some)
+            patch.setattr(finished, "publish", some)
         make(*asked)
     receipts = len(list((tmp_path / "new/receipts").iterdir()))
     assert receipts == {"run": 4, "commit": 6}[at] if isinstance(at, str) else receipts <= 3  # several are taken over at once

@@ -123,7 +123,7 @@ def test_verify_makes_no_room_for_rows_that_plan_receipts_and_manifest_promise(d
     (dataset / "receipts.jsonl").write_text("".join(json.dumps(receipt) + "\n" for receipt in receipts))
     remade(dataset)
     forge(dataset, ("shards.0.rows", shard.rows + more), ("shards.0.skipped", more))
-    assert f"receipts.jsonl: has 0 rows left out of {shard.path}, the manifest {more}" in said(verify(dataset, workers=1))
+    assert f"receipts.jsonl: has 0 skipped rows for {shard.path}, the manifest {more}" in said(verify(dataset, workers=1))
 
 
 def test_a_tokenizer_with_a_token_far_out_is_refused(dataset: Path, little_memory: None) -> None:

@@ -159,23 +159,21 @@ def _full() -> Iterator[None]:
 def test_a_disk_that_is_full_is_told_and_leaves_no_part_of_a_file(
     what: str, corpus: Path, whole: dict[str, bytes], gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, refused, out = storage._temp, [], tmp_path / "out"
+    real, refused, out = storage._write_temp, [], tmp_path / "out"
     if what == "quarantine":
         write_jsonl(corpus, [{**row, "text": None if i == 7 else row["text"]} for i, row in enumerate(rows(40, 5))])
 
-    @contextmanager
-    def temp(path: Path, data: Any) -> Iterator[Path]:
+    def write_temp(path: Path, write: Any, place: Any) -> None:
         if what in str(path):
             refused.append(path)
-            with _full(), real(path, data) as made:
-                yield made
+            with _full():
+                real(path, write, place)
         else:
-            with real(path, data) as made:
-                yield made
+            real(path, write, place)
 
     args = ("--corpus", corpus, "--out", out, *SIZES, "--skip-bad-rows")
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "_temp", temp)
+        patch.setattr(storage, "_write_temp", write_temp)
         said = one_line(gen(*args))
     assert refused and f"cannot write {refused[0]}: File too large" in said and "run the same command again" in said
     assert no_temp(tmp_path) and not (out / "manifest.json").exists()
@@ -187,12 +185,13 @@ def test_a_disk_that_is_full_is_told_and_leaves_no_part_of_a_file(
 def test_no_space_while_failures_are_written_down_is_told(
     corpus: Path, gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, out = storage._temp, tmp_path / "out"
+    real, out = storage._write_temp, tmp_path / "out"
 
-    def temp(path: Path, data: Any) -> Any:
-        if path.name == "quarantine.jsonl":
-            raise OSError(28, os.strerror(28))
-        return real(path, data)
+    def no_space(file: Any) -> None:
+        raise OSError(28, os.strerror(28))
+
+    def write_temp(path: Path, write: Any, place: Any) -> None:
+        real(path, no_space if path.name == "quarantine.jsonl" else write, place)
 
     def score(self: UnitWorker, ready: Any) -> Any:
         if ready.positions.size == 5 and ready.rows["text"][0] == bad:
@@ -201,7 +200,7 @@ def test_no_space_while_failures_are_written_down_is_told(
 
     bad, scored = rows(40, 5)[10]["text"], UnitWorker.score
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "_temp", temp)
+        patch.setattr(storage, "_write_temp", write_temp)
         patch.setattr(UnitWorker, "score", score)
         said = one_line(gen("--corpus", corpus, "--out", out, *SIZES))
     assert "quarantine.jsonl: No space left on device; make room and run the same command again" in said
