@@ -239,7 +239,7 @@ def test_made_public_is_said_and_notes_once(hub: Hub, made: Path, textsmooth: Ca
         assert ("made public: everyone can read it now; all files were already there" in ran.out) is there
         assert "nothing to do" not in ran.out and (ran.out + ran.err).count("the dataset contains the corpus text") == 1
         again = textsmooth("push", made, place, "--public", "--progress", "none")
-        assert "nothing to do: it is there already" in again.out and "made public" not in again.out
+        assert "nothing to do: it is already there" in again.out and "made public" not in again.out
     told = json.loads(textsmooth("push", made, "me/set", "--public", "--json", "--progress", "none").out)
     assert told["public"] is True and told["made_public"] is False and told["notes"]
 

@@ -104,7 +104,7 @@ def test_only_what_is_new_runs_and_the_bytes_are_those_of_a_run_from_nothing(
         monkeypatch.setattr(storage, "link", lambda *args, **named: None)
     before = files_of(place / "old")
     made = make(place / "grown/*.jsonl", tmp_path / "new", place / "old")
-    assert (made.units, made.taken, made.told) == (2, 4, ())
+    assert (made.units, made.taken, made.not_taken) == (2, 4, ())
     equal(tmp_path / "new", place / "fresh")
     assert files_of(place / "old") == before
     old = {path.name: path.stat().st_ino for path in (place / "old/train").iterdir()}
@@ -196,8 +196,8 @@ def test_between_folders_and_object_stores(old: str, new: str, place: Path, make
     shard = next(name for name in before if name.startswith("train/00001-"))
     earlier.put(shard, before[shard][:-1] + b"x")
     made = make(place / "grown/*.jsonl", out, earlier)
-    assert (made.units, made.taken, len(made.told)) == (3, 3, 1)
-    assert earlier.at(shard) in made.told[0]
+    assert (made.units, made.taken, len(made.not_taken)) == (3, 3, 1)
+    assert earlier.at(shard) in made.not_taken[0]
     assert {name: out.read(name) for name in out.files() if name.endswith(".arrow")} == shards_of(place / "fresh")
     assert read_manifest(out).dataset == read_manifest(place / "fresh").dataset
     earlier.put(shard, before[shard])
@@ -516,7 +516,7 @@ def test_stopped_anywhere_and_run_again(
     made = make(*asked)
     equal(tmp_path / "new", place / "fresh")
     assert counts(tmp_path / "new")[0]["units"] == (receipts if gone and isinstance(at, int) else 4)
-    assert bool(made.told) == gone and all("no longer there" in line for line in made.told)
+    assert bool(made.not_taken) == gone and all("no longer there" in line for line in made.not_taken)
     assert became(tmp_path / "new") == {"unchanged": (4, 28, 28), "grown": (1, 8, 2), "new": (1, 5, 0)}
     assert make(*asked).units == 0
 
