@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from textsmooth.pipeline.plan.cut import cut
-from textsmooth.pipeline.plan.resolve import Draft, draft
+from textsmooth.pipeline.plan.cut import make_plan
+from textsmooth.pipeline.plan.resolve import Request, resolve_request
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.stages.corpus.reader import scan
@@ -31,14 +31,14 @@ from textsmooth.stages.tokens.padding import batches
 from textsmooth.stages.tokens.tokenize import tokenize
 
 
-def texts_of(asked: Draft, rows: int) -> list[list[str]]:
+def texts_of(asked: Request, rows: int) -> list[list[str]]:
     """The text columns of the first rows."""
     file = next(asked.corpus.files)
     found = next(scan(file, asked.identity.text_columns, rows=rows, limit=rows))
     return [found.rows[name] for name in asked.identity.text_columns]
 
 
-def plain(asked: Draft, texts: list[list[str]], folder: Path) -> Callable[[], int]:
+def plain(asked: Request, texts: list[list[str]], folder: Path) -> Callable[[], int]:
     """What people write: returns the number of real tokens."""
     from transformers import AutoModelForMaskedLM
 
@@ -61,7 +61,7 @@ def plain(asked: Draft, texts: list[list[str]], folder: Path) -> Callable[[], in
     return run
 
 
-def bare(asked: Draft, texts: list[list[str]], dtype: torch.dtype) -> Callable[[], int]:
+def bare(asked: Request, texts: list[list[str]], dtype: torch.dtype) -> Callable[[], int]:
     """Encoder and vocabulary projection over the kept tokens of sorted batches, and nothing else."""
     config = asked.config
     teacher = Teacher(asked.sources.teacher, dtype=dtype)
@@ -79,8 +79,8 @@ def bare(asked: Draft, texts: list[list[str]], dtype: torch.dtype) -> Callable[[
 
 def ours(options: GenerateOptions, folder: Path) -> Callable[[], int]:
     """The whole of generation: rows from the corpus to shards and receipts on disk."""
-    asked = draft(options)
-    plan = cut(asked)
+    asked = resolve_request(options)
+    plan = make_plan(asked)
     count = 0
     worker: UnitWorker | None = None
 
@@ -109,7 +109,7 @@ def main() -> None:
     options = GenerateOptions(
         corpus=args.corpus, teacher=args.teacher, splits=(args.split,), limit=args.rows, rows_per_shard=max(args.rows // 2, 64)
     )
-    asked = draft(options)
+    asked = resolve_request(options)
     texts = texts_of(asked, args.rows)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

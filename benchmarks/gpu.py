@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from textsmooth.pipeline.plan.cut import cut
-from textsmooth.pipeline.plan.resolve import draft
+from textsmooth.pipeline.plan.cut import make_plan
+from textsmooth.pipeline.plan.resolve import resolve_request
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.stages.dataset.open import open_folder
@@ -184,8 +184,8 @@ def floors(bench: Bench) -> None:
 
 
 def throughput(bench: Bench) -> None:
-    asked = draft(bench.options("ours"))
-    plan = cut(asked)
+    asked = resolve_request(bench.options("ours"))
+    plan = make_plan(asked)
     dtype = getattr(torch, asked.config.dtype)
     worker = UnitWorker(plan, asked.sources, open_folder(bench.folder / "warm"))
     list(worker.run(plan.units[:2]))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textsmooth.pipeline.units.worker import Ready, Scored, UnitWorker
+from textsmooth.pipeline.units.worker import Prepared, Scored, UnitWorker
 from textsmooth.stages.soft_ids.topk import ChunkSoftIds
 
 FIRST = 0.87  # probability of the original token; each further entry has half of what is left
@@ -31,7 +31,7 @@ def entries(topk: int, vocab_size: int) -> NDArray[np.float64]:
 class NullWorker(UnitWorker):
     """A UnitWorker that makes its soft ids up: token t gets the ids t, t + 1, … (modulo V), with the same probabilities everywhere."""
 
-    def _score(self, ready: Ready) -> Scored:
+    def score(self, ready: Prepared) -> Scored:
         start = time.perf_counter()
         config, tokens, vocab = self.plan.config, ready.tokens, self.plan.teacher.vocab_size
         topk, wanted = config.topk, np.flatnonzero(ready.wanted)
@@ -56,4 +56,11 @@ class NullWorker(UnitWorker):
             log_partition=everywhere(*partition),
         )
         self.on_batch(len(tokens.input_ids), len(tokens.input_ids), int((tokens.window == 0).sum()))
-        return Scored(chunks=[chunk], positions=wanted, padded=len(tokens.input_ids), seconds=time.perf_counter() - start)
+        return Scored(
+            chunks=[chunk],
+            positions=wanted,
+            padded=len(tokens.input_ids),
+            passed=0,
+            task_logits=None,
+            seconds=time.perf_counter() - start,
+        )

@@ -21,8 +21,8 @@ from typing import Any
 
 from textsmooth.pipeline.commit.commit import commit, finished_units
 from textsmooth.pipeline.commit.receipts import receipt_name, shard_path
-from textsmooth.pipeline.plan.cut import cut
-from textsmooth.pipeline.plan.resolve import Draft, draft
+from textsmooth.pipeline.plan.cut import make_plan
+from textsmooth.pipeline.plan.resolve import Request, resolve_request
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.schemas.manifest import FileEntry, Manifest, ShardEntry
 from textsmooth.schemas.plan import Plan
@@ -49,13 +49,13 @@ def told(what: str, step: Callable[[], Any]) -> Any:
     return found
 
 
-def requested(folder: Path, count: int) -> Draft:
+def requested(folder: Path, count: int) -> Request:
     """A request for a corpus of one-line rows, one to a unit."""
     (folder / "corpus").mkdir()
     for number in range(4):
         lines = (f"row {i} of it\n" for i in range(count * number // 4, count * (number + 1) // 4))
         (folder / f"corpus/part-{number}.txt").write_text("".join(lines))
-    return draft(GenerateOptions(corpus=str(folder / "corpus/*.txt"), teacher="demo", rows_per_shard=1, threads=1))
+    return resolve_request(GenerateOptions(corpus=str(folder / "corpus/*.txt"), teacher="demo", rows_per_shard=1, threads=1))
 
 
 def write(folder: Path, made: Plan) -> None:
@@ -64,7 +64,7 @@ def write(folder: Path, made: Plan) -> None:
 
 def plan(folder: Path, count: int) -> None:
     asked = told("corpus, teacher", lambda: requested(folder, count))
-    made = told("cut and hashed", lambda: cut(asked))
+    made = told("cut and hashed", lambda: make_plan(asked))
     told("plan.json written", partial(write, folder, made))
     digest = made.digest
     del made  # of two plans neither run nor resume has need
@@ -90,7 +90,7 @@ def manifest(folder: Path, count: int) -> None:
         )
         for n in range(count)
     )
-    plan = cut(requested(folder, 1))
+    plan = make_plan(requested(folder, 1))
     made = Manifest(
         dataset=Manifest.dataset_digest(plan.digest, shards),
         plan=plan.digest,
@@ -114,7 +114,7 @@ def manifest(folder: Path, count: int) -> None:
 
 def receipts(folder: Path, count: int) -> None:
     asked = requested(folder, count)
-    made, out, rng = cut(asked), folder / "out", random.Random(0)
+    made, out, rng = make_plan(asked), folder / "out", random.Random(0)
     for room in ("train", "receipts"):
         (out / room).mkdir(parents=True)
     (out / "plan.json").write_bytes(pretty_json(made.to_json()))

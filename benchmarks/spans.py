@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 
-from textsmooth.pipeline.plan.resolve import draft
+from textsmooth.pipeline.plan.resolve import resolve_request
 from textsmooth.pipeline.plan.rows import row_columns
 from textsmooth.schemas.config import GenerateOptions
 from textsmooth.stages.corpus.reader import scan
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--stride", type=int)
     parser.add_argument("--limit", type=int)
     args = parser.parse_args()
-    asked = draft(
+    asked = resolve_request(
         GenerateOptions(
             corpus=args.corpus, teacher=args.teacher, splits=(args.split,), max_length=args.max_length, stride=args.stride, dtype="float32"
         )

@@ -27,7 +27,6 @@ from textsmooth.schemas.config import GenerateOptions, GenerationConfig
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.plan import CorpusIdentity, Plan, TeacherIdentity, Unit
 from textsmooth.stages.dataset.open import open_folder, read_manifest
-from textsmooth.stages.storage import atomic as storage
 from textsmooth.stages.storage.folder import Folder
 
 SIZES = ("--rows-per-shard", 8, "--topk", 3)
@@ -101,7 +100,7 @@ def test_only_what_is_new_runs_and_the_bytes_are_those_of_a_run_from_nothing(
     links: bool, place: Path, make: Callable[..., Generated], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not links:
-        monkeypatch.setattr(storage, "link", lambda *args, **named: None)
+        monkeypatch.setattr(finished, "link", lambda *args, **named: None)
     before = files_of(place / "old")
     made = make(place / "grown/*.jsonl", tmp_path / "new", place / "old")
     assert (made.units, made.taken, made.not_taken) == (2, 4, ())
@@ -349,7 +348,7 @@ def test_a_damaged_shard_is_told_and_its_unit_is_run(
     damage: str, links: bool, place: Path, gen: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not links:
-        monkeypatch.setattr(storage, "link", lambda *args, **named: None)
+        monkeypatch.setattr(finished, "link", lambda *args, **named: None)
     shutil.copytree(place / "old", tmp_path / "old")
     shard = next((tmp_path / "old/train").glob("00001-*"))
     data = bytearray(shard.read_bytes())
@@ -516,7 +515,7 @@ def test_stopped_anywhere_and_run_again(
     made = make(*asked)
     equal(tmp_path / "new", place / "fresh")
     assert counts(tmp_path / "new")[0]["units"] == (receipts if gone and isinstance(at, int) else 4)
-    assert bool(made.not_taken) == gone and all("no longer there" in line for line in made.not_taken)
+    assert bool(made.not_taken) == gone and all("no longer available" in line for line in made.not_taken)
     assert became(tmp_path / "new") == {"unchanged": (4, 28, 28), "grown": (1, 8, 2), "new": (1, 5, 0)}
     assert make(*asked).units == 0
 

@@ -12,12 +12,12 @@ from helpers_hub import at_hub
 from helpers_merge import same_dataset
 from hub_server import Hub
 
+from textsmooth.pipeline.commit import finished
 from textsmooth.pipeline.share.merge import merge
 from textsmooth.pipeline.verification.run import verify
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.open import read_manifest
-from textsmooth.stages.storage import atomic as storage
 
 
 def test_done_it_is_not_done_again_and_overwrite_starts_anew(a: Path, b: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_killed_at_any_moment_the_same_command_finishes_it(
 
 
 def test_copies_where_there_are_no_links(a: Path, b: Path, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "link", lambda *args, **named: None)
+    monkeypatch.setattr(finished, "link", lambda *args, **named: None)
     made = merge([a, b], tmp_path / "out")
     assert made.linked == 0 and "7 shards, copied" in made.summary()
     same_dataset(tmp_path / "out", merged)
