@@ -88,6 +88,7 @@ def test_the_architecture_page_names_every_package() -> None:
         init.parent.relative_to(ROOT).as_posix() for layer in ("stages", "pipeline") for init in (ROOT / layer).glob("*/__init__.py")
     }
     assert set(re.findall(r"^\| `((?:stages|pipeline)/\w+)` \|", page, re.MULTILINE)) == packages
+    assert [name for name in packages if not 10 <= len((ROOT / name / "README.md").read_text(encoding="utf-8").splitlines()) <= 30] == []
 
 
 def test_relative_links_lead_somewhere() -> None:
