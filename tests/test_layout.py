@@ -10,6 +10,9 @@ import pytest
 import yaml
 from helpers_gen import REPOSITORY
 
+from textsmooth.pipeline.generation.run import generate
+from textsmooth.schemas.config import GenerateOptions
+
 LAYERS = ("schemas", "stages", "pipeline")
 HEAVY = ("torch", "transformers", "datasets", "ray", "pyarrow", "numpy", "sklearn", "pandas", "rich", "yaml")
 LINES = 400
@@ -70,17 +73,35 @@ def test_stages_and_schemas_import_where_ray_click_and_datasets_are_missing() ->
     assert python(f"{block}import click").returncode != 0
 
 
-@pytest.mark.parametrize("args", [["--help"], ["gen", "--help"], ["--version"]])
-def test_help_imports_nothing_heavy(args: list[str]) -> None:
+def imported(args: list[str], names: tuple[str, ...]) -> "tuple[subprocess.CompletedProcess[str], str]":
+    """Run `textsmooth ARGS` in a process of its own; and which of these modules it imported, as the last line of its errors."""
     code = (
         f"import sys; sys.argv[1:] = {args!r}\n"
         "from textsmooth.pipeline.cli.app import main\n"
         "try: main()\n"
-        f"finally: print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+        f"finally: print([name for name in {names!r} if name in sys.modules], file=sys.stderr)\n"
     )
     ran = python(code)
-    assert (ran.returncode, ran.stderr) == (0, "[]\n")
+    return ran, ran.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("args", [["--help"], ["gen", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(args: list[str]) -> None:
+    ran, modules = imported(args, HEAVY)
+    assert (ran.returncode, modules) == (0, "[]")
     assert "Usage" in ran.stdout or "version" in ran.stdout
+
+
+@pytest.mark.parametrize("command", ["stats", "inspect", "train"])
+def test_looking_at_a_dataset_and_wrong_names_need_no_torch(command: str, teacher: Path, reviews: Path, tmp_path: Path) -> None:
+    """torch takes seconds to import, pandas half of one."""
+    more = ["--student", "none", "--out", "none"] if command == "train" else []
+    ran, modules = imported([command, str(tmp_path / "none"), *more], ("torch", "pandas"))
+    assert (ran.returncode, modules) == (2, "[]")
+    if command != "train":
+        generate(GenerateOptions(corpus=str(reviews), teacher=str(teacher), topk=4, out=str(tmp_path / "out")))
+        ran, modules = imported([command, str(tmp_path / "out")], ("torch", "pandas"))
+        assert (ran.returncode, modules) == (0, "[]")
 
 
 def test_every_command_is_there_with_help() -> None:

@@ -16,7 +16,6 @@ from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import QUARANTINE
 from textsmooth.schemas.printable import printable
 from textsmooth.schemas.smoothing import Smoothing
-from textsmooth.stages.dataset.collate import SmoothedCollator
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode
@@ -187,6 +186,8 @@ class SmoothedRows:
 
     def _student_weights(self, block: TokenBlock) -> tuple[list[tuple[NDArray[Any], NDArray[Any]]], NDArray[np.float64]]:
         """For each token the ids and weights that a student reads, largest first, and the weight of the token itself."""
+        from textsmooth.stages.dataset.collate import SmoothedCollator  # imports torch, which takes 2 s
+
         collator = SmoothedCollator(pad_id=0, smoothing=self.how, temperatures=self.dataset.temperatures, vocab_size=self._vocab_size)
         bag = collator(block).soft
         assert bag is not None

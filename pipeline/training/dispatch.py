@@ -1,14 +1,17 @@
 """Train in this process, or in several by Ray Train."""
 
+from typing import TYPE_CHECKING
+
 from textsmooth.pipeline.progress import TrainProgress
-from textsmooth.pipeline.training.result import TrainResult
-from textsmooth.pipeline.training.run import train_here
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import TrainOptions
-from textsmooth.stages.training.distributed import World
+from textsmooth.stages.dataset.open import open_folder, read_manifest
+
+if TYPE_CHECKING:
+    from textsmooth.pipeline.training.result import TrainResult
 
 
-def train(options: TrainOptions, progress: TrainProgress | None = None) -> TrainResult:
+def train(options: TrainOptions, progress: TrainProgress | None = None) -> "TrainResult":
     """Train a student on a smoothed dataset and save it in a folder that transformers opens.
 
     Options, dataset and student are checked before the first update. Raises UsageError, DatasetError, TeacherError (the student does not
@@ -16,6 +19,10 @@ def train(options: TrainOptions, progress: TrainProgress | None = None) -> Train
     or Stopped (by a signal; resumable). Seeds torch's generator and sets its number of threads. Equal options, threads and libraries give
     equal weights on a CPU, however often the run was interrupted and resumed.
     """
+    read_manifest(open_folder(options.dataset, reading=True))  # a wrong name ends here, before the seconds that torch takes to import
+    from textsmooth.pipeline.training.run import train_here
+    from textsmooth.stages.training.distributed import World
+
     progress = progress or TrainProgress(mode=options.progress)
     world = World.from_environment()
     if options.num_workers > 1:

@@ -24,7 +24,7 @@ from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.dataset.order import WINDOW_ROWS, SampleOrder
 from textsmooth.stages.dataset.prefetch import Prefetch
 from textsmooth.stages.dataset.row_gather import gather
-from textsmooth.stages.soft_ids.codec import TokenBlock, decode
+from textsmooth.stages.soft_ids.codec import TokenBlock, decode, values
 from textsmooth.stages.soft_ids.shard import ShardReader
 from textsmooth.stages.storage import cache
 from textsmooth.stages.storage.local import LocalFolder
@@ -146,7 +146,7 @@ class SmoothedDataset:
             self._lengths = np.zeros(len(self), np.int64)
         for shard in self._in_turn([shard for shard in shards if not self._known[shard]]):
             reader = self._reader(shard)
-            offsets = (reader.record_batch(number).column("input_ids").offsets.to_numpy() for number in range(len(reader)))
+            offsets = (values(reader.record_batch(number).column("input_ids").offsets) for number in range(len(reader)))
             self._lengths[self._begins[shard] : self._ends[shard]] = np.concatenate([np.zeros(0, np.int64), *map(np.diff, offsets)])
             self._known[shard] = True
 
@@ -318,7 +318,7 @@ class SmoothedDataset:
         if not offset:
             return batch
         place = batch.schema.get_field_index("row")
-        row = batch.column(place).to_numpy(zero_copy_only=True) + offset
+        row = values(batch.column(place)) + offset
         return batch.set_column(place, batch.schema.field(place), pa.array(row))
 
     def _block(self, place: int) -> TokenBlock:
