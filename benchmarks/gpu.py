@@ -35,7 +35,8 @@ from textsmooth.stages.models.device import device_name
 from textsmooth.stages.models.load import load_checked
 from textsmooth.stages.models.teacher import Teacher, chunks
 from textsmooth.stages.soft_ids.topk import Sparsifier
-from textsmooth.stages.tokens.tokenize import TokenRows, load_tokenizer, tokenize
+from textsmooth.stages.tokens.load import load_tokenizer
+from textsmooth.stages.tokens.tokenize import TokenRows, tokenize
 
 WORDS = 29_000
 QUANTILES = (15, 27, 31, 33, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 57, 60, 63, 67, 75, 87, 250)  # tokens of QNLI's rows, each 5 %

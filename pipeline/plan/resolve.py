@@ -129,7 +129,8 @@ def _pinned(existing: CorpusIdentity | TeacherIdentity | TaskTeacherIdentity | N
 def _teacher(model: Model, options: GenerateOptions) -> tuple[TeacherIdentity, "PreTrainedTokenizerFast"]:
     """The identity of the teacher, and its tokenizer. TeacherError or UsageError if they cannot do what the options need."""
     from textsmooth.stages.models.load import teacher_digest
-    from textsmooth.stages.tokens.tokenize import load_tokenizer, tokenizer_digest, vocab_digest
+    from textsmooth.stages.tokens.load import load_tokenizer
+    from textsmooth.stages.tokens.tokenize import tokenizer_digest, vocab_digest
 
     model_facts = model_config(model.folder)
     digest = teacher_digest(model.folder)

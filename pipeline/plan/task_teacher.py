@@ -19,7 +19,8 @@ def identify(model: Model, identity: CorpusIdentity, teacher: TeacherIdentity, c
     It may have its own tokenizer if it gives logits per row of text, but not if it gives them per token or window.
     """
     from textsmooth.stages.models.load import position_limit, teacher_digest
-    from textsmooth.stages.tokens.tokenize import load_tokenizer, tokenizer_digest
+    from textsmooth.stages.tokens.load import load_tokenizer
+    from textsmooth.stages.tokens.tokenize import tokenizer_digest
 
     facts = model_config(model.folder)
     tokenizer = load_tokenizer(model.folder)

@@ -42,9 +42,10 @@ from textsmooth.stages.soft_ids.shard import shard_bytes
 from textsmooth.stages.soft_ids.statistics import UnitStats
 from textsmooth.stages.soft_ids.topk import ChunkSoftIds, Sparsifier, gather_soft_ids
 from textsmooth.stages.storage.folder import Folder
+from textsmooth.stages.tokens.load import load_tokenizer
 from textsmooth.stages.tokens.masked_context import passes
 from textsmooth.stages.tokens.padding import PaddedRows
-from textsmooth.stages.tokens.tokenize import TokenRows, load_tokenizer, tokenize, tokenizer_digest
+from textsmooth.stages.tokens.tokenize import TokenRows, tokenize, tokenizer_digest
 
 READ_AHEAD = 2  # units prepared before their forward pass, and units being written after it
 

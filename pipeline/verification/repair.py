@@ -112,7 +112,7 @@ def checked_model(given: str | None, known: dict[str, Any], option: str, digest:
 
 
 def _tokenizer(folder: Folder, manifest: Manifest, entries: list[FileEntry], origins: Origins, done: Repaired) -> None:
-    from textsmooth.stages.tokens.tokenize import load_tokenizer
+    from textsmooth.stages.tokens.load import load_tokenizer
 
     model = checked_model(origins.teacher, manifest.teacher, "--teacher", manifest.teacher["digest"])
     made = saved(load_tokenizer(model.folder)).files
@@ -129,7 +129,8 @@ def _shards(
     progress: Progress | None,
     done: Repaired,
 ) -> None:
-    from textsmooth.stages.tokens.tokenize import load_tokenizer, tokenizer_digest
+    from textsmooth.stages.tokens.load import load_tokenizer
+    from textsmooth.stages.tokens.tokenize import tokenizer_digest
 
     plan = records.plan
     units = [records.units[entry.path] for entry in wanted if entry.path in records.units]

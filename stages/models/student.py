@@ -13,7 +13,8 @@ from textsmooth.schemas.errors import ConflictError, StorageError, TeacherError,
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.stages.models.load import load_checked, meta_model
 from textsmooth.stages.storage.atomic import TEMP_PREFIX, sync
-from textsmooth.stages.tokens.tokenize import load_tokenizer, vocab_digest
+from textsmooth.stages.tokens.load import load_tokenizer
+from textsmooth.stages.tokens.tokenize import vocab_digest
 
 # The class of transformers with the head for labels of a kind, or for masked tokens.
 HEADS = {

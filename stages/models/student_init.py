@@ -8,8 +8,8 @@ import torch
 from textsmooth.schemas.errors import TeacherError, UsageError, first_line
 from textsmooth.stages.models.load import accepted_inputs, check_masked_lm, load_checked, meta_model, quiet
 from textsmooth.stages.models.student import check_out, new_model_folder, save_model, weight_bytes
+from textsmooth.stages.tokens.load import load_tokenizer
 from textsmooth.stages.tokens.padding import probe
-from textsmooth.stages.tokens.tokenize import load_tokenizer
 
 # Settings that follow from others, or belong to a trained head.
 _DERIVED = ("layer_types", "head_dim", "architectures", "id2label", "label2id", "problem_type", "transformers_version")

@@ -15,8 +15,9 @@ from torch import Tensor
 from textsmooth.schemas.errors import TeacherError, UsageError, first_line
 from textsmooth.schemas.plan import TaskTeacherIdentity
 from textsmooth.stages.models.load import PADDING_NOISE, accepted_inputs, load_checked, teacher_digest
+from textsmooth.stages.tokens.load import load_tokenizer
 from textsmooth.stages.tokens.padding import TOO_LARGE_ADVICE, PaddedRows, batches, probe, shortest_alone, split
-from textsmooth.stages.tokens.tokenize import TokenRows, load_tokenizer, tokenizer_digest
+from textsmooth.stages.tokens.tokenize import TokenRows, tokenizer_digest
 
 GENERIC = "LABEL_"  # prefix of transformers' names for unnamed classes
 

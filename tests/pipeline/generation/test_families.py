@@ -17,7 +17,7 @@ from textsmooth.pipeline.cli.app import run, textsmooth
 from textsmooth.pipeline.inspect.token_text import TokenNames
 from textsmooth.pipeline.units.worker import UnitWorker
 from textsmooth.stages.dataset.open import read_manifest
-from textsmooth.stages.tokens.tokenize import load_tokenizer
+from textsmooth.stages.tokens.load import load_tokenizer
 
 TEXTS = ["the cat sat on the mat", "naïve café 日本語 😀", "Привет, мир!", "עברית and العربية", "a\tb\n c  d", "the mat", ""]
 
@@ -259,9 +259,9 @@ def test_a_teacher_without_tokenizer_is_told_what_is_missing(
 ) -> None:
     import re
 
-    from textsmooth.stages.tokens import tokenize
+    from textsmooth.stages.tokens import load
 
-    monkeypatch.setattr(tokenize, "_importable", lambda module: module != "sentencepiece")
+    monkeypatch.setattr(load, "_importable", lambda module: module != "sentencepiece")
     make("deberta-v2", tmp_path / "model")
     for name, text in files.items():
         (tmp_path / "model" / name).write_text(text)
