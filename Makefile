@@ -9,12 +9,14 @@ DEMO := build/demo
 
 setup: $(READY)
 
-# torch first and by itself: its pinned build must be there before anything else asks for a torch.
+# torch first and by itself: its pinned build must be there before anything else asks for a torch. Python compiles a module when it is
+# first imported; compiling all of them here would take as long as installing them.
+INSTALL := $(BIN)/python -m pip install -q --no-compile -c constraints.txt
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt pip setuptools wheel
-	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(INSTALL) pip setuptools wheel
+	$(INSTALL) torch
+	$(INSTALL) -e '.[dev]'
 	touch $@
 
 demo: $(READY)
