@@ -140,7 +140,7 @@ def test_an_interrupted_comparison_goes_on(
     dataset: Path, student: Path, textsmooth_process: Callable[..., Process], tmp_path: Path
 ) -> None:
     """SIGTERM in the middle of a run: 143, saved; the same command ends with the scores of one that was never stopped."""
-    words = ("--student", student, "--arms", "plain,smoothed", "--seeds", 1, "--threads", 1, "--max-steps", 60, "--lr", 5e-3)
+    words = ("--student", student, "--arms", "plain,smoothed", "--seeds", 1, "--threads", 1, "--max-steps", 24, "--lr", 5e-3)
 
     def command(out: str) -> Process:
         return textsmooth_process("compare", dataset, *words, "--out", tmp_path / out)
