@@ -110,10 +110,10 @@ class TokenizerFiles:
 
 
 def saved(tokenizer: "PreTrainedTokenizerFast") -> TokenizerFiles:
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
+    from textsmooth.stages.tokens.load import save_tokenizer
+
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, Path(folder))
         files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
         found = {f"{TOKENIZER_FOLDER}/{p.relative_to(folder).as_posix()}": p.read_bytes() for p in files}
     return TokenizerFiles(files=found, token_types=makes_token_types(tokenizer), special_ids=special_ids(tokenizer))

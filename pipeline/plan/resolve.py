@@ -176,7 +176,10 @@ def specials(tokenizer: "PreTrainedTokenizerFast", text: tuple[str, ...]) -> int
 
 def _lengths(options: GenerateOptions, existing: Plan | None, task: Task | None, limit: int, specials: int) -> dict[str, Any]:
     """max_length, long and stride. UsageError for a length above the teacher's limit, or with no room for text."""
+    from textsmooth.stages.models.load import check_room
+
     before = existing.config if existing else None
+    check_room(limit, specials, "teacher")
     if options.max_length is not None and options.max_length > limit:
         raise UsageError(f"max-length {options.max_length} is more than the teacher's {limit} positions")
     if options.max_length is not None and options.max_length < specials + 1:

@@ -18,7 +18,7 @@ def identify(model: Model, identity: CorpusIdentity, teacher: TeacherIdentity, c
 
     It may have its own tokenizer if it gives logits per row of text, but not if it gives them per token or window.
     """
-    from textsmooth.stages.models.load import position_limit, teacher_digest
+    from textsmooth.stages.models.load import check_room, position_limit, teacher_digest
     from textsmooth.stages.tokens.load import load_tokenizer
     from textsmooth.stages.tokens.tokenize import tokenizer_digest
 
@@ -32,6 +32,7 @@ def identify(model: Model, identity: CorpusIdentity, teacher: TeacherIdentity, c
             f"the task teacher in {model.folder} has another tokenizer than the teacher: {what} would not fit; give one that shares it"
         )
     limit = position_limit(facts, tokenizer)
+    check_room(limit, tokenizer.num_special_tokens_to_add(pair=len(identity.text_columns) == 2), "task teacher")
     if digest == teacher.tokenizer_digest and config.max_length > limit:
         raise UsageError(f"max-length {config.max_length} is more than the task teacher's {limit} positions; give --max-length {limit}")
     wanted, description = (

@@ -36,6 +36,7 @@ DECIDES_BYTES = {
     "task kinds": "schemas/task_kinds.py",
     "tasks": "schemas/tasks.py",
     "teacher": "stages/models/teacher.py",
+    "tokenizer": "stages/tokens/load.py",
     "tokenize": "stages/tokens/tokenize.py",
     "top-k": "stages/soft_ids/topk.py",
     "worker": "pipeline/units/worker.py",

@@ -75,7 +75,23 @@ def position_limit(model_config: dict[str, Any], tokenizer: Any) -> int:
 
     model_config: config.json.
     """
-    return min(_positions(model_config), int(tokenizer.model_max_length), NO_LIMIT)
+    return min(_positions(model_config), _tokenizer_limit(tokenizer.model_max_length), NO_LIMIT)
+
+
+def check_room(limit: int, specials: int, model: str) -> None:
+    """Raise TeacherError if rows of at most `limit` tokens, `specials` of them special, hold no text."""
+    if limit < specials + 1:
+        raise TeacherError(
+            f"the {model} reads at most {limit} tokens (max_position_embeddings in its config.json, model_max_length in its "
+            f"tokenizer_config.json), which leaves no room for text: {specials + 1} is the least; correct the file"
+        )
+
+
+def _tokenizer_limit(value: Any) -> int:
+    """model_max_length of tokenizer_config.json in tokens; NO_LIMIT for what is written where there is none: 0, -1, 1e30, Infinity."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TeacherError(f"tokenizer_config.json has model_max_length {value!r}: a number of tokens is needed; correct or remove it")
+    return int(value) if 1 <= value < NO_LIMIT else NO_LIMIT
 
 
 def _positions(model_config: dict[str, Any]) -> int:

@@ -8,7 +8,7 @@ import torch
 from textsmooth.schemas.errors import TeacherError, UsageError, first_line
 from textsmooth.stages.models.load import accepted_inputs, check_masked_lm, load_checked, meta_model, quiet
 from textsmooth.stages.models.student import check_out, new_model_folder, save_model, weight_bytes
-from textsmooth.stages.tokens.load import load_tokenizer
+from textsmooth.stages.tokens.load import load_tokenizer, save_tokenizer
 from textsmooth.stages.tokens.padding import probe
 
 # Settings that follow from others, or belong to a trained head.
@@ -145,5 +145,5 @@ def _check_out(teacher: Path, out: Path, *, overwrite: bool) -> None:
 def _save(model: Any, tokenizer: Any, out: Path, *, overwrite: bool) -> Path:
     with new_model_folder(Path(out), overwrite=overwrite, needed_bytes=weight_bytes(model)) as folder:
         save_model(model, folder)
-        tokenizer.save_pretrained(str(folder))
+        save_tokenizer(tokenizer, folder)
     return Path(out)

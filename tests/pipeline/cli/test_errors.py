@@ -121,6 +121,16 @@ def more_tokens(desk: Path) -> None:
     tokenizer.save_pretrained(desk / "teacher")
 
 
+def tokenizer_settings(**changes: Any) -> Callable[[Path], object]:
+    """The teacher's tokenizer_config.json with changes."""
+
+    def make(desk: Path) -> None:
+        file = desk / "teacher/tokenizer_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    return make
+
+
 def no_mask(desk: Path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.mask_token = None
@@ -236,6 +246,16 @@ CASES = [
     Case("Teachers", "a model that is no masked LM", "", 1, model(model_type="vit")),
     Case("Teachers", "no tokenizer", "", 1, without("*token*", "vocab*")),
     Case("Teachers", "a tokenizer with more tokens than the model", "", 1, more_tokens),
+    Case("Teachers", "a damaged tokenizer.json", "", 1, lambda desk: (desk / "teacher/tokenizer.json").write_text("{}")),
+    Case(
+        "Teachers",
+        "tokenizer.json and tokenizer_config.json that contradict each other",
+        "",
+        1,
+        tokenizer_settings(tokenizer_class="BertTokenizer", do_lower_case=False),
+    ),
+    Case("Teachers", "a tokenizer whose rows have no room for text", "", 1, tokenizer_settings(model_max_length=2)),
+    Case("Teachers", "a limit of the tokenizer that is no number", "", 1, tokenizer_settings(model_max_length="long")),
     Case("Teachers", "weights that give NaN", "", 1, nan_weights),
     Case("Teachers", "no mask token, for a masked context", "--context masked:3", 2, no_mask),
     Case("Task teachers", "more classes than the corpus", "--corpus named.jsonl --task-teacher second", 2, classifier("a", "b", "c")),

@@ -10,7 +10,7 @@ import pytest
 from helpers_families import PAD, POSITIONS, VOCAB, make, soft_ids
 
 from textsmooth.schemas.errors import TeacherError
-from textsmooth.stages.models.load import position_limit
+from textsmooth.stages.models.load import check_room, position_limit
 from textsmooth.stages.models.teacher import Teacher
 from textsmooth.stages.tokens.tokenize import NO_LIMIT, TokenRows
 
@@ -63,3 +63,21 @@ def test_where_nobody_knows_a_limit_there_is_none(absent: dict[str, Any]) -> Non
 def test_the_tokenizer_may_set_a_lower_limit() -> None:
     config = {"model_type": "roberta", "max_position_embeddings": 514}
     assert [position_limit(config, SimpleNamespace(model_max_length=n)) for n in (128, 512, 514)] == [128, 512, 512]
+
+
+@pytest.mark.parametrize("value", [float("inf"), -1, 0, -0.5, float("nan"), 10**400, 1e30, NO_LIMIT + 1])
+def test_a_tokenizer_without_a_limit_sets_none(value: float) -> None:
+    assert position_limit({"model_type": "nonsense", "max_position_embeddings": 77}, SimpleNamespace(model_max_length=value)) == 77
+    assert position_limit({"model_type": "nonsense"}, SimpleNamespace(model_max_length=value)) == NO_LIMIT
+
+
+@pytest.mark.parametrize("value", ["512", [512], True, {"tokens": 9}])
+def test_a_limit_that_is_no_number_is_named(value: object) -> None:
+    with pytest.raises(TeacherError, match=r"tokenizer_config\.json has model_max_length .*: a number of tokens is needed"):
+        position_limit({"model_type": "nonsense"}, SimpleNamespace(model_max_length=value))
+
+
+def test_a_model_without_room_for_text_is_named() -> None:
+    check_room(3, 2, "teacher")
+    with pytest.raises(TeacherError, match=r"the teacher reads at most 2 tokens .*tokenizer_config\.json.*: 3 is the least"):
+        check_room(2, 2, "teacher")
