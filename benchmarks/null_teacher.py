@@ -54,6 +54,7 @@ class NullWorker(UnitWorker):
             log_tail=everywhere(np.log(outside) if outside > 1e-12 else -np.inf)[:, 0],
             original_logprob=everywhere(float(np.log(p[0])))[:, 0],
             log_partition=everywhere(*partition),
+            mass_by_rank=torch.from_numpy(count * np.where(np.arange(topk) < kept, p, 0.0)),
         )
         self.on_batch(len(tokens.input_ids), len(tokens.input_ids), int((tokens.window == 0).sum()))
         return Scored(

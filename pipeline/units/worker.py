@@ -314,7 +314,7 @@ class UnitWorker:
             vocab_size=plan.teacher.vocab_size,
             temperatures=len(plan.config.extra_temperatures),
         )
-        if np.isnan(soft.logprobs).any():
+        if np.isnan(soft.log_tail).any():  # one NaN among a token's logits makes all of them NaN
             advice = "check its weights" if plan.config.dtype == "float32" else "try --dtype float32, or check its weights"
             raise TeacherError(f"the teacher gave NaN for rows of {unit.name} in {plan.config.dtype}; {advice}")
         label = labels(ready.rows, plan)
@@ -332,6 +332,7 @@ class UnitWorker:
         return data, UnitStats.of(
             soft,
             topk=plan.config.topk,
+            mass_by_rank=sum((chunk.mass_by_rank.cpu().numpy() for chunk in scored.chunks), np.zeros(plan.config.topk)),
             rows=unit.rows,
             padded=scored.padded,
             passed=scored.passed,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from textsmooth.schemas.soft_ids import SoftIds
 
@@ -35,17 +36,22 @@ class UnitStats:
     original_bins: list[int] = field(default_factory=lambda: [0] * BINS)
 
     @classmethod
-    def of(cls, soft: SoftIds, *, topk: int, **counts: int) -> Self:
-        """Of the soft ids of a unit, before rounding; the counts are taken as they are."""
+    def of(cls, soft: SoftIds, *, topk: int, mass_by_rank: NDArray[np.float64] | None = None, **counts: int) -> Self:
+        """Of the soft ids of a unit, before rounding; the counts are taken as they are.
+
+        mass_by_rank: [K] as in the field; without it, it is computed from the soft ids.
+        """
         sizes = np.diff(soft.offsets)
         smoothed = sizes > 0
-        rank = np.arange(len(soft.ids)) - np.repeat(soft.offsets[:-1], sizes)
+        if mass_by_rank is None:
+            rank = np.arange(len(soft.ids)) - np.repeat(soft.offsets[:-1], sizes)
+            mass_by_rank = np.bincount(rank, np.exp(soft.logprobs.astype(np.float64)), minlength=topk)
         original = np.exp(soft.original_logprob[smoothed].astype(np.float64))
         return cls(
             tokens=len(soft),
             smoothed=int(smoothed.sum()),
             entries=len(soft.ids),
-            mass_by_rank=np.bincount(rank, np.exp(soft.logprobs.astype(np.float64)), minlength=topk).tolist(),
+            mass_by_rank=mass_by_rank.tolist(),
             original=float(original.sum()),
             original_bins=np.histogram(original, BINS, (0.0, 1.0 + 1e-6))[0].tolist(),
             **counts,

@@ -1,5 +1,6 @@
 """A block that is encoded, written, mapped and decoded is the same block, to within the rounding of float16."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.shard import METADATA_KEY, ROWS_PER_RECORD_BATCH, ShardMeta, columns_of
 from textsmooth.schemas.soft_ids import SoftIds, id_dtype
+from textsmooth.stages.soft_ids import plain_codec, target_distribution
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode, encode
 from textsmooth.stages.soft_ids.shard import ShardReader, shard_bytes, shard_schema
 
@@ -213,3 +215,18 @@ def test_too_many_entries_for_arrow_lists_are_told() -> None:
     )
     with pytest.raises(ValueError, match=r"2,147,483,648 tokens in one shard.*--rows-per-shard"):
         encode(too_many, schema_of(block), {})
+
+
+def test_rounding_is_the_same_with_and_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch is loaded it rounds to float16, and widens from it; else numpy does."""
+    rng = np.random.default_rng(0)
+    logprobs = np.concatenate(
+        [-rng.exponential(3, 5000), -(2.0 ** rng.uniform(-26, 20, 5000)), [-np.inf, -0.0, -65504, -65519.9, -65520, -1e30]]
+    )
+    logprobs = logprobs.astype(np.float32)
+    with_torch = plain_codec._float16(logprobs)
+    wide = target_distribution._float32(with_torch)
+    monkeypatch.delitem(sys.modules, "torch")
+    assert plain_codec._float16(logprobs).tobytes() == with_torch.tobytes()
+    assert target_distribution._float32(with_torch).tobytes() == wide.tobytes()
+    assert np.isneginf(with_torch).sum() == 1 and wide.min(where=np.isfinite(wide), initial=0) == -65504

@@ -49,6 +49,8 @@ def assert_soft_ids(
             assert abs(found.log_tail[n].item() - tail) <= tolerance + 1e-6 * abs(tail)
         else:
             assert found.log_tail[n].item() <= UNDERFLOW
+    inside = np.arange(topk) < keep[:, None]
+    assert found.mass_by_rank.numpy() == pytest.approx((np.exp(values) * inside).sum(0), rel=1e-5, abs=1e-12)
     exact = np.take_along_axis(logprobs, original.numpy()[:, None], 1)[:, 0]
     assert (np.abs(found.original_logprob.double().numpy() - exact) <= tolerance + 1e-6 * np.abs(exact)).all()
 
