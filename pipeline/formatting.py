@@ -1,5 +1,6 @@
 """Format counts, bytes, durations, shares, measured values and aligned columns for people."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
 
@@ -31,6 +32,13 @@ def significant(value: float) -> str:
 def percent(share: float) -> str:
     """A share from 0 to 1 as a percentage with three significant digits: `12.3 %`."""
     return f"{significant(100 * share)} %"
+
+
+def warning_lines(text: str) -> Iterator[str]:
+    """A warning as indented lines of at most 80 characters."""
+    yield from textwrap.wrap(
+        text, 80, initial_indent="  warning: ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: bool = True) -> Iterator[str]:

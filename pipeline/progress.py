@@ -137,15 +137,19 @@ class Progress(Display):
         """The number of sampled rows that the teacher has read so far."""
         self.update(description="sampling rows", completed=rows)
 
-    def start(self, plan: Plan, done: int, *, units: int, out: str, executor: str, note: str | None = None) -> None:
-        """Units are about to run; `done` rows in `units` units are finished already. note: a warning for the user."""
+    def start(
+        self, plan: Plan, done: int, *, units: int, out: str, executor: str, note: str | None = None, warnings: tuple[str, ...] = ()
+    ) -> None:
+        """Units are about to run; `done` rows in `units` units are finished already. note, warnings: lines for the user."""
         self._start = time.perf_counter()
         self._started = True
-        more = {} if note is None else {"note": note}
+        more = {**({} if note is None else {"note": note}), **({"warnings": warnings} if warnings else {})}
         of_plan = {"corpus": plan.corpus.name, "out": out, "executor": executor, "rows": plan.rows}
         self.emit("started", **of_plan, rows_done=done, units=len(plan.units), done=units, **more)
         if note is not None:
             self.line(f"note: {note}")
+        for warning in warnings:
+            self.line(f"warning: {warning}")
         self.restart("smoothing rows", total=plan.rows, completed=done, detail="loading the teacher")
 
     def ready(self, workers: int = 1) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from textsmooth.pipeline.formatting import counted, duration, percent, significant, size
+from textsmooth.pipeline.formatting import counted, duration, percent, significant, size, warning_lines
 from textsmooth.pipeline.generation.dry_run import Preview, Sample
 from textsmooth.pipeline.generation.summary import predecessor_text
-from textsmooth.pipeline.plan.cut import label_note
+from textsmooth.pipeline.plan.cut import label_note, plan_warnings
 from textsmooth.stages.soft_ids.truncation import Loss
+from textsmooth.stages.tokens.fit import p_original_warning
 
 MEANING = (
     "p: the teacher's distribution; q: the kept entries scaled to sum 1, as students read them;",
@@ -46,6 +47,8 @@ def _plan(preview: Preview) -> Iterator[str]:
     yield f"  text from {' + '.join(plan.corpus.text_columns)}, label {label}"
     if (note := label_note(plan)) is not None:
         yield f"  {note}"
+    for warning in plan_warnings(plan):
+        yield from warning_lines(warning)
     yield (
         f"  teacher {plan.teacher.name} ({plan.teacher.model_type}, vocabulary {plan.teacher.vocab_size:,}), "
         f"{config.dtype} on {config.device}, {plan.runtime['threads']} threads"
@@ -103,6 +106,8 @@ def _sample(preview: Preview, sample: Sample, price_per_hour: float | None) -> I
         at = [q for q in sample.p_original if q is not None]
         quantiles = f"at {', '.join(f'{100 * q:.0f}' for q in at)} %: {', '.join(significant(sample.p_original[q]) for q in at)}"
         yield f"  p(original)  mean {significant(sample.p_original[None])}; {quantiles}"
+        if (low := p_original_warning(sample.p_original[None], config.context)) is not None:
+            yield from warning_lines(low)
     asked = next(loss for loss in sample.losses if loss.truncation == preview.asked)
     yield f"  size         about {significant(preview.bytes(asked) / max(tokens, 1))} bytes per token, {size(preview.bytes(asked))} in all"
     passes = f", {config.passes} passes" if config.passes > 1 else ""

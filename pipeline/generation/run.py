@@ -10,7 +10,7 @@ from textsmooth.pipeline.executors.base import Executor
 from textsmooth.pipeline.executors.shutdown import Terminated, draining, terminating
 from textsmooth.pipeline.generation.reuse import Gone, find_previous, take_over, with_changes
 from textsmooth.pipeline.generation.run_record import RunRecord
-from textsmooth.pipeline.plan.cut import HIGHEST_LABEL, label_note, make_plan
+from textsmooth.pipeline.plan.cut import FROM_CORPUS, label_note, make_plan, plan_warnings
 from textsmooth.pipeline.plan.differences import few, plan_differences, same_rows, same_source
 from textsmooth.pipeline.plan.inputs import check_apart, check_files_apart, default_out
 from textsmooth.pipeline.plan.resolve import Request, resolve_request
@@ -39,6 +39,7 @@ class Generated:
     taken: int = 0  # units taken over now
     not_taken: tuple[str, ...] = ()  # shards that could not be taken over, one line each
     note: str | None = None  # why no student can be trained on its labels
+    warnings: tuple[str, ...] = ()  # one line each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,8 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
     if not new and out.size(MANIFEST) is not None:
         record.nothing_to_do(plan, executor)
         finished = tidy(out, plan)
-        return Generated(out=str(out), manifest=finished, units=0, tokens=0, load_s=0.0, run_s=0.0, busy=0.0, note=label_note(plan))
+        nothing = {"units": 0, "tokens": 0, "load_s": 0.0, "run_s": 0.0, "busy": 0.0}
+        return Generated(out=str(out), manifest=finished, **nothing, note=label_note(plan), warnings=plan_warnings(plan))
     done = {} if new else finished_units(out, plan)
     taken = TakenOver(receipts={})
     if previous is not None:  # before the teacher is loaded: no device waits while files are copied
@@ -83,7 +85,8 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
         taken = take_over(previous, out, left, skip_bad_rows=options.skip_bad_rows, progress=shown.taking)
         done |= taken.receipts
     todo = [unit for unit in plan.units if unit.id not in done]
-    shown.start(plan, sum(r.rows for r in done.values()), units=len(done), out=str(out), executor=executor.name, note=label_note(plan))
+    lines = {"note": label_note(plan), "warnings": plan_warnings(plan)}
+    shown.start(plan, sum(r.rows for r in done.values()), units=len(done), out=str(out), executor=executor.name, **lines)
     if not new:
         record.begin(out, plan, executor, reused=len(done))
     if todo:
@@ -110,6 +113,7 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
         taken=len(taken.receipts),
         not_taken=taken.problems,
         note=label_note(plan),
+        warnings=plan_warnings(plan),
     )
 
 
@@ -155,6 +159,6 @@ def resolve(options: GenerateOptions, progress: Progress, executor: Executor) ->
     if different:
         raise ConflictError(f"{out} holds another run ({few(different)}); give another --out, or start again with --overwrite")
     plan = existing if same_source(request, existing) else same_rows(request, existing, progress.reading)
-    from_rows = {name: value for name, value in plan.runtime.items() if name == HIGHEST_LABEL}
-    plan = replace(plan, runtime={**request.runtime, **from_rows})  # decides nothing: the options of this run count
+    from_corpus = {name: value for name, value in plan.runtime.items() if name in FROM_CORPUS}
+    plan = replace(plan, runtime={**request.runtime, **from_corpus})  # decides nothing: the options of this run count
     return Resolved(out=out, request=request, plan=plan, new=False, previous=previous)

@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from textsmooth.pipeline.formatting import counted, size
-from textsmooth.schemas.config import (
-    context_passes,
-)
+from textsmooth.pipeline.formatting import counted, size, warning_lines
+from textsmooth.schemas.config import context_passes
+from textsmooth.stages.tokens.fit import p_original_warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +55,8 @@ def summary_text(made: "Generated") -> str:
         lines.append(f"  the top {k} hold {captured[k]:.1%} of the probability; p(original) is {original['mean']:.2f} on average")
     else:
         lines.append("  no token was smoothed: the rows are blank, look at the corpus")
+    low = p_original_warning(original["mean"], manifest.config["context"]) if statistics["smoothed_tokens"] else None
+    lines += [part for warning in (*made.warnings, *([low] if low else [])) for part in warning_lines(warning)]
     if manifest.predecessor is not None:
         lines += predecessor_text(manifest.predecessor)
     lines += [f"    {what}" for what in made.not_taken]

@@ -9,6 +9,7 @@ from textsmooth.pipeline.plan.rows import bad_text, check_text, row_columns
 from textsmooth.pipeline.plan.task_teacher import matched
 from textsmooth.schemas.errors import CorpusError
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Unit, unit_ids
+from textsmooth.schemas.printable import printable
 from textsmooth.schemas.task_kinds import CLASS, VALUE, task_kind
 from textsmooth.schemas.tasks import MOST_CLASSES, TASKS
 from textsmooth.stages.corpus.column_types import ColumnKind
@@ -16,7 +17,11 @@ from textsmooth.stages.corpus.corpus import Corpus
 from textsmooth.stages.corpus.reader import rows_sha256, scan
 from textsmooth.stages.corpus.source_file import SourceFile
 
-HIGHEST_LABEL = "highest_label"  # of Plan.runtime: read from the corpus, while the rest of it comes from the options
+# Items of Plan.runtime that are read from the corpus, while the rest of it comes from the options.
+HIGHEST_LABEL = "highest_label"
+WARNINGS = "warnings"  # one line each
+FROM_CORPUS = (HIGHEST_LABEL, WARNINGS)
+SAMPLE_TEXTS, SAMPLE_ROWS = 512, 32  # whose tokens are looked at: in all, and of each unit
 
 
 def make_plan(request: Request, progress: Callable[[int], None] = lambda rows: None, *, skip_bad_rows: bool = False) -> Plan:
@@ -28,7 +33,8 @@ def make_plan(request: Request, progress: Callable[[int], None] = lambda rows: N
     has_answers = task_kind(identity.label_kind).has_answers
     label = None if has_answers else identity.label_column
     columns = {name: ColumnKind(name, label=name == label) for name in ([label] if label else []) + list(identity.keep_columns)}
-    units = _units(request, columns, progress, skip_bad_rows=skip_bad_rows)
+    texts: list[str] = []
+    units = _units(request, columns, texts, progress, skip_bad_rows=skip_bad_rows)
     seen = columns[label] if label else None
     identity = replace(
         identity,
@@ -45,14 +51,19 @@ def make_plan(request: Request, progress: Callable[[int], None] = lambda rows: N
         config=request.config,
         versions=request.versions,
         units=tuple(replace(unit, id=id_of(unit.split, unit.row, unit.rows_sha256)) for unit in units),
-        runtime={**request.runtime, **_too_high(identity, seen)},
+        runtime={**request.runtime, **_too_high(identity, seen), **_warnings(request, texts)},
         source={file.name: file.stat() for file in corpus.files},
         task_teacher=task_teacher,
     )
 
 
-def _units(request: Request, columns: dict[str, ColumnKind], progress: Callable[[int], None], *, skip_bad_rows: bool) -> list[Unit]:
-    """The units of the corpus, still without ids; their values are added to `columns`. CorpusError if there are no rows with text."""
+def _units(
+    request: Request, columns: dict[str, ColumnKind], texts: list[str], progress: Callable[[int], None], *, skip_bad_rows: bool
+) -> list[Unit]:
+    """The units of the corpus, still without ids; CorpusError if there are no rows with text.
+
+    Values are added to `columns`, and a sample of the texts to `texts`.
+    """
     identity = request.identity
     units: list[Unit] = []
     total = rows_with_text = 0
@@ -69,6 +80,9 @@ def _units(request: Request, columns: dict[str, ColumnKind], progress: Callable[
                     rows_with_text = part.count - sum(1 for _ in bad_text(part.rows, identity))
                 for name, column in columns.items():
                     column.add(part.rows[name], str(file), part.start, cells=_has_cells(file, name, identity))
+                if len(texts) < SAMPLE_TEXTS:
+                    sample = (value for name in identity.text_columns for value in part.rows[name][:SAMPLE_ROWS])
+                    texts += (value for value in sample if isinstance(value, str))
                 stop, content = part.start + part.count, rows_sha256(part.rows)
                 units.append(
                     Unit(
@@ -149,6 +163,19 @@ def _too_high(identity: CorpusIdentity, seen: ColumnKind | None) -> dict[str, in
     """The highest label as an item of Plan.runtime, if it is a number that training does not accept as a class; else nothing."""
     unnamed = seen is not None and task_kind(identity.label_kind).has_classes and identity.label_names is None
     return {HIGHEST_LABEL: seen.highest[0]} if seen is not None and unnamed and seen.highest[0] >= MOST_CLASSES else {}
+
+
+def _warnings(request: Request, texts: list[str]) -> dict[str, list[str]]:
+    """An item of Plan.runtime, if anything is odd about how the teacher's tokenizer splits the corpus."""
+    from textsmooth.stages.tokens.fit import fit_warnings
+
+    lines = list(fit_warnings(request.tokenizer, request.rebuilt_tokenizer, texts))
+    return {WARNINGS: lines} if lines else {}
+
+
+def plan_warnings(plan: Plan) -> tuple[str, ...]:
+    """What the user should know about a plan before its units run, one line each."""
+    return tuple(printable(str(text)) for text in plan.runtime.get(WARNINGS, ()))
 
 
 def label_note(plan: Plan) -> str | None:

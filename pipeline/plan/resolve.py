@@ -20,6 +20,7 @@ from textsmooth.stages.corpus.corpus import Corpus
 from textsmooth.stages.corpus.folder import folder_license
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 NO_TASK_LENGTH = 512  # tokens, where neither a task nor the teacher has a lower limit
@@ -34,6 +35,7 @@ class Request:
     identity: CorpusIdentity  # label kind and names are still open where they depend on the rows
     teacher: TeacherIdentity
     tokenizer: "PreTrainedTokenizerFast"
+    rebuilt_tokenizer: "Tokenizer | None"  # AutoTokenizer's, where it differs from the teacher's tokenizer.json
     config: GenerationConfig
     runtime: dict[str, Any]
     versions: dict[str, str]  # of the machine where units will run
@@ -79,7 +81,7 @@ def resolve_request(
     )
     name = teacher_name(options)
     model = find_model(name, options.teacher_revision or _pinned(existing.teacher if existing else None, name), option="--teacher")
-    teacher, tokenizer = _teacher(model, options)
+    teacher, tokenizer, rebuilt_tokenizer = _teacher(model, options)
     machine, settings = _machine(options, existing, finished=finished, vocab_size=teacher.vocab_size, find_machine=find_machine)
     config = GenerationConfig(
         topk=options.topk,
@@ -104,6 +106,7 @@ def resolve_request(
         identity=identity,
         teacher=teacher,
         tokenizer=tokenizer,
+        rebuilt_tokenizer=rebuilt_tokenizer,
         config=config,
         runtime={
             "threads": machine.threads,
@@ -126,15 +129,18 @@ def _pinned(existing: CorpusIdentity | TeacherIdentity | TaskTeacherIdentity | N
     return existing.revision if existing is not None and existing.name == name and not Path(name.partition(":")[0]).exists() else None
 
 
-def _teacher(model: Model, options: GenerateOptions) -> tuple[TeacherIdentity, "PreTrainedTokenizerFast"]:
-    """The identity of the teacher, and its tokenizer. TeacherError or UsageError if they cannot do what the options need."""
+def _teacher(model: Model, options: GenerateOptions) -> tuple[TeacherIdentity, "PreTrainedTokenizerFast", "Tokenizer | None"]:
+    """The identity of the teacher, and its tokenizer as load_both gives it.
+
+    TeacherError or UsageError if they cannot do what the options need.
+    """
     from textsmooth.stages.models.load import teacher_digest
-    from textsmooth.stages.tokens.load import load_tokenizer
+    from textsmooth.stages.tokens.load import load_both
     from textsmooth.stages.tokens.tokenize import tokenizer_digest, vocab_digest
 
     model_facts = model_config(model.folder)
     digest = teacher_digest(model.folder)
-    tokenizer = load_tokenizer(model.folder)
+    tokenizer, rebuilt = load_both(model.folder)
     highest = max(tokenizer.get_vocab().values())
     if highest >= int(model_facts["vocab_size"]):
         raise TeacherError(
@@ -156,7 +162,7 @@ def _teacher(model: Model, options: GenerateOptions) -> tuple[TeacherIdentity, "
         license=folder_license(model.folder),
         revision=model.revision,
     )
-    return identity, tokenizer
+    return identity, tokenizer, rebuilt
 
 
 def _position_limit(
