@@ -169,7 +169,7 @@ def _warnings(request: Request, texts: list[str]) -> dict[str, list[str]]:
     """An item of Plan.runtime, if anything is odd about how the teacher's tokenizer splits the corpus."""
     from textsmooth.stages.tokens.fit import fit_warnings
 
-    lines = list(fit_warnings(request.tokenizer, request.rebuilt_tokenizer, texts))
+    lines = list(fit_warnings(request.tokenizer, request.rebuilt_tokenizer, request.sources.teacher, texts))
     return {WARNINGS: lines} if lines else {}
 
 

@@ -169,7 +169,7 @@ def model_config(folder: Path) -> dict[str, Any]:
         raise TeacherError(f"{folder} is not a model folder: it has no config.json") from None
     except OSError as error:
         raise TeacherError(f"cannot read {folder}/config.json: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TeacherError(f"{folder}/config.json is not JSON: {error}") from None
     if not isinstance(value, dict) or "vocab_size" not in value:
         raise TeacherError(f"{folder}/config.json names no vocab_size: not a masked language model")

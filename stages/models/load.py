@@ -43,7 +43,7 @@ def _weights(folder: Path) -> list[Path]:
         return sorted(folder.glob("*.safetensors"))
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise TeacherError(f"{index} is damaged: fetch or save the model again") from None
     missing = next((name for name in names if Path(name).name != name or not (folder / name).is_file()), None)
     if missing is not None:

@@ -1,8 +1,10 @@
 """Whether a tokenizer fits a corpus and the model behind it: what to tell the user before, and after, a run is paid for."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textsmooth.stages.tokens.load import PROBES, first_difference
@@ -22,8 +24,11 @@ FEWEST_CAPITALS = 3  # tokens
 LEAST_P_ORIGINAL = 0.5  # mean p(original) of plain text: about 0.87 for a teacher that knows the language
 
 
-def fit_warnings(tokenizer: "PreTrainedTokenizerFast", rebuilt: "Tokenizer | None", texts: Sequence[str]) -> Iterator[str]:
-    """What is odd about how a tokenizer splits a sample of a corpus, one line each. rebuilt: as load_both gives it."""
+def fit_warnings(tokenizer: "PreTrainedTokenizerFast", rebuilt: "Tokenizer | None", folder: Path, texts: Sequence[str]) -> Iterator[str]:
+    """What is odd about a tokenizer and how it splits a sample of a corpus, one line each.
+
+    tokenizer, rebuilt: as load_both gives them for the folder.
+    """
     backend = tokenizer.backend_tokenizer
     texts = [text[:SAMPLE_CHARS] for text in texts]
     if rebuilt is not None and (difference := first_difference(backend, rebuilt, [*texts, *PROBES])):
@@ -32,6 +37,7 @@ def fit_warnings(tokenizer: "PreTrainedTokenizerFast", rebuilt: "Tokenizer | Non
             f"AutoTokenizer gives other ids than the teacher's tokenizer.json ({word!r}: {of_class!r} instead of {of_file!r}); those of "
             "tokenizer.json are used: load the dataset's tokenizer/ where ids must be the same"
         )
+    yield from _other_vocabulary(folder, backend)
     yield from _capitals(backend)
     backend.no_truncation()
     backend.no_padding()
@@ -47,6 +53,25 @@ def fit_warnings(tokenizer: "PreTrainedTokenizerFast", rebuilt: "Tokenizer | Non
     unknown = ids.count(tokenizer.unk_token_id) / max(len(ids), 1)
     if unknown > MOST_UNKNOWN:
         yield f"{unknown:.0%} of the tokens are unknown to the tokenizer ({tokenizer.unk_token}): the teacher cannot read them"
+
+
+def _other_vocabulary(folder: Path, backend: "Tokenizer") -> Iterator[str]:
+    """A vocab.txt or vocab.json that gives an id to another token than the tokenizer does: one of the two was edited alone."""
+    added = backend.get_added_tokens_decoder()
+    for name in ("vocab.txt", "vocab.json"):
+        try:
+            text = (folder / name).read_bytes().decode()
+            tokens = {i: token for token, i in json.loads(text).items()} if name == "vocab.json" else dict(enumerate(text.split("\n")))
+        except (OSError, ValueError, RecursionError, AttributeError):  # transformers reads them only where there is no tokenizer.json
+            continue
+        for i, token in tokens.items():
+            own = backend.id_to_token(i) if isinstance(i, int) and i >= 0 else None
+            if own is not None and i not in added and own != token.removesuffix("\r"):
+                yield (
+                    f"the teacher's {name} has {token[:80]!r} for id {i}, its tokenizer.json {own[:80]!r}: tokenizer.json is used; remove "
+                    f"it if the teacher was trained with {name}"
+                )
+                break
 
 
 def _capitals(backend: "Tokenizer") -> Iterator[str]:

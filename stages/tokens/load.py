@@ -161,18 +161,17 @@ def _check_settings(folder: Path, tokenizer: "Tokenizer", rebuilt: "Tokenizer") 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
     """Save a tokenizer so that `tokenizers` and AutoTokenizer give its ids, without truncation and padding.
 
-    Where AutoTokenizer would change it, or the name of its class is new in transformers 5, tokenizer_config.json names a class that keeps
-    tokenizer.json.
+    Where AutoTokenizer would change it, or would ask for code that is not in the folder, or the name of its class is new in transformers 5,
+    tokenizer_config.json names a class that keeps tokenizer.json.
     """
     definition = _definition(tokenizer.backend_tokenizer)
     tokenizer.save_pretrained(str(folder))
     config = folder / TOKENIZER_CONFIG
     settings = json.loads(config.read_bytes())
-    if settings["tokenizer_class"] == "TokenizersBackend" or _definition(_auto(folder).backend_tokenizer) != definition:
-        config.write_text(
-            json.dumps({**settings, "tokenizer_class": ANY_TOKENIZER}, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
-            encoding="utf-8",
-        )
+    own_code = settings.pop("auto_map", None) is not None
+    if own_code or settings["tokenizer_class"] == "TokenizersBackend" or _definition(_auto(folder).backend_tokenizer) != definition:
+        settings["tokenizer_class"] = ANY_TOKENIZER
+        config.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     if _definition(_auto(folder).backend_tokenizer) != definition:
         raise TeacherError(f"the tokenizer of {folder} cannot be saved so that AutoTokenizer gives the same ids")
 

@@ -142,6 +142,13 @@ def test_a_damaged_tokenizer_config_is_one_line(text: str, tmp_path: Path) -> No
     assert "\n" not in str(error.value)
 
 
+def test_no_code_is_asked_for_that_is_not_saved(tmp_path: Path) -> None:
+    expected = all_ids(write(tmp_path / "in", word_pieces(), tokenizer_class="Own", auto_map={"AutoTokenizer": ["code.Own", None]}))
+    save_tokenizer(load_tokenizer(tmp_path / "in"), tmp_path / "out")
+    assert auto_ids(tmp_path / "out") == expected
+    assert "auto_map" not in json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+
+
 def test_a_wrapped_tokenizer_loads_in_transformers_4_too(tmp_path: Path) -> None:
     """The class that transformers 5 writes for a tokenizer of its own is unknown there."""
     save_tokenizer(PreTrainedTokenizerFast(tokenizer_object=word_pieces(), cls_token="[CLS]"), tmp_path)
