@@ -170,7 +170,8 @@ def model_config(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise TeacherError(f"cannot read {folder}/config.json: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise TeacherError(f"{folder}/config.json is not JSON: {error}") from None
+        why = str(error).partition("; use sys.")[0]  # Python's advice on long numbers is for its programmers
+        raise TeacherError(f"{folder}/config.json cannot be read as JSON ({why}): fetch or save the model again") from None
     if not isinstance(value, dict) or "vocab_size" not in value:
         raise TeacherError(f"{folder}/config.json names no vocab_size: not a masked language model")
     for name, least in (("vocab_size", 1), ("max_position_embeddings", -1)):  # 0 or -1: positions are relative

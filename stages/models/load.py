@@ -6,8 +6,9 @@ Also its digest, its longest row, and the inputs that it accepts.
 import inspect
 import json
 import logging
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,7 @@ def load_checked(auto_class: Any, folder: Path, *, allow_new: tuple[str, ...] = 
             )
         except Exception as error:
             raise TeacherError(f"cannot load the model in {folder}: {first_line(error)}") from error
+    _check_layers(model, info["unexpected_keys"], folder)
     absent = {*info["missing_keys"], *(mismatch[0] for mismatch in info["mismatched_keys"])}
     missing = sorted(key for key in absent if not (allow_new and key.startswith(allow_new)))
     if missing:
@@ -167,6 +169,20 @@ def load_checked(auto_class: Any, folder: Path, *, allow_new: tuple[str, ...] = 
             "they would be random; use a checkpoint that has them"
         )
     return model
+
+
+def _check_layers(model: Any, unused: Iterable[str], folder: Path) -> None:
+    """Raise TeacherError if a checkpoint has more layers than config.json says: without them it is another model."""
+
+    def without_numbers(name: str) -> str:
+        return re.sub(r"\d+", "N", name.removeprefix(f"{model.base_model_prefix}."))
+
+    used = {without_numbers(name) for name in model.state_dict() if re.search(r"\.\d+\.", name)}
+    if more := sorted(name for name in unused if without_numbers(name) in used):
+        raise TeacherError(
+            f"the weights in {folder} have layers that its config.json does not count ({more[0]}): without them it would be another model; "
+            "use the config.json that belongs to the weights"
+        )
 
 
 def meta_model(auto_class: Any, config: Any) -> Any:

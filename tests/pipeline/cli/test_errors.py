@@ -243,6 +243,7 @@ CASES = [
     Case("Teachers", "no weights in safetensors", "", 1, without("*.safetensors")),
     Case("Teachers", "weights that were cut off", "", 1, cut_weights),
     Case("Teachers", "no masked-LM head", "", 1, bare),
+    Case("Teachers", "weights of more layers than config.json has", "", 1, model(num_hidden_layers=1)),
     Case("Teachers", "a model that is no masked LM", "", 1, model(model_type="vit")),
     Case("Teachers", "no tokenizer", "", 1, without("*token*", "vocab*")),
     Case("Teachers", "a tokenizer with more tokens than the model", "", 1, more_tokens),

@@ -1,4 +1,4 @@
-"""How long the rows of a model may be, from its configuration and its tokenizer."""
+"""How long the rows of a model may be, from its configuration and its tokenizer; weights that its configuration does not count."""
 
 import json
 from pathlib import Path
@@ -81,3 +81,14 @@ def test_a_model_without_room_for_text_is_named() -> None:
     check_room(3, 2, "teacher")
     with pytest.raises(TeacherError, match=r"the teacher reads at most 2 tokens .*tokenizer_config\.json.*: 3 is the least"):
         check_room(2, 2, "teacher")
+
+
+@pytest.mark.parametrize(("name", "count"), [("bert", "num_hidden_layers"), ("distilbert", "n_layers"), ("roberta", "num_hidden_layers")])
+def test_weights_of_more_layers_than_the_configuration_has_are_refused(name: str, count: str, tmp_path: Path) -> None:
+    make(name, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, count: 1}))
+    with pytest.raises(
+        TeacherError, match=r"layers that its config\.json does not count \(.*1\..*\): without them it would be another model"
+    ):
+        Teacher(tmp_path, vocab_size=VOCAB, pad_id=PAD)
