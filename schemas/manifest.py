@@ -10,7 +10,7 @@ from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.field_types import Count, Sha256, convert
 from textsmooth.schemas.manifest_fields import check_header
 from textsmooth.schemas.plan import SPLIT, SplitName
-from textsmooth.schemas.version import FORMAT_VERSION
+from textsmooth.schemas.version import check_format, format_version
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
@@ -111,7 +111,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         shards = [lean(shard, ("windows", "skipped", "row_offset")) for shard in self.shards]
         body = {
-            "format": FORMAT_VERSION,
+            "format": format_version(self.corpus.get("label_kind")),
             **lean(replace(self, shards=()), ("task_teacher", "predecessor", "partial_of", "sources")),
             "shards": shards,
         }
@@ -122,10 +122,8 @@ class Manifest:
         """Read back. DatasetError if it is no manifest, of a newer format, or altered since it was written."""
         if not isinstance(value, dict) or "format" not in value or "shards" not in value:
             raise DatasetError(f"{where} is not the manifest of a smoothed dataset")
-        if value["format"] != FORMAT_VERSION:
-            raise DatasetError(
-                f"{where} has format {value['format']}, this version of textsmooth reads {FORMAT_VERSION}; update textsmooth"
-            )
+        corpus = value.get("corpus")
+        check_format(value["format"], corpus.get("label_kind") if isinstance(corpus, dict) else None, where)
         body = {k: v for k, v in value.items() if k != "digest"}
         try:
             config = check_header(body)

@@ -17,7 +17,7 @@ from textsmooth.schemas.canonical import canonical_json, digest, lean
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.field_types import Count, Sha256, TaskKind, Width, convert
-from textsmooth.schemas.version import FORMAT_VERSION
+from textsmooth.schemas.version import check_format, format_version
 
 SPLIT = re.compile(r"\w+(\.\w+)*")
 SplitName = Annotated[str, Meta(pattern=rf"\A{SPLIT.pattern}\Z")]
@@ -71,7 +71,7 @@ def unit_ids(
     start = {
         "columns": corpus.columns_json(),
         "config": {k: v for k, v in config.to_json().items() if k != "rows_per_shard"},  # how rows are grouped is in rows_sha256
-        "format": FORMAT_VERSION,
+        "format": format_version(corpus.label_kind),
     }
     end = {
         **({} if task_teacher is None else {"task_teacher": task_teacher.decides_json()}),
@@ -236,7 +236,7 @@ class Plan:
     def header_json(self) -> dict[str, Any]:
         """Everything but the units that two plans of the same run have in common."""
         return {
-            "format": FORMAT_VERSION,
+            "format": format_version(self.corpus.label_kind),
             "corpus": self.corpus.to_json(),
             "teacher": self.teacher.to_json(),
             "config": self.config.to_json(),
@@ -261,9 +261,8 @@ class Plan:
         """Read back; DatasetError if it is of another format, or altered."""
         if not isinstance(value, dict) or "format" not in value:
             raise DatasetError("plan.json is not the plan of a run")
-        if value["format"] != FORMAT_VERSION:
-            raise DatasetError(f"plan.json has format {value['format']!r}, this version of textsmooth reads {FORMAT_VERSION}")
         try:
+            check_format(value["format"], value["corpus"]["label_kind"], "plan.json")
             plan = cls(
                 corpus=convert(value["corpus"], CorpusIdentity, "corpus"),
                 teacher=convert(value["teacher"], TeacherIdentity, "teacher"),

@@ -9,12 +9,12 @@ import pyarrow as pa
 from textsmooth.schemas.codecs import CODECS
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError
-from textsmooth.schemas.version import FORMAT_VERSION
+from textsmooth.schemas.version import FORMAT_VERSION, check_format, format_version
 
 METADATA_KEY = b"textsmooth"
 ROWS_PER_RECORD_BATCH = 256
 _BEFORE = ("row", "window", "input_ids", "token_type_ids")
-_AFTER = ("label", "example_id", "offsets", "context", "answers", "start_positions", "end_positions", "teacher_logits")
+_AFTER = ("label", "example_id", "offsets", "context", "context_start", "answers", "start_positions", "end_positions", "teacher_logits")
 PLACE = pa.list_(pa.int32(), 2)
 ANSWERS = pa.struct([pa.field("text", pa.list_(pa.string())), pa.field("answer_start", pa.list_(pa.int32()))])
 
@@ -47,8 +47,8 @@ class ShardMeta:
     format: int = FORMAT_VERSION
 
     @classmethod
-    def promised(cls, config: GenerationConfig, teacher: dict[str, Any], *, split: str, unit: str) -> Self:
-        """Of a shard that is made with this configuration. teacher: TeacherIdentity as JSON."""
+    def promised(cls, config: GenerationConfig, teacher: dict[str, Any], *, label_kind: str | None, split: str, unit: str) -> Self:
+        """Of a shard that is made with this configuration. teacher: TeacherIdentity as JSON. label_kind: as CorpusIdentity.label_kind."""
         return cls(
             codec=config.codec,
             topk=config.topk,
@@ -61,6 +61,7 @@ class ShardMeta:
             vocab=teacher["vocab_digest"],
             split=split,
             unit=unit,
+            format=format_version(label_kind),
         )
 
     @classmethod
@@ -71,10 +72,7 @@ class ShardMeta:
             raise DatasetError(f"{name} is an Arrow file but not a shard of a smoothed dataset")
         try:
             value: dict[str, Any] = json.loads(raw)
-            if value["format"] != FORMAT_VERSION:
-                raise DatasetError(
-                    f"{name} has format {value['format']}, this version of textsmooth reads {FORMAT_VERSION}; update textsmooth"
-                )
+            check_format(value["format"], "span" if "start_positions" in schema.names else None, name)
             if value["codec"] not in CODECS:
                 raise DatasetError(
                     f"{name} has codec {value['codec']!r}, this version of textsmooth reads {', '.join(CODECS)}; update textsmooth"

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from textsmooth.schemas.errors import CorpusError, first_line
+from textsmooth.schemas.errors import CorpusError, UsageError, first_line
 from textsmooth.schemas.plan import Plan, Unit
 from textsmooth.schemas.shard import ANSWERS, PLACE, ShardMeta
 from textsmooth.schemas.task_kinds import LabelColumn, task_kind
@@ -15,7 +15,7 @@ from textsmooth.stages.corpus.column_types import arrow_type
 from textsmooth.stages.corpus.reader import Rows
 from textsmooth.stages.soft_ids.codec import per_row
 from textsmooth.stages.soft_ids.shard import shard_schema
-from textsmooth.stages.tokens.answer_spans import find_spans
+from textsmooth.stages.tokens.answer_spans import find_spans, window_contexts
 from textsmooth.stages.tokens.tokenize import TokenRows
 
 MISSING_SCORE = -1  # in place of a score in the test sets of GLUE
@@ -26,8 +26,7 @@ def extra_columns(rows: Rows, tokens: TokenRows, task_logits: NDArray[np.float32
 
     task_logits: of the task teacher, [W, C], or [N, 2] of the tokens where labels are answers. CorpusError for a value that cannot be kept.
     """
-    source = pa.array(tokens.source)
-    columns = {name: _kept_array(rows[name], name, kind).take(source) for name, kind in _kept(plan)}
+    columns = {name: _per_window(name, _kept_array(rows[name], name, kind), tokens) for name, kind in _kept(plan)}
     lost_answers = 0
     has_answers = task_kind(plan.corpus.label_kind).has_answers
     if plan.config.windows:
@@ -45,20 +44,40 @@ def extra_columns(rows: Rows, tokens: TokenRows, task_logits: NDArray[np.float32
 def _answer_columns(rows: Rows, tokens: TokenRows, plan: Plan) -> tuple[dict[str, pa.Array], int]:
     """What training on answers and scoring them needs, of every window; and how many rows have an answer that no window holds."""
     assert tokens.char_spans is not None and plan.corpus.label_column is not None
-    answers, contexts = rows[plan.corpus.label_column], rows[plan.corpus.text_columns[-1]]
+    answers = rows[plan.corpus.label_column]
     spans = find_spans(tokens, answers, len(answers))
-    source = pa.array(tokens.source)
-    places = pa.FixedSizeListArray.from_arrays(pa.array(tokens.char_spans.reshape(-1)), type=PLACE)
+    contexts = window_contexts(tokens, rows[plan.corpus.text_columns[-1]])
+    places = pa.FixedSizeListArray.from_arrays(pa.array(contexts.char_spans.reshape(-1)), type=PLACE)
     ids = [None if value is None else str(value) for value in rows[ID_COLUMN]]
     columns = {
-        "example_id": pa.array(ids, pa.string()).take(source),
+        "example_id": _per_window("example_id", pa.array(ids, pa.string()), tokens),
         "offsets": per_row(tokens.row_offsets, places),
-        "context": pa.array(contexts, pa.string()).take(source),
-        "answers": pa.array([{name: list(answer[name]) for name in ("text", "answer_start")} for answer in answers], ANSWERS).take(source),
+        "context": _one_array("context", pa.array(contexts.texts, pa.string())),
+        "context_start": pa.array(contexts.start),
+        "answers": _per_window("answers", pa.array(answers, ANSWERS), tokens),
         "start_positions": pa.array(spans.start),
         "end_positions": pa.array(spans.end),
     }
     return columns, int(spans.lost.sum())
+
+
+def _per_window(name: str, column: pa.Array | pa.ChunkedArray, tokens: TokenRows) -> pa.Array:
+    """The value of its row for each of W windows. UsageError if that is too much for a shard."""
+    try:
+        return _one_array(name, _one_array(name, column).take(pa.array(tokens.source)))
+    except pa.ArrowInvalid:  # take: more than 2 GiB
+        raise _too_large(name) from None
+
+
+def _one_array(name: str, column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column as pyarrow made it of Python values. UsageError if it had to be split."""
+    if isinstance(column, pa.ChunkedArray):
+        raise _too_large(name)
+    return column
+
+
+def _too_large(name: str) -> UsageError:
+    return UsageError(f"column {name} has more than 2 GiB of text in one shard; lower --rows-per-shard, or keep fewer columns")
 
 
 def _kept(plan: Plan) -> list[tuple[str, str]]:
@@ -74,7 +93,7 @@ def _kept_array(values: list[Any], name: str, kind: str) -> pa.Array:
 
 def unit_schema(plan: Plan, unit: Unit, *, token_types: bool) -> pa.Schema:
     """The schema of the shard of a unit."""
-    meta = ShardMeta.promised(plan.config, plan.teacher.to_json(), split=unit.split, unit=unit.id)
+    meta = ShardMeta.promised(plan.config, plan.teacher.to_json(), label_kind=plan.corpus.label_kind, split=unit.split, unit=unit.id)
     keep = tuple(pa.field(name, arrow_type(kind)) for name, kind in _kept(plan))
     return shard_schema(
         meta,

@@ -200,18 +200,24 @@ def _check_spans(batch: pa.RecordBatch, block: TokenBlock, places: FirstPlaces, 
     astray = np.zeros(len(text), np.bool_)
     astray[at] = none[at]
     places.tokens("answer", astray, lambda n: "begins or ends an answer, and is not of the context")
+    origin = batch.column("context_start").to_numpy()
+    places.rows("context start", origin < 0, lambda r: f"has a context that begins at character {origin[r]}")
     answers = batch.column("answers")
     texts, begins = answers.field("text"), answers.field("answer_start")
     sizes, others = np.diff(_starts(texts)), np.diff(_starts(begins))
     places.rows("answers", sizes != others, lambda r: f"has {sizes[r]} answers and {others[r]} starts")
     if (sizes == others).all():
-        start = begins.flatten().to_numpy().astype(np.int64)
-        stop = start + pc.utf8_length(texts.flatten()).to_numpy()
-        bad = (start < 0) | (stop > np.repeat(characters, sizes))
         rows = np.repeat(np.arange(len(sizes)), sizes)
-        bad_rows = np.zeros(len(sizes), np.bool_)
-        bad_rows[rows[bad]] = True
-        places.rows("answers inside", bad_rows, lambda r: f"has an answer outside its context of {characters[r]:,} characters")
+        contexts, expected = batch.column("context"), texts.flatten()
+        start = begins.flatten().to_numpy().astype(np.int64)
+        low = start - origin[rows]
+        high = low + pc.utf8_length(expected).to_numpy()
+        bad = start < 0
+        for i in np.flatnonzero((low >= 0) & (high <= characters[rows])):  # the window's context has all of the answer
+            bad[i] |= contexts[rows[i]].as_py()[low[i] : high[i]] != expected[i].as_py()
+        wrong_rows = np.zeros(len(sizes), np.bool_)
+        wrong_rows[rows[bad]] = True
+        places.rows("answers inside", wrong_rows, lambda r: "has an answer that does not stand at its place in the context")
 
 
 def check_order(row: NDArray[np.int64], window: NDArray[np.int32] | None, promised: NDArray[np.int64] | None, findings: Findings) -> None:

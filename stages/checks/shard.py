@@ -138,7 +138,7 @@ def _check_inside(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manife
 def expected_schema(manifest: Manifest, split: str, unit: str) -> pa.Schema:
     """The schema of a shard, by the manifest. Raises KeyError, TypeError or ValueError if the manifest is incomplete."""
     corpus, config = manifest.corpus, GenerationConfig.from_json(manifest.config)
-    meta = ShardMeta.promised(config, manifest.teacher, split=split, unit=unit)
+    meta = ShardMeta.promised(config, manifest.teacher, label_kind=corpus["label_kind"], split=split, unit=unit)
     keep = zip(corpus["keep_columns"], corpus["keep_types"], strict=True)
     return shard_schema(
         meta,

@@ -40,6 +40,7 @@ def shard_schema(
             pa.field("example_id", pa.string()),
             pa.field("offsets", pa.list_(PLACE)),
             pa.field("context", pa.string()),
+            pa.field("context_start", pa.int32()),
             pa.field("answers", ANSWERS),
             pa.field("start_positions", pa.int32()),
             pa.field("end_positions", pa.int32()),

@@ -53,6 +53,31 @@ def find_spans(tokens: TokenRows, answers: list[Any], rows: int) -> Spans:
     return Spans(start=start, end=end, answerable=answerable, lost=answerable & ~located)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WindowContexts:
+    """Of each window the part of its row's context that its tokens cover."""
+
+    texts: list[str]  # [W]
+    start: NDArray[np.int32]  # [W] the first character of `texts` in the context
+    char_spans: NDArray[np.int32]  # [N, 2] as TokenRows.char_spans, but in characters of `texts`
+
+
+def window_contexts(tokens: TokenRows, contexts: list[str]) -> WindowContexts:
+    """Cut the contexts of R rows to what their W windows read: no more text than tokens, however often windows overlap.
+
+    tokens: with char_spans of the contexts. A window without a token of the context has an empty text from character 0.
+    """
+    assert tokens.char_spans is not None
+    texts, start, char_spans = [], np.zeros(len(tokens), np.int32), tokens.char_spans.copy()
+    for w, row in enumerate(tokens.source):
+        spans = char_spans[tokens.row_offsets[w] : tokens.row_offsets[w + 1]]
+        inside = spans[:, 0] >= 0
+        low, high = (int(spans[inside].min()), int(spans[inside].max())) if inside.any() else (0, 0)
+        texts.append(contexts[row][low:high])
+        start[w], spans[inside] = low, spans[inside] - low
+    return WindowContexts(texts=texts, start=start, char_spans=char_spans)
+
+
 def answer_text(context: str, char_spans: NDArray[np.int32], start: int, end: int) -> str:
     """The text of tokens start to end, inclusive, of a window. char_spans: [L, 2] of the window."""
     return context[char_spans[start, 0] : char_spans[end, 1]]

@@ -78,6 +78,14 @@ def test_a_manifest_of_a_newer_format_is_refused(manifest: Manifest) -> None:
         Manifest.from_json({**manifest.to_json(), "format": 2}, "m")
 
 
+@pytest.mark.parametrize(("version", "advice"), [(1, "generate the dataset again"), (3, "update textsmooth"), ("2", "update textsmooth")])
+def test_only_version_2_of_a_span_dataset_is_read(version: Any, advice: str, manifest: Manifest) -> None:
+    spans = through_json(dataclasses.replace(manifest, corpus={**manifest.corpus, "label_kind": "span"}).to_json())
+    assert spans["format"] == 2 and Manifest.from_json(spans, "m").corpus["label_kind"] == "span"
+    with pytest.raises(DatasetError, match=f"m has format {version!r}, this version of textsmooth reads 2; {advice}"):
+        Manifest.from_json({**spans, "format": version}, "m")
+
+
 @pytest.mark.parametrize("value", [None, [], {}, {"format": 1}, {"shards": []}, "manifest"])
 def test_what_is_no_manifest_is_refused(value: Any) -> None:
     with pytest.raises(DatasetError, match="not the manifest of a smoothed dataset"):

@@ -92,7 +92,9 @@ def test_squad_has_windows_and_answers_in_tokens(squad: Path, gen: Callable[...,
         assert row["window"] == (
             0 if number == 0 or read["row"][number - 1].as_py() != row["row"] else read["window"][number - 1].as_py() + 1
         )
-        assert (row["context"], row["answers"]) == (source["context"], source["answers"])
+        begin, covered = row["context_start"], [place for place in row["offsets"] if place != [-1, -1]]
+        assert row["context"] == source["context"][begin : begin + len(row["context"])] and row["answers"] == source["answers"]
+        assert (min(low for low, _ in covered), max(high for _, high in covered)) == (0, len(row["context"]))
         assert len(row["input_ids"]) == len(row["offsets"]) == len(row["soft_ids"]) <= POSITIONS
         start, end = row["start_positions"], row["end_positions"]
         if start:

@@ -210,6 +210,17 @@ def test_no_space_while_failures_are_written_down_is_told(
 # files that change
 
 
+@pytest.mark.slow
+def test_text_beyond_what_a_shard_holds_names_what_to_lower(gen: Callable[..., Ran], tmp_path: Path) -> None:
+    """A kept column of 8 MB in each of some 400 windows: 3 GB."""
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"text": "the cat sat . " * 400, "note": "x" * 8_000_000}])
+    options = ("--text-column", "text", "--keep-columns", "note", "--long", "window", "--max-length", 8, "--stride", 1, "--topk", 1)
+    ran = gen("--corpus", corpus, "--out", tmp_path / "out", *options)
+    (line,) = ran.err.splitlines()
+    assert line.endswith("column note has more than 2 GiB of text in one shard; lower --rows-per-shard, or keep fewer columns")
+    assert ran.code == 2
+
+
 def _edit(corpus: Path) -> str:
     lines = corpus.read_text().splitlines()
     lines[33] = json.dumps({**json.loads(lines[33]), "label": 1 - (json.loads(lines[33])["label"] or 0)})

@@ -2,11 +2,14 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pytest
 from helpers_gen import files_of
 from helpers_verify import remade, said
 
@@ -19,6 +22,7 @@ from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.stages.dataset.open import read_manifest
+from textsmooth.stages.soft_ids.shard import shard_bytes
 from textsmooth.stages.storage.atomic import pretty_json
 
 BAD = {"split": "train", "row": "x", "file": "f", "file_row": 0, "error": "e"}
@@ -70,6 +74,30 @@ def test_records_that_do_not_agree_are_told_though_their_digests_fit(dataset: Pa
     remade(dataset, corpus={"name": "x"})
     (told,) = said(verify(dataset))
     assert told.startswith("manifest.json: is damaged (corpus has no files); fetch the dataset again")
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "message"),
+    [
+        ("context", lambda text: text[::-1], "has an answer that does not stand at its place in the context"),
+        ("context_start", lambda _: -1, "has a context that begins at character -1"),
+        ("answers", lambda one: {**one, "answer_start": [-1 for _ in one["text"]]}, "does not stand at its place in the context"),
+        ("answers", lambda one: {**one, "answer_start": []}, "has 1 answers and 0 starts"),
+        ("offsets", lambda pairs: [[0, 10_000] for _ in pairs], "stands for characters 0 to 10000 of a context of "),
+        ("end_positions", lambda _: 10_000, "has an answer from token "),
+    ],
+)
+def test_answers_and_contexts_that_do_not_fit(column: str, change: Callable[[Any], Any], message: str, kinds: Any, tmp_path: Path) -> None:
+    spans = tmp_path / "spans"
+    shutil.copytree(kinds["span"][0], spans)
+    assert verify(spans).ok
+    shard = spans / read_manifest(spans).shards[0].path
+    batch = pa.ipc.open_file(shard.read_bytes()).get_batch(0)
+    field = batch.schema.field(column)
+    values = pa.array([change(value) for value in batch.column(column).to_pylist()], field.type)
+    shard.write_bytes(shard_bytes(batch.set_column(batch.schema.get_field_index(column), field, values)))
+    remade(spans)
+    assert any(message in line for line in said(verify(spans)))
 
 
 def test_checksums_alone_find_what_was_altered_and_not_what_was_forged(dataset: Path) -> None:

@@ -1,5 +1,6 @@
 """A block that is encoded, written, mapped and decoded is the same block, to within the rounding of float16."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,13 @@ def test_a_schema_that_is_not_ours_is_an_error(raw: bytes | None, words: str) ->
     with pytest.raises(DatasetError, match=words) as error:
         ShardMeta.of(schema, "s.arrow")
     assert "s.arrow" in str(error.value)
+
+
+def test_a_shard_that_repeats_whole_contexts_is_refused() -> None:
+    spans = shard_schema(dataclasses.replace(meta(100), format=1), token_types=True, label_kind="span")
+    with pytest.raises(DatasetError, match=r"s\.arrow has format 1, this version of textsmooth reads 2; generate the dataset again"):
+        ShardMeta.of(spans, "s.arrow")
+    assert ShardMeta.of(spans.with_metadata(dataclasses.replace(meta(100), format=2).to_arrow()), "s.arrow").format == 2
 
 
 def test_too_many_entries_for_arrow_lists_are_told() -> None:

@@ -7,7 +7,7 @@ from helpers_gen import VOCAB, WORDS, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textsmooth.stages.tokens.answer_spans import answer_text, find_spans
+from textsmooth.stages.tokens.answer_spans import answer_text, find_spans, window_contexts
 from textsmooth.stages.tokens.tokenize import tokenize
 
 V = len(VOCAB)
@@ -89,3 +89,19 @@ def test_rows_keep_apart() -> None:
     places = tokens.char_spans[tokens.row_offsets[last] :]  # type: ignore[index]
     assert answer_text(contexts[2], places, found.start[last], found.end[last]) == "ran"
     assert np.flatnonzero(found.start).tolist() == [0, last]
+
+
+@given(st.lists(st.text("ab é🙂\x01 .", max_size=90), min_size=1, max_size=3), st.integers(0, 3))
+def test_the_context_of_a_window_is_what_its_tokens_cover(contexts: list[str], stride: int) -> None:
+    questions = ["who"] * len(contexts)
+    tokens = tokenize(TOKENIZER, questions, contexts, max_length=9, vocab_size=V, stride=stride, char_spans=True)
+    cut = window_contexts(tokens, contexts)
+    assert tokens.char_spans is not None
+    for w, row in enumerate(tokens.source):
+        window = slice(tokens.row_offsets[w], tokens.row_offsets[w + 1])
+        begin, text = int(cut.start[w]), cut.texts[w]
+        assert text == contexts[row][begin : begin + len(text)]
+        covered = [pair for pair in cut.char_spans[window].tolist() if pair != [-1, -1]]
+        assert (min((low for low, _ in covered), default=0), max((high for _, high in covered), default=0)) == (0, len(text))
+        for before, after in zip(tokens.char_spans[window].tolist(), cut.char_spans[window].tolist(), strict=True):
+            assert before == after == [-1, -1] or text[slice(*after)] == contexts[row][slice(*before)]
