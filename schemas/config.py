@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from textsmooth.schemas.canonical import lean
-from textsmooth.schemas.codecs import CODECS
+from textsmooth.schemas.codecs import canonical_codec, check_codec
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.options import (
     REQUIRED,
@@ -253,7 +253,14 @@ class GenerateOptions:
         **_SOFT_IDS,
     )
     specials: str = option("plain", help="Whether to smooth special tokens too.", choices=SPECIALS, **_SOFT_IDS)
-    codec: str = option("plain", help="Layout of soft ids in shards.", choices=CODECS, **_SOFT_IDS)
+    codec: str = option(
+        "plain",
+        help="Layout of soft ids in shards: plain, compact, or compact:BOUND, the largest mean total variation, such as compact:5e-4.",
+        metavar="plain|compact[:BOUND]",
+        convert=canonical_codec,
+        check=check_codec,
+        **_SOFT_IDS,
+    )
 
     max_length: int | None = option(
         None, help="Maximum tokens per row, special tokens included.", none_word="auto", check=whole(1), **_ROWS

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from textsmooth.schemas.canonical import digest, lean
+from textsmooth.schemas.codecs import parse_codec
+from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.field_types import Count, Sha256, convert
 from textsmooth.schemas.manifest_fields import check_header
@@ -129,7 +131,7 @@ class Manifest:
             config = check_header(body)
             shards: tuple[ShardEntry, ...] = convert(body["shards"], tuple[ShardEntry, ...], "shards")
             files: tuple[FileEntry, ...] = convert(body["files"], tuple[FileEntry, ...], "files")
-            _check_sizes(shards, windows=config.long == "window")
+            _check_sizes(shards, config)
             altered = digest(body) != value.get("digest")
             header = {f.name: body[f.name] for f in fields(cls) if f.name in body}
             manifest = cls(**{**header, "shards": shards, "files": files, "sources": tuple(body.get("sources", ()))})
@@ -147,14 +149,15 @@ def of_splits(sources: tuple[dict[str, Any], ...], splits: tuple[str, ...]) -> t
     return tuple({**source, "splits": {k: v for k, v in source["splits"].items() if k in splits}} for source in sources)
 
 
-def _check_sizes(shards: tuple[ShardEntry, ...], *, windows: bool) -> None:
-    """ValueError for numbers of a shard that contradict each other. windows: long rows were cut into windows."""
+def _check_sizes(shards: tuple[ShardEntry, ...], config: GenerationConfig) -> None:
+    """ValueError for numbers of a shard that contradict each other."""
+    windows, most = config.windows, parse_codec(config.codec)[0].most_per_byte
     if not shards:
         raise ValueError("shards is []")
     for shard in shards:
         if shard.skipped > shard.rows or (shard.windows is not None) != windows:
             raise ValueError(f"{shard.path} has {shard.rows} rows, {shard.skipped} left out, {shard.windows} windows")
-        if max(shard.rows - shard.skipped, shard.windows or 0, shard.tokens, shard.entries) > shard.bytes:
+        if max(shard.rows - shard.skipped, shard.windows or 0, shard.tokens, shard.entries) > most * shard.bytes:
             raise ValueError(f"{shard.path} has more rows, tokens or entries than {shard.bytes:,} bytes can hold")
 
 

@@ -6,9 +6,9 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from textsmooth.schemas.codecs import CODECS
+from textsmooth.schemas.codecs import CODECS, parse_codec
 from textsmooth.schemas.config import GenerationConfig
-from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.version import FORMAT_VERSION, check_format, format_version
 
 METADATA_KEY = b"textsmooth"
@@ -21,7 +21,7 @@ ANSWERS = pa.struct([pa.field("text", pa.list_(pa.string())), pa.field("answer_s
 
 def columns_of(codec: str) -> tuple[str, ...]:
     """The columns that a shard of this codec may have, in order; kept columns of the corpus follow."""
-    return (*_BEFORE, *CODECS[codec].columns, *_AFTER)
+    return (*_BEFORE, *parse_codec(codec)[0].columns, *_AFTER)
 
 
 def reserved_columns() -> set[str]:
@@ -73,10 +73,12 @@ class ShardMeta:
         try:
             value: dict[str, Any] = json.loads(raw)
             check_format(value["format"], "span" if "start_positions" in schema.names else None, name)
-            if value["codec"] not in CODECS:
+            try:
+                parse_codec(value["codec"])
+            except UsageError:
                 raise DatasetError(
                     f"{name} has codec {value['codec']!r}, this version of textsmooth reads {', '.join(CODECS)}; update textsmooth"
-                )
+                ) from None
             return cls(**{**value, "temperatures": tuple(value["temperatures"])})
         except (ValueError, TypeError, KeyError) as error:
             raise DatasetError(f"{name} has damaged metadata ({error}); generate or fetch the dataset again") from None

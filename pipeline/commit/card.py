@@ -10,7 +10,7 @@ from typing import Any
 
 from textsmooth.pipeline.commit.card_yaml import head, hub_page, license_texts, licenses, line
 from textsmooth.pipeline.formatting import size
-from textsmooth.schemas.codecs import CODECS
+from textsmooth.schemas.codecs import parse_codec
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.manifest import QUARANTINE, Manifest
 
@@ -237,7 +237,7 @@ batch = next(iter(rows.stream(collate, batch_size=8)))
 ```"""
     yield "or a trained student, from the command line:"
     yield f"```text\ntextsmooth train {PLACE} --student STUDENT --out OUT\n```"
-    if CODECS[manifest.config["codec"]].nested_lists:
+    if parse_codec(manifest.config["codec"])[0].nested_lists:
         yield from _other_readers(split, shard)
     yield "What each column holds is in textsmooth's docs/format.md. `tokenizer/` turns the ids into text."
 

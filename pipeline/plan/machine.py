@@ -21,10 +21,13 @@ class Machine:
 def this_machine(options: GenerateOptions, *, device: str | None = None, dtype: str | None = None) -> Machine:
     """This machine, for a run with these options. device, dtype: taken as they are, where they are known already.
 
-    UsageError for a device that is not available, MachineError for a number format that it does not support.
+    UsageError for a device or a codec that is not available, MachineError for a number format that it does not support.
     """
     from textsmooth.pipeline.plan.versions import versions
     from textsmooth.stages.models.device import default_threads, pick_device, pick_dtype
+    from textsmooth.stages.soft_ids.codec import find_codec
+
+    find_codec(options.codec)  # UsageError where its library is not installed
 
     chosen = device or pick_device(options.device)
     if device is None and options.dtype is not None:
@@ -34,7 +37,7 @@ def this_machine(options: GenerateOptions, *, device: str | None = None, dtype: 
         device=chosen,
         dtype=dtype or options.dtype or pick_dtype(chosen),
         threads=options.threads or default_threads(),
-        versions=versions(chosen),
+        versions=versions(chosen, options.codec),
     )
 
 

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from textsmooth.schemas.codecs import CODECS
+from textsmooth.schemas.codecs import CODECS, parse_codec
 from textsmooth.schemas.version import VERSION
 from textsmooth.stages.corpus.formats import FORMATS
 
@@ -42,6 +42,8 @@ DECIDES_BYTES = {
     "worker": "pipeline/units/worker.py",
 }
 
+LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")  # of every codec
+
 
 @cache
 def code_digest() -> str:
@@ -59,9 +61,9 @@ def code_digest() -> str:
     return total.hexdigest()[:16]
 
 
-def versions(device: str) -> dict[str, str]:
-    """Versions of everything that could change a shard's bytes, the device's model among them."""
+def versions(device: str, codec: str) -> dict[str, str]:
+    """Versions of everything that could change the bytes of a shard of that codec, the device's model among them."""
     from textsmooth.stages.models.device import device_name  # torch, which much of what imports this module never needs
 
-    libraries = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers", "pyarrow", "numpy")}
+    libraries = {name: importlib.metadata.version(name) for name in (*LIBRARIES, *parse_codec(codec)[0].libraries)}
     return {"textsmooth": VERSION, "code": code_digest(), "device": device_name(device), **libraries}

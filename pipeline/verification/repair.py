@@ -196,6 +196,6 @@ def _sources(plan: Plan, units: list[Unit], origins: Origins) -> Sources:
 
 def _why(plan: Plan, device: str) -> str:
     """Possible reasons for other bytes: different versions or device."""
-    now = versions(device)
+    now = versions(device, plan.config.codec)
     differs = [f"{name} {then} then, {now.get(name, 'none')} now" for name, then in plan.versions.items() if now.get(name) != then]
     return f" ({'; '.join(differs)})" if differs else ", though versions and device are the same"

@@ -11,7 +11,7 @@ from textsmooth.schemas.config import DTYPES, GenerationConfig
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.stages.checks.shard import Finding
-from textsmooth.stages.soft_ids.codec import TokenBlock
+from textsmooth.stages.soft_ids.codec import TokenBlock, find_codec
 from textsmooth.stages.storage.folder import Folder
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def second_opinion(
     device = pick_device(device) if device or config.device != "cuda" or not torch.cuda.is_available() else "cuda"
     dtype = dtype or (config.dtype if computes(device, config.dtype) else "float32")
     limits = max((LIMITS[dtype], LIMITS[config.dtype]), key=lambda limit: limit.kl)
+    limits = limits.with_rounding(find_codec(config.codec).most_variation, config.topk)
     sample = _sample(folder, manifest, count, seed)
     block = sample.block
     loaded = Teacher(

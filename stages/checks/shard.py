@@ -22,7 +22,8 @@ from textsmooth.stages.checks.findings import Finding, Findings
 from textsmooth.stages.checks.rows import RowRules, check_order, check_rows, decode_checked, first_places, lists_are_valid
 from textsmooth.stages.checks.soft_ids import Sums, check_soft, rounding_of
 from textsmooth.stages.corpus.column_types import arrow_type
-from textsmooth.stages.soft_ids.shard import shard_schema
+from textsmooth.stages.soft_ids.codec import find_codec
+from textsmooth.stages.soft_ids.shard import open_ipc, shard_schema
 
 EPSILON = 1e-4  # relative error of float32 sums over a shard
 CHECK_BYTES = 2 << 20  # of rows that are checked together
@@ -121,7 +122,7 @@ def _check_bytes(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifes
 def _check_inside(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manifest, promised: Promised, findings: Findings) -> Sums | None:
     """Check the contents of the Arrow file, whatever its sha256. Returns its sums, None if not all of it can be read."""
     try:
-        file = pa.ipc.open_file(pa.py_buffer(data))
+        file = open_ipc(pa.py_buffer(data))
         if not _check_schema(file.schema, manifest, entry, promised, findings):
             return None
         batches = [file.get_batch(number) for number in range(file.num_record_batches)]
@@ -187,6 +188,7 @@ def _check_batches(
         classes=len(names) if names and corpus["label_kind"] == "class" else None,
         template=promised.template if config.specials == "plain" else (),
     )
+    codec = find_codec(config.codec)
     sums, first, unlabelled = Sums(rounding=rounding_of(config.codec)), 0, 0
     rows: list[NDArray[np.int64]] = []
     windows: list[NDArray[np.int32]] = []
@@ -198,10 +200,15 @@ def _check_batches(
     complete = len(good) == len(batches)
     for batch in _joined(good):
         places = first_places(batch, findings, entry.row_offset)
-        block = decode_checked(batch, places, config.codec)
+        try:
+            block = decode_checked(batch, places, config.codec)
+        except pa.ArrowInvalid as error:
+            findings.file(f"cannot be decoded in rows {places.row[0]:,} to {places.row[-1]:,}: {first_line(error)}")
+            block = None
         if block is None:
             complete = False
             continue
+        sums.variation += codec.variation(batch, block.soft)
         check_rows(batch, block, places, rules)
         check_soft(block.soft, block.input_ids, places, config=config, vocab_size=rules.vocab_size, sums=sums)
         rows.append(places.row)
@@ -213,6 +220,9 @@ def _check_batches(
         findings.file(f"has {first:,} rows, the manifest says {entry.samples:,}")
     if not complete:
         return None
+    if sums.variation > codec.most_variation * sums.smoothed * (1 + EPSILON):
+        mean = sums.variation / max(sums.smoothed, 1)
+        findings.file(f"has log-probabilities rounded to a mean total variation of up to {mean:.2g}, codec {config.codec} promises less")
     sums.rows = first
     for name in ("tokens", "entries"):
         if getattr(sums, name) != getattr(entry, name):

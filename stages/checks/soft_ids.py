@@ -55,6 +55,7 @@ class Sums:
     below: NDArray[np.int64] = field(
         default_factory=lambda: np.zeros((2, BINS), np.int64)
     )  # cumulative counts of tokens by bin of p(original): at least, at most
+    variation: float = 0.0  # bounds of the total variation by which a lossy codec rounds, summed over tokens
     skipped: bool = False  # some tokens could not be added
 
     def add(self, probabilities: NDArray[np.float32], original: NDArray[np.uint16]) -> None:

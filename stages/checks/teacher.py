@@ -3,7 +3,8 @@
 Legend: N tokens, M of them with entries, V vocabulary, K entries per token at most, S extra temperatures.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -28,6 +29,20 @@ class Limits:
     mean_variation: float  # over all tokens
     ids: float  # share of the entries with another id
     partition: float  # absolute, of a stored log-partition times its temperature
+
+    def with_rounding(self, bound: float, topk: int) -> Self:
+        """The limits where a codec rounds by a mean total variation of at most `bound`.
+
+        Its cells are at most 2 bound sqrt(p) to either side, and sqrt(p) sums to sqrt(topk + 1) at most over the entries and the tail of a
+        token; scaling them to sum 1 may double the variation. A sample may have a mean above the bound.
+        """
+        outcomes = topk + 1
+        return replace(
+            self,
+            kl=self.kl + 4 * outcomes * bound**2,
+            variation=self.variation + 2 * bound * outcomes**0.5,
+            mean_variation=self.mean_variation + 2 * bound,
+        )
 
 
 # About ten times the differences of rows stored from float32 and run again in other batches, by number format: docs/sharing.md

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from textsmooth.schemas.canonical import file_sha256
+from textsmooth.schemas.codecs import parse_codec
 from textsmooth.schemas.errors import DatasetError, first_line
 from textsmooth.schemas.manifest import Manifest, ShardEntry
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
@@ -37,6 +38,7 @@ FETCHED_AT_ONCE = 4  # shards of a dataset elsewhere; those that lie here are ha
 SAMPLE_ROWS = 512  # that the error of an interpolated temperature is measured on
 OPEN_SHARDS = 256  # at once: each holds a file descriptor
 OPEN_BLOCKS = 4096  # record batches whose columns are kept at hand: views of the file, a few KB each
+OPEN_BYTES = 1 << 30  # of those that are no views, because their codec is compressed
 _PLACES = 1 << 32  # more than a shard has record batches
 
 
@@ -69,12 +71,13 @@ class SmoothedDataset:
         if checked is not None:
             self._checked[:] = checked
         self._blocks: OrderedDict[int, TokenBlock] = OrderedDict()
+        self._held = 0  # bytes of those blocks that are copies
         self._prefetches: list[Prefetch] = []
         self._lengths: NDArray[np.int64] | None = None  # [R] of the rows of shards whose lengths are known
         self._known = np.zeros(len(self.shards), np.bool_)
 
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_readers", "_seen", "_blocks", "_prefetches", "_lengths", "_known")
+        left = ("_readers", "_seen", "_blocks", "_held", "_prefetches", "_lengths", "_known")
         return {name: value for name, value in self.__dict__.items() if name not in left} | {"_checked": self._checked[:]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -305,9 +308,9 @@ class SmoothedDataset:
         """DatasetError for lists or ids that point anywhere: a stranger's digests may fit all the same."""
         try:
             batch.validate(full=True)
+            block, vocab_size = decode(batch, np.int32), int(self.manifest.teacher["vocab_size"])
         except pa.ArrowInvalid as error:
             raise self._damaged(shard, f"is damaged inside ({first_line(error)})") from None
-        block, vocab_size = decode(batch, np.int32), int(self.manifest.teacher["vocab_size"])
         highest = max((int(ids.max()) for ids in (block.input_ids, block.soft.ids) if len(ids)), default=0)
         if highest >= vocab_size:
             raise self._damaged(shard, f"has token id {highest:,} in a vocabulary of {vocab_size:,}")
@@ -322,13 +325,19 @@ class SmoothedDataset:
         return batch.set_column(place, batch.schema.field(place), pa.array(row))
 
     def _block(self, place: int) -> TokenBlock:
-        """A record batch of a shard, as views of the file; the least recently used are forgotten past OPEN_BLOCKS."""
+        """A record batch of a shard, decoded; the least recently used are forgotten past OPEN_BLOCKS or OPEN_BYTES."""
         block = self._blocks.get(place)
         if block is None:
             shard, number = divmod(place, _PLACES)
             block = self._blocks[place] = decode(self._record_batch(shard, number), np.int32)
-            if len(self._blocks) > OPEN_BLOCKS:
-                self._blocks.popitem(last=False)
+            self._held += self._copied(block)
+            while len(self._blocks) > 1 and (len(self._blocks) > OPEN_BLOCKS or self._held > OPEN_BYTES):
+                self._held -= self._copied(self._blocks.popitem(last=False)[1])
         else:
             self._blocks.move_to_end(place)
         return block
+
+    def _copied(self, block: TokenBlock) -> int:
+        """Bytes of a decoded block that are no view of the file."""
+        compressed = parse_codec(self.manifest.config["codec"])[0].compressed
+        return sum(array.nbytes for array in vars(block.soft).values()) if compressed else 0

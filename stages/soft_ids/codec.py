@@ -6,15 +6,17 @@ Legend: R rows, N tokens, E entries, S extra temperatures, C logits.
 """
 
 import importlib
+import importlib.util
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from textsmooth.schemas.codecs import CODECS
+from textsmooth.schemas.codecs import parse_codec
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.shard import ShardMeta
 from textsmooth.schemas.soft_ids import SoftIds
@@ -52,12 +54,15 @@ class Codec(ABC):
         """The columns of a shard, in the order of CodecSpec.columns."""
 
     @abstractmethod
-    def encode(self, soft: SoftIds, row_offsets: NDArray[np.int64]) -> dict[str, pa.Array]:
-        """One array of R values for each of `fields`. row_offsets: [R + 1]. UsageError if a shard cannot hold that many entries."""
+    def encode(self, block: TokenBlock) -> dict[str, pa.Array]:
+        """One array of R values for each of `fields`: of a whole shard. UsageError if a shard cannot hold that many entries."""
 
     @abstractmethod
     def decode(self, batch: pa.RecordBatch, row_offsets: NDArray[np.signedinteger]) -> SoftIds:
-        """The soft ids of a record batch, which may be a slice. row_offsets: [R + 1] from 0; `offsets` are of the same dtype."""
+        """The soft ids of a record batch of a shard, or of several joined. row_offsets: [R + 1] from 0; `offsets` are of the same dtype.
+
+        ArrowInvalid if its columns do not hold what `encode` writes, in bounded time and memory.
+        """
 
     @abstractmethod
     def entry_bytes(self, vocab_size: int) -> float:
@@ -67,15 +72,30 @@ class Codec(ABC):
     def log_error(self, size: NDArray[np.float64]) -> NDArray[np.float64]:
         """How far a stored log-probability of this absolute value may be from the exact one, at most."""
 
+    most_variation: float = 0.0  # bound on the mean total variation between what was encoded and what is decoded, over tokens with entries
 
+    def with_bound(self, variation: float) -> "Codec":
+        """The codec with that bound. Only of those whose CodecSpec is `lossy`."""
+        raise NotImplementedError
+
+    def variation(self, batch: pa.RecordBatch, soft: SoftIds) -> float:
+        """Bounds of the total variation of the tokens of a record batch, summed. soft: as decoded."""
+        return 0.0
+
+
+@cache
 def find_codec(name: str) -> Codec:
-    """The codec of that name. KeyError if it is none of schemas.codecs.CODECS."""
-    codec: Codec = importlib.import_module(CODECS[name].module).CODEC
-    return codec
+    """The codec of that name, `codec` or `codec:BOUND`. UsageError if there is none, or a library that it needs is not installed."""
+    spec, bound = parse_codec(name)
+    if any(importlib.util.find_spec(library) is None for library in spec.libraries):
+        extra = name.partition(":")[0]
+        raise UsageError(f"codec {name} needs {' and '.join(spec.libraries)}; install it with: pip install 'textsmooth[{extra}]'")
+    codec: Codec = importlib.import_module(spec.module).CODEC
+    return codec if bound is None else codec.with_bound(bound)
 
 
 def encode(block: TokenBlock, schema: pa.Schema, kept_columns: dict[str, pa.Array]) -> pa.RecordBatch:
-    """Lay a block out in the columns of a shard schema. Log-probabilities are rounded to what its codec stores.
+    """Lay the rows of a shard out in the columns of its schema. Log-probabilities are rounded to what its codec stores.
 
     kept_columns: arrays of R values for the columns that are carried through, and for those of span tasks and task teachers.
     """
@@ -84,7 +104,7 @@ def encode(block: TokenBlock, schema: pa.Schema, kept_columns: dict[str, pa.Arra
     columns["input_ids"] = per_row(block.row_offsets, pa.array(block.input_ids))
     if block.token_type_ids is not None:
         columns["token_type_ids"] = per_row(block.row_offsets, pa.array(block.token_type_ids))
-    columns |= codec.encode(block.soft, block.row_offsets)
+    columns |= codec.encode(block)
     if block.label is not None:
         columns["label"] = pa.array(block.label)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)

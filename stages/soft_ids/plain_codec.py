@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from textsmooth.schemas.shard import ShardMeta
 from textsmooth.schemas.soft_ids import SoftIds, id_dtype
-from textsmooth.stages.soft_ids.codec import Codec, list_offsets, per_row, unnest, values
+from textsmooth.stages.soft_ids.codec import Codec, TokenBlock, list_offsets, per_row, unnest, values
 
 _HALF = np.finfo(np.float16)
 _MINUS_INFINITY = np.float16(-np.inf).view(np.uint16)
@@ -39,7 +39,8 @@ class PlainCodec(Codec):
             fields.append(pa.field("log_partition", pa.list_(pa.list_(pa.float32(), len(meta.temperatures)))))
         return fields
 
-    def encode(self, soft: SoftIds, row_offsets: NDArray[np.int64]) -> dict[str, pa.Array]:
+    def encode(self, block: TokenBlock) -> dict[str, pa.Array]:
+        soft, row_offsets = block.soft, block.row_offsets
         entry_offsets = list_offsets(soft.offsets, "entries")
 
         def per_entry(array: NDArray[Any]) -> pa.Array:
@@ -47,9 +48,9 @@ class PlainCodec(Codec):
 
         columns = {
             "soft_ids": per_entry(soft.ids),
-            "soft_logprobs": per_entry(_float16(soft.logprobs)),
-            "log_tail": per_row(row_offsets, pa.array(_float16(soft.log_tail))),
-            "original_logprob": per_row(row_offsets, pa.array(_float16(soft.original_logprob))),
+            "soft_logprobs": per_entry(to_float16(soft.logprobs)),
+            "log_tail": per_row(row_offsets, pa.array(to_float16(soft.log_tail))),
+            "original_logprob": per_row(row_offsets, pa.array(to_float16(soft.original_logprob))),
         }
         temperatures = soft.log_partition.shape[1]
         if temperatures:
@@ -84,7 +85,7 @@ class PlainCodec(Codec):
 CODEC = PlainCodec()
 
 
-def _float16(logprobs: NDArray[Any]) -> NDArray[np.float16]:
+def to_float16(logprobs: NDArray[Any]) -> NDArray[np.float16]:
     """Rounded to float16; -inf stays, what is below its range (p < e**-65504) becomes its lowest number. torch, where loaded, is fast."""
     torch = sys.modules.get("torch")
     wide = np.ascontiguousarray(logprobs)

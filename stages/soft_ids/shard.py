@@ -7,11 +7,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.ipc
 
+from textsmooth.schemas.codecs import parse_codec
 from textsmooth.schemas.errors import DatasetError
 from textsmooth.schemas.manifest import AGAIN
 from textsmooth.schemas.shard import ANSWERS, PLACE, ROWS_PER_RECORD_BATCH, ShardMeta
 from textsmooth.schemas.soft_ids import id_dtype
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode, find_codec
+from textsmooth.stages.soft_ids.ipc_sizes import uncompressed_bytes
+
+MOST_EXPANSION, SMALL_BYTES = 100, 64 << 20  # compressed buffers may grow so many times, and by this much
 
 
 def shard_schema(
@@ -56,10 +60,25 @@ def shard_schema(
 def shard_bytes(batch: pa.RecordBatch) -> pa.Buffer:
     """The bytes of a shard file: the rows of a batch in record batches of ROWS_PER_RECORD_BATCH rows. Equal rows, equal bytes."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
+    compressed = parse_codec(ShardMeta.of(batch.schema, "the schema").codec)[0].compressed
+    options = pa.ipc.IpcWriteOptions(compression="zstd" if compressed else None)
+    with pa.ipc.new_file(sink, batch.schema, options=options) as writer:
         for start in range(0, batch.num_rows, ROWS_PER_RECORD_BATCH):
             writer.write_batch(batch.slice(start, ROWS_PER_RECORD_BATCH))
     return sink.getvalue()
+
+
+def open_ipc(source: pa.NativeFile | pa.Buffer) -> pa.ipc.RecordBatchFileReader:
+    """Open an Arrow IPC file. ArrowInvalid if its compressed buffers would take far more memory than a shard's do."""
+    data = memoryview(source if isinstance(source, pa.Buffer) else source.read_buffer())
+    file = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(use_threads=False))
+    try:
+        size = uncompressed_bytes(data)
+    except ValueError as error:
+        raise pa.ArrowInvalid(str(error)) from None
+    if size > MOST_EXPANSION * len(data) + SMALL_BYTES:
+        raise pa.ArrowInvalid(f"{len(data):,} bytes would expand to {size:,}")
+    return file
 
 
 class ShardReader:
@@ -72,7 +91,7 @@ class ShardReader:
         self.path = path
         try:
             self._map = pa.memory_map(str(path))
-            self._file = pa.ipc.open_file(self._map)
+            self._file = open_ipc(self._map)
         except FileNotFoundError:
             raise DatasetError(f"shard {path} is missing; {AGAIN}") from None
         except (pa.ArrowInvalid, OSError) as error:

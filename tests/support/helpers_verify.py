@@ -24,6 +24,9 @@ KINDS: dict[str, tuple[object, ...]] = {
     "span": ("--stride", 6),
     "specials": ("--specials", "smoothed", "--max-length", 9),
     "quarantined": ("--skip-bad-rows",),
+    "compact-single": ("--codec", "compact", "--temperatures", "0.5,1,2", "--mass", 0.9),
+    "compact-masked": ("--codec", "compact:5e-4", "--context", "masked:3", "--temperatures", "1,3"),
+    "compact-span": ("--codec", "compact", "--stride", 6),
 }
 
 
@@ -66,9 +69,10 @@ def make_kinds(room: Path, teacher: Path) -> Kinds:
     second_teacher = span_model(room / "model")
     found = {}
     for name, options in KINDS.items():
-        corpus = {"pair": pair, "span": spans, "quarantined": bad}.get(name, single)
-        second = ["--task-teacher", second_teacher] if name == "span" else []
-        text = {"pair": [], "span": []}.get(name, ["--text-column", "text"])
+        kind = name.rpartition("-")[2]
+        corpus = {"pair": pair, "span": spans, "quarantined": bad}.get(kind, single)
+        second = ["--task-teacher", second_teacher] if kind == "span" else []
+        text = {"pair": [], "span": []}.get(kind, ["--text-column", "text"])
         where = [*map(str, ["--corpus", corpus, "--teacher", teacher, *second])]
         shared = ["--topk", 6, "--rows-per-shard", 7, "--dtype", "float32", "--threads", 1, "--progress", "none", "--out", room / name]
         assert run(gen, "textsmooth-gen", [*where, *map(str, [*text, *options, *shared])]) == 0, name

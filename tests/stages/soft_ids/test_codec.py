@@ -232,9 +232,9 @@ def test_rounding_is_the_same_with_and_without_torch(monkeypatch: pytest.MonkeyP
         [-rng.exponential(3, 5000), -(2.0 ** rng.uniform(-26, 20, 5000)), [-np.inf, -0.0, -65504, -65519.9, -65520, -1e30]]
     )
     logprobs = logprobs.astype(np.float32)
-    with_torch = plain_codec._float16(logprobs)
+    with_torch = plain_codec.to_float16(logprobs)
     wide = target_distribution._float32(with_torch)
     monkeypatch.delitem(sys.modules, "torch")
-    assert plain_codec._float16(logprobs).tobytes() == with_torch.tobytes()
+    assert plain_codec.to_float16(logprobs).tobytes() == with_torch.tobytes()
     assert target_distribution._float32(with_torch).tobytes() == wide.tobytes()
     assert np.isneginf(with_torch).sum() == 1 and wide.min(where=np.isfinite(wide), initial=0) == -65504

@@ -16,7 +16,7 @@ from textsmooth.schemas.shard import METADATA_KEY, ShardMeta
 from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.soft_ids import SoftIds, id_dtype
 from textsmooth.stages import SmoothedCollator, SmoothedDataset
-from textsmooth.stages.soft_ids.codec import Codec, decode, find_codec
+from textsmooth.stages.soft_ids.codec import Codec, TokenBlock, decode, find_codec
 from textsmooth.stages.soft_ids.shard import ShardReader
 
 
@@ -26,7 +26,8 @@ class PackedCodec(Codec):
     def fields(self, meta: ShardMeta) -> list[pa.Field]:
         return [pa.field("soft_packed", pa.binary())]
 
-    def encode(self, soft: SoftIds, row_offsets: NDArray[np.int64]) -> dict[str, pa.Array]:
+    def encode(self, block: TokenBlock) -> dict[str, pa.Array]:
+        soft, row_offsets = block.soft, block.row_offsets
         packed = []
         counts = np.diff(soft.offsets)
         for start, stop in pairwise(row_offsets):
@@ -116,9 +117,9 @@ def test_a_column_of_a_codec_cannot_be_kept(packed: str, tmp_path: Path) -> None
 
 
 def test_a_codec_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="codec 'packed' is not one of plain"):
+    with pytest.raises(UsageError, match="codec 'packed' is not one of plain, compact"):
         generate("demo", codec="packed", out=tmp_path)
     raw = b'{"format": 1, "codec": "packed"}'
     batch = pa.RecordBatch.from_pydict({"input_ids": [[1]]}, pa.schema([("input_ids", pa.list_(pa.int32()))], metadata={METADATA_KEY: raw}))
-    with pytest.raises(DatasetError, match="codec 'packed', this version of textsmooth reads plain; update textsmooth"):
+    with pytest.raises(DatasetError, match="codec 'packed', this version of textsmooth reads plain, compact; update textsmooth"):
         decode(batch.append_column("row", pa.array([0])))
