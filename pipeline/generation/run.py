@@ -73,8 +73,17 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
     if not new and out.size(MANIFEST) is not None:
         record.nothing_to_do(plan, executor)
         finished = tidy(out, plan)
-        nothing = {"units": 0, "tokens": 0, "load_s": 0.0, "run_s": 0.0, "busy": 0.0}
-        return Generated(out=str(out), manifest=finished, **nothing, note=label_note(plan), warnings=plan_warnings(plan))
+        return Generated(
+            out=str(out),
+            manifest=finished,
+            units=0,
+            tokens=0,
+            load_s=0.0,
+            run_s=0.0,
+            busy=0.0,
+            note=label_note(plan),
+            warnings=plan_warnings(plan),
+        )
     done = {} if new else finished_units(out, plan)
     taken = TakenOver(receipts={})
     if previous is not None:  # before the teacher is loaded: no device waits while files are copied
@@ -85,8 +94,15 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
         taken = take_over(previous, out, left, skip_bad_rows=options.skip_bad_rows, progress=shown.taking)
         done |= taken.receipts
     todo = [unit for unit in plan.units if unit.id not in done]
-    lines = {"note": label_note(plan), "warnings": plan_warnings(plan)}
-    shown.start(plan, sum(r.rows for r in done.values()), units=len(done), out=str(out), executor=executor.name, **lines)
+    shown.start(
+        plan,
+        sum(r.rows for r in done.values()),
+        units=len(done),
+        out=str(out),
+        executor=executor.name,
+        note=label_note(plan),
+        warnings=plan_warnings(plan),
+    )
     if not new:
         record.begin(out, plan, executor, reused=len(done))
     if todo:
