@@ -175,7 +175,8 @@ def _warnings(request: Request, texts: list[str]) -> dict[str, list[str]]:
 
 def plan_warnings(plan: Plan) -> tuple[str, ...]:
     """What the user should know about a plan before its units run, one line each."""
-    return tuple(printable(str(text)) for text in plan.runtime.get(WARNINGS, ()))
+    lines = plan.runtime.get(WARNINGS)
+    return tuple(printable(str(text)) for text in lines) if isinstance(lines, list) else ()
 
 
 def label_note(plan: Plan) -> str | None:

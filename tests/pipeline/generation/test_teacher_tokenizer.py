@@ -5,14 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from helpers_families import make
 from helpers_gen import Ran, write_jsonl
 from helpers_tokenizers import BERT, word_pieces
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
 
+from textsmooth.pipeline import train
 from textsmooth.pipeline.plan.cut import WARNINGS
 from textsmooth.schemas.manifest import PLAN
 from textsmooth.stages.models.student_init import fresh_student, make_student
@@ -63,6 +66,37 @@ def test_a_student_has_the_ids_of_tokenizer_json(fresh: bool, bert: Path, tmp_pa
     expected = [Tokenizer.from_file(str(bert / "tokenizer.json")).encode(text).ids for text in TEXTS]
     assert [load_tokenizer(out).backend_tokenizer.encode(text).ids for text in TEXTS] == expected
     assert [AutoTokenizer.from_pretrained(out)(text)["input_ids"] for text in TEXTS] == expected
+
+
+def labelled(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "labelled.jsonl", [{"text": text, "label": n % 2} for n, text in enumerate(TEXTS * 4)])
+
+
+def test_a_task_teacher_reads_the_ids_of_its_tokenizer_json(bert: Path, gen: Callable[..., Ran], tmp_path: Path) -> None:
+    """Its class, another one than the teacher's, would read letters."""
+    second = tmp_path / "second"
+    model = BertForSequenceClassification(AutoConfig.from_pretrained(bert)).eval()
+    model.save_pretrained(second)
+    (second / "tokenizer.json").write_bytes((bert / "tokenizer.json").read_bytes())
+    settings = json.loads((bert / "tokenizer_config.json").read_text())
+    (second / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "RobertaTokenizer"}))
+    ran = gen("--corpus", labelled(tmp_path), "--teacher", bert, "--task-teacher", second, "--out", tmp_path / "out", "--topk", 3)
+    assert ran.code == 0, ran.err
+    (shard,) = (tmp_path / "out").glob("train/*.arrow")
+    backend = Tokenizer.from_file(str(bert / "tokenizer.json"))
+    with torch.no_grad():
+        logits = [model(torch.tensor([backend.encode(text).ids])).logits[0].tolist() for text in TEXTS]
+    np.testing.assert_allclose(pa.ipc.open_file(shard).read_all()["teacher_logits"].to_pylist()[: len(TEXTS)], logits, atol=1e-4)
+
+
+def test_a_trained_student_has_the_ids_of_its_dataset(bert: Path, gen: Callable[..., Ran], tmp_path: Path) -> None:
+    assert gen("--corpus", labelled(tmp_path), "--teacher", bert, "--out", tmp_path / "out", "--topk", 3).code == 0
+    make_student(bert, (0,), tmp_path / "start")
+    train(tmp_path / "out", student=str(tmp_path / "start"), out=str(tmp_path / "trained"), epochs=1)
+    (shard,) = (tmp_path / "out").glob("train/*.arrow")
+    stored = pa.ipc.open_file(shard).read_all()["input_ids"].to_pylist()[: len(TEXTS)]
+    assert [AutoTokenizer.from_pretrained(tmp_path / "trained")(text)["input_ids"] for text in TEXTS] == stored
+    assert [load_tokenizer(tmp_path / "trained").backend_tokenizer.encode(text).ids for text in TEXTS] == stored
 
 
 def test_a_teacher_that_does_not_know_the_language_is_reported(gen: Callable[..., Ran], tmp_path: Path) -> None:
