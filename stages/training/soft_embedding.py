@@ -5,7 +5,7 @@ word embeddings, and learn. Position and segment embeddings are added by the stu
 
 Two ways in: `SoftEmbedding` for a loop of one's own, and `smooth_inputs`, after which a model of transformers takes soft ids itself,
 so that any trainer that calls `model(**batch)` trains on them.
-Legend: B rows, L length, M entries of the bag, V rows of the table, H hidden.
+Legend: B rows, L length, M entries of the bag, V rows of the table, at least as many as the vocabulary has tokens, H hidden.
 """
 
 from typing import Any
@@ -18,8 +18,10 @@ from textsmooth.schemas.errors import TeacherError
 from textsmooth.stages.dataset.collate import SoftBag
 
 
-def soft_embedding(bag: SoftBag, table_VH: torch.Tensor, padding_idx: int | None = None) -> torch.Tensor:
+def soft_embedding(bag: SoftBag, table_VH: torch.Tensor, padding_idx: int | None = None, *, vocab_size: int | None = None) -> torch.Tensor:
     """The embeddings [B, L, H] of the mixed distributions, in the table's dtype.
+
+    vocab_size: rows of the table that stand for tokens; later ones only pad it and are no part of the mean embedding. None: all rows.
 
     The gradient to the table is that of the dense product s @ E, with one exception: row `padding_idx`, if there is one, is
     looked up but gets none, as in `torch.nn.Embedding`.
@@ -34,7 +36,8 @@ def soft_embedding(bag: SoftBag, table_VH: torch.Tensor, padding_idx: int | None
         flat = _summed(table_VH, bag.ids, weights, bag.offsets)
     else:
         mean_weight = bag.mean_weight.to(table_VH.dtype)
-        flat = _SummedWithMean.apply(table_VH, bag.ids, weights, bag.offsets, mean_weight, padding_idx)  # type: ignore[no-untyped-call]
+        rows = vocab_size or len(table_VH)
+        flat = _SummedWithMean.apply(table_VH, bag.ids, weights, bag.offsets, mean_weight, padding_idx, rows)  # type: ignore[no-untyped-call]
     if pad_weight is not None:
         assert padding_idx is not None
         flat = flat + pad_weight[:, None] * table_VH.detach()[padding_idx]
@@ -62,23 +65,24 @@ class _SummedWithMean(torch.autograd.Function):
         offsets: torch.Tensor,
         mean_weight: torch.Tensor,
         padding_idx: int | None,
+        vocab_size: int,
     ) -> torch.Tensor:
-        ctx.padding_idx = padding_idx
+        ctx.padding_idx, ctx.vocab_size = padding_idx, vocab_size
         ctx.table_VH = table_VH.detach().requires_grad_(table_VH.requires_grad)
         with torch.enable_grad():
             ctx.summed = _summed(ctx.table_VH, ids, weights, offsets)
         ctx.save_for_backward(mean_weight)
         summed: torch.Tensor = ctx.summed.detach()
-        return summed + mean_weight[:, None] * table_VH.detach().mean(0)
+        return summed + mean_weight[:, None] * table_VH.detach()[:vocab_size].mean(0)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (mean_weight,) = ctx.saved_tensors
         (grad_VH,) = torch.autograd.grad(ctx.summed, ctx.table_VH, grad)
-        grad_VH += mean_weight @ grad / len(grad_VH)
+        grad_VH[: ctx.vocab_size] += mean_weight @ grad / ctx.vocab_size
         if ctx.padding_idx is not None:
             grad_VH[ctx.padding_idx] = 0  # its weights in the bags are 0
-        return grad_VH, None, None, None, None, None
+        return grad_VH, None, None, None, None, None, None
 
 
 class SoftEmbedding:
@@ -99,11 +103,11 @@ class SoftEmbedding:
                 f"the student embeds {embedding.num_embeddings:,} ids, the soft ids go up to {vocab_size:,}; "
                 "choose a student with the teacher's vocabulary"
             )
-        self.embedding = embedding
+        self.embedding, self.vocab_size = embedding, vocab_size
 
     def __call__(self, bag: SoftBag) -> torch.Tensor:
         """The `inputs_embeds` [B, L, H] for the student."""
-        return soft_embedding(bag, self.embedding.weight, self.embedding.padding_idx)
+        return soft_embedding(bag, self.embedding.weight, self.embedding.padding_idx, vocab_size=self.vocab_size)
 
 
 def smooth_inputs(student: Any, *, vocab_size: int) -> RemovableHandle:

@@ -98,6 +98,22 @@ def test_values_and_gradient_equal_the_dense_product(kit, tail, padding_idx):
     torch.testing.assert_close(grad, expected_grad, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("padding_idx", [None, 9])
+def test_rows_that_only_pad_the_table_are_no_part_of_the_mean(kit, padding_idx):
+    batch = SmoothedCollator(pad_id=kit.PAD, smoothing=Smoothing(tail="mean", topk=2))(kit.random_rows(13, 10).block)
+    torch.manual_seed(0)
+    table = torch.randn(kit.VOCAB, 8, requires_grad=True)
+    padded = torch.cat([table.detach(), torch.full((24, 8), 7.0)]).requires_grad_()
+    plain = soft_embedding(batch.soft, table, padding_idx)
+    found = SoftEmbedding(torch.nn.Embedding.from_pretrained(padded, freeze=False, padding_idx=padding_idx), vocab_size=kit.VOCAB)
+    torch.testing.assert_close(found(batch.soft), plain)
+    direction = torch.randn_like(plain)
+    (expected,) = torch.autograd.grad((plain * direction).sum(), table)
+    (grad,) = torch.autograd.grad((found(batch.soft) * direction).sum(), found.embedding.weight)
+    torch.testing.assert_close(grad[: kit.VOCAB], expected)
+    assert (grad[kit.VOCAB :] == 0).all()
+
+
 def test_weights_take_the_dtype_of_the_table(kit):
     batch = SmoothedCollator(pad_id=kit.PAD, smoothing=Smoothing(tail="mean"))(kit.random_rows(14, 4).block)
     table = torch.randn(kit.VOCAB, 8)
