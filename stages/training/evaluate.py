@@ -160,9 +160,11 @@ class Evaluation:
                 sums += [len(logits), *_masked_sums(logits, batch.masked)]
         if not sums[0]:
             raise DatasetError(f"split {self.dataset.name!r} has no token to mask; choose another split or dataset")
-        _check_finite(sums, self.dataset)
-        nll, accuracy, kl = (sums[1:] / sums[0]).tolist()
-        return {"nll": nll, "perplexity": math.exp(nll) if nll < 700 else None, "accuracy": accuracy, "kl": kl}
+        if np.isnan(sums).any():
+            raise _diverged(self.dataset)
+        nll, accuracy, kl = (sums[1:] / sums[0]).tolist()  # infinite where the student rules out what is true
+        scores = {"nll": nll, "perplexity": math.exp(nll) if nll < 700 else math.inf, "accuracy": accuracy, "kl": kl}
+        return {name: value if math.isfinite(value) else None for name, value in scores.items()}
 
 
 def _masked_sums(logits: torch.Tensor, targets: MaskedTargets) -> tuple[float, float, float]:
@@ -196,13 +198,18 @@ def predict(
 def _check_finite(values: Any, dataset: SmoothedDataset) -> None:
     """TrainingError if the student has diverged."""
     if not np.isfinite(values).all():
-        raise TrainingError(f"the student's predictions on {dataset.name} are not finite numbers; lower --lr")
+        raise _diverged(dataset)
+
+
+def _diverged(dataset: SmoothedDataset) -> TrainingError:
+    return TrainingError(f"the student's predictions on {dataset.name} are not finite numbers; lower --lr")
 
 
 def metrics(logits: NDArray[np.float32], labels: NDArray[Any], kind: TaskKind) -> dict[str, float | None]:
     """Scores of logits [R, C] against labels [R]; None where a score is undefined.
 
-    class: accuracy, f1 (of class 1 if there are two, else macro), matthews, loss (mean cross-entropy).
+    class: accuracy, f1 (of class 1 if there are two, else the mean over the classes that occur in labels or predictions), matthews, loss
+    (mean cross-entropy).
     value: pearson, spearman, loss (mean squared error); the logits are [R, 1]. DatasetError for a label that is not a class.
     """
     scores = _class_scores(logits, labels) if kind.has_classes else _value_scores(logits[:, 0], labels)
@@ -216,12 +223,12 @@ def _class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dic
     classes = np.arange(logits.shape[1])
     if labels.max() >= len(classes):
         raise DatasetError(f"label {labels.max()} is none of the {len(classes)} classes; generate the dataset again")
-    average = "binary" if len(classes) == 2 else "macro"
+    average = "binary" if len(classes) == 2 else "macro"  # over the classes that occur in labels or predictions, as scikit-learn's default
     probs = torch.from_numpy(logits).double().softmax(1).numpy()
     one_class = len(np.unique(np.concatenate([predicted, labels]))) == 1  # scikit-learn warns and returns 0
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
-        "f1": float(f1_score(labels, predicted, labels=None if average == "binary" else classes, average=average, zero_division=0)),
+        "f1": float(f1_score(labels, predicted, average=average, zero_division=0)),
         "matthews": 0.0 if one_class else float(matthews_corrcoef(labels, predicted)),
         "loss": float(log_loss(labels, probs, labels=classes)),
     }

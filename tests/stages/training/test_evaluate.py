@@ -36,10 +36,29 @@ def test_two_classes():
     assert found["loss"] == pytest.approx(float(-log_probs[torch.arange(5), torch.from_numpy(labels)].mean()), rel=1e-6)
 
 
-def test_three_classes_have_a_macro_f1():
-    labels, predicted = np.array([0, 1, 1, 0, 1]), np.array([0, 1, 0, 1, 1])  # class 2 never occurs
+RNG = np.random.default_rng(4)
+PREDICTIONS = {
+    "random": (RNG.integers(0, 3, 60), RNG.integers(0, 3, 60)),
+    "perfect": (np.arange(60) % 3, np.arange(60) % 3),
+    "constant": (np.arange(60) % 3, np.ones(60, np.int64)),
+    "class 2 is in no label": (np.arange(60) % 2, RNG.integers(0, 3, 60)),
+    "class 2 is nowhere": (np.arange(60) % 2, RNG.integers(0, 2, 60)),
+    "perfect, class 2 is nowhere": (np.arange(60) % 2, np.arange(60) % 2),
+    "perfect, class 0 is nowhere": (1 + np.arange(60) % 2, 1 + np.arange(60) % 2),
+}
+
+
+@pytest.mark.parametrize("case", PREDICTIONS)
+def test_scores_of_three_classes_are_those_of_scikit_learn_and_of_their_definitions(case):
+    labels, predicted = PREDICTIONS[case]
     found = metrics(_logits(predicted, 3), labels, CLASS)
-    assert found["f1"] == pytest.approx(f1_score(labels, predicted, average="macro", labels=[0, 1, 2], zero_division=0))
+    assert found["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert found["f1"] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
+    assert found["matthews"] == pytest.approx(matthews_corrcoef(labels, predicted))
+    f1 = [2 * ((labels == c) & (predicted == c)).sum() / ((labels == c).sum() + (predicted == c).sum()) for c in {*labels, *predicted}]
+    assert found["f1"] == pytest.approx(np.mean(f1))
+    if "perfect" in case:
+        assert found["accuracy"] == found["f1"] == found["matthews"] == 1.0
 
 
 @pytest.mark.parametrize("predicted", [0, 1])
@@ -101,7 +120,7 @@ def test_every_task_of_glue_has_its_own_scores(kit, smoothed, valued, name):
     found = Evaluation(dataset, kind=task_kind(task.label_kind))(student)
     logits, labels = predict(student, dataset, np.arange(len(dataset)), pad_id=kit.PAD), dataset.labels
     said = logits.argmax(1)
-    average = {"labels": [0, 1, 2], "average": "macro"} if name == "mnli" else {}
+    average = {"average": "macro"} if name == "mnli" else {}
     theirs = {
         "accuracy": lambda: accuracy_score(labels, said),
         "f1": lambda: f1_score(labels, said, **average),
