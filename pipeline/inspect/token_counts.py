@@ -58,6 +58,12 @@ def quantile_text(quantile: float) -> str:
     return f"< {P_BIN}" if quantile < P_BIN else f"> {1 - P_BIN}" if quantile > 1 - P_BIN else f"{quantile:.2f}"
 
 
+def _surprise(logprobs: NDArray[np.floating]) -> NDArray[np.float64]:
+    """-p log p; 0 where p is 0."""
+    logs = np.where(np.isneginf(logprobs), 0.0, logprobs.astype(np.float64))
+    return np.where(np.isneginf(logprobs), 0.0, -np.exp(logs) * logs)
+
+
 class TokenCounts:
     """Sums over blocks: first `add` every block, then `choose` the words, then `add_replacements` of every block again."""
 
@@ -94,12 +100,11 @@ class TokenCounts:
     def _add_entropy(self, block: TokenBlock) -> None:
         counts = np.diff(block.soft.offsets)
         smoothed = counts > 0
-        logprobs = block.soft.logprobs.astype(np.float64)
         token = np.repeat(np.arange(len(counts)), counts)
-        entries = np.bincount(token, -np.exp(logprobs) * logprobs, minlength=len(counts))[smoothed]
-        log_tail = block.soft.log_tail.astype(np.float64)[smoothed]
-        tail = np.exp(log_tail)
-        entropy = (entries - np.where(tail > 0, tail * np.where(np.isfinite(log_tail), log_tail, 0.0), 0.0)) / math.log(2)
+        entries = np.bincount(token, _surprise(block.soft.logprobs), minlength=len(counts))[smoothed]
+        log_tail = block.soft.log_tail[smoothed]
+        tail = np.exp(log_tail.astype(np.float64))
+        entropy = (entries + _surprise(log_tail)) / math.log(2)
         others = np.maximum(self._vocab_size - counts[smoothed], 1)
         self._entropy += float(entropy.sum())
         self._spread += float((tail * np.log2(others)).sum())

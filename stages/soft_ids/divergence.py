@@ -39,7 +39,9 @@ def divergence(p: SoftIds, q: SoftIds, vocab_size: int) -> Divergence:
     rest_p = np.maximum(rest_p - np.bincount(token, for_p, len(both)), 0)
     rest_q = np.maximum(rest_q - np.bincount(token, for_q, len(both)), 0)
     rest = np.where(rest_p > LEAST, rest_p * np.log(np.maximum(rest_p, LEAST) / np.maximum(rest_q, LEAST)), 0)
-    kl = np.bincount(token, for_p * (log_p - log_q), len(both)) + rest
+    # an entry without probability adds nothing; what q has none of counts as LEAST, as in the rest
+    difference = np.where(for_p > 0, np.maximum(log_p, np.log(LEAST)) - np.maximum(log_q, np.log(LEAST)), 0)
+    kl = np.bincount(token, for_p * difference, len(both)) + rest
     tv = (np.bincount(token, np.abs(for_p - for_q), len(both)) + np.abs(rest_p - rest_q)) / 2
     return Divergence(tokens=both, kl=np.maximum(kl, 0), tv=tv, same_top=p.ids[p.offsets[both]] == q.ids[q.offsets[both]])
 

@@ -202,9 +202,13 @@ def soft_cross_entropy(logits: Tensor, targets: MaskedTargets, temperature: floa
     counts = targets.offsets.diff()
     owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts, output_size=len(targets.ids))
     z_E = z_MV[owner, targets.ids]
-    lse_tail = z_MV.index_put((owner, targets.ids), z_MV.new_tensor(-torch.inf)).logsumexp(1)
+    # finite, because the gradient of a log-sum-exp over nothing but -inf is NaN
+    lowest = torch.finfo(torch.float32).min
+    lse_tail = z_MV.clamp_min(lowest).index_put_((owner, targets.ids), z_MV.new_tensor(lowest)).logsumexp(1)
     highest = z_MV.new_full((len(counts),), -torch.inf).scatter_reduce(0, owner, z_E.detach(), "amax")
     mass = z_MV.new_zeros(len(counts)).index_add(0, owner, (z_E - highest[owner]).exp())
     lse = torch.logaddexp(lse_tail, highest + mass.log())
-    entries = z_MV.new_zeros(len(counts)).index_add(0, owner, targets.probs * (lse[owner] - z_E))
-    return entries + torch.where(lse_tail > -torch.inf, targets.tail * (lse - lse_tail), 0.0)
+    # an entry without probability adds nothing, also where the student gives it none: 0 log 0 = 0
+    losses_E = targets.probs * torch.where(targets.probs > 0, lse[owner] - z_E, 0.0)
+    entries = z_MV.new_zeros(len(counts)).index_add(0, owner, losses_E)
+    return entries + torch.where(lse_tail > lowest / 2, targets.tail * (lse - lse_tail), 0.0)

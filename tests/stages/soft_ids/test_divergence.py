@@ -49,6 +49,15 @@ def test_no_id_in_common_is_all_the_rest_against_all_the_rest() -> None:
     assert (found.kl.tolist(), found.tv.tolist(), found.same_top.tolist()) == ([0], [0], [False])  # the least that it can be
 
 
+def test_entries_without_probability_add_nothing() -> None:
+    p, q = soft_ids([({3: 1.0, 4: 0.0}, 0.0)]), soft_ids([({3: 0.5, 4: 0.5}, 0.0)])
+    found = divergence(p, q, 10)
+    assert found.kl == pytest.approx([np.log(2)]) and found.tv == pytest.approx([0.5])
+    assert divergence(p, p, 10).kl.tolist() == [0]
+    found = divergence(q, p, 10)
+    assert np.isfinite(found.kl).all() and found.kl[0] > 40 and found.tv == pytest.approx([0.5])
+
+
 def test_a_rest_against_none_is_finite() -> None:
     found = divergence(soft_ids([({3: 0.9}, 0.1)]), soft_ids([({3: 1.0}, 0.0)]), 10)
     assert np.isfinite(found.kl).all() and found.kl[0] > 8 and found.tv == pytest.approx([0.1])

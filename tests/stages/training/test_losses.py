@@ -90,6 +90,33 @@ def test_the_gradient_is_finite_and_right_when_the_student_puts_all_mass_on_the_
     torch.testing.assert_close(here.grad.double(), there.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_entries_without_probability_add_nothing_even_where_the_student_gives_them_none(whole: bool) -> None:
+    """0 log 0 = 0, in the loss and in its gradient."""
+    torch.manual_seed(2)
+    targets = random_targets(torch.arange(6), 20, whole=whole)
+    nothing = torch.zeros(len(targets.ids), dtype=torch.bool)
+    nothing[targets.offsets[1:] - 1] = targets.offsets.diff() > 1  # the last entry of each place
+    probs = torch.where(nothing, 0.0, targets.probs)
+    targets = dataclasses.replace(targets, probs=probs)
+    logits = torch.randn(6, 20)
+    logits[torch.arange(6).repeat_interleave(targets.offsets.diff())[nothing], targets.ids[nothing]] = -torch.inf
+    here = logits.clone().requires_grad_()
+    loss = soft_cross_entropy(here, targets, 1.0)
+    q = logits.double().softmax(1)
+    for m in range(6):
+        part = slice(int(targets.offsets[m]), int(targets.offsets[m + 1]))
+        pairs = [(p, q[m, i]) for i, p in zip(targets.ids[part], probs[part].double(), strict=True) if p > 0]
+        expected = -sum(p * other.log() for p, other in pairs)
+        if targets.tail[m] > 0:
+            outside = torch.ones(20, dtype=torch.bool)
+            outside[targets.ids[part]] = False
+            expected = expected - targets.tail[m].double() * q[m, outside].sum().log()
+        assert float(loss[m].detach()) == pytest.approx(float(expected), rel=1e-5)
+    loss.sum().backward()
+    assert here.grad is not None and here.grad.isfinite().all()
+
+
 class Given(torch.nn.Module):
     """A student that says what it is told to: logits are its parameter."""
 
