@@ -1,6 +1,6 @@
 """Bytes per token, fidelity and speed of layouts of soft ids, measured on the shards of plain datasets.
 
-    python benchmarks/codec.py DATASET [DATASET …] [--topk 32] [--batches 8]
+    python benchmarks/codec.py DATASET [DATASET …] [--topk 32] [--batches 8] [--most 24]
 
 Every shard of a dataset (256 rows each, in the documented runs) is one record batch of the study. `--batches` of them share a table of
 alternatives: the shard of the study. Bytes count all tokens, special ones included. Speed: tokens per second of CPU time, one thread.
@@ -13,7 +13,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -209,9 +209,10 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+", type=Path)
     parser.add_argument("--topk", type=int, default=32)
     parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--most", type=int, default=None, help="record batches to read")
     args = parser.parse_args()
     for folder in args.datasets:
-        study = list(batches(folder, args.topk))
+        study = list(islice(batches(folder, args.topk), args.most))
         tokens = sum(batch.count for batch in study)
         print(f"\n{folder.name}, k = {args.topk}, {tokens:,} tokens in {len(study)} record batches, {args.batches} a shard\n")
         print("| part | layout | bytes a token | total variation | largest error | written, M tokens/s | read |")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from textsmooth.pipeline.diagnostics.run import doctor as doctor
     from textsmooth.pipeline.inspect.report import report as report
     from textsmooth.pipeline.inspect.stats import figures as figures
+    from textsmooth.pipeline.share.convert import convert as convert
     from textsmooth.pipeline.share.diff import diff as diff
     from textsmooth.pipeline.share.merge import merge as merge
     from textsmooth.pipeline.share.pull import pull as pull
@@ -25,6 +26,7 @@ _FUNCTIONS = {
     "figures": "inspect.stats",
     "generate": "api",
     "make_student": "api",
+    "convert": "share.convert",
     "merge": "share.merge",
     "pull": "share.pull",
     "push": "share.push",
@@ -32,7 +34,7 @@ _FUNCTIONS = {
     "train": "api",
     "verify": "verification.run",
 }
-__all__ = ["diff", "doctor", "figures", "generate", "make_student", "merge", "pull", "push", "report", "train", "verify"]
+__all__ = ["convert", "diff", "doctor", "figures", "generate", "make_student", "merge", "pull", "push", "report", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -85,6 +85,7 @@ class Manifest:
     predecessor: dict[str, Any] | None = None  # of --from-previous; docs/format.md
     partial_of: str | None = None  # digest of the dataset of which this one has only some shards
     sources: tuple[dict[str, Any], ...] = ()  # of a merged dataset: as the plan has them; docs/format.md
+    converted: dict[str, Any] | None = None  # the dataset that was converted into this one, its settings, what was dropped
 
     @staticmethod
     def dataset_digest(plan: str, shards: tuple[ShardEntry, ...]) -> str:
@@ -114,7 +115,7 @@ class Manifest:
         shards = [lean(shard, ("windows", "skipped", "row_offset")) for shard in self.shards]
         body = {
             "format": format_version(self.corpus.get("label_kind")),
-            **lean(replace(self, shards=()), ("task_teacher", "predecessor", "partial_of", "sources")),
+            **lean(replace(self, shards=()), ("task_teacher", "predecessor", "partial_of", "sources", "converted")),
             "shards": shards,
         }
         return {**body, "digest": digest(body)}

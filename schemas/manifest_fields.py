@@ -84,6 +84,12 @@ class Source(Struct):
     versions: dict[str, str] = {}
 
 
+class Converted(Struct):
+    dataset: Sha256
+    config: Config
+    dropped: list[str]
+
+
 class Header(Struct, kw_only=True):
     """A manifest without its shards and files: there may be very many, and Manifest converts them itself."""
 
@@ -101,6 +107,7 @@ class Header(Struct, kw_only=True):
     predecessor: Predecessor | None = None
     partial_of: Sha256 | None = None
     sources: list[Source] = []
+    converted: Converted | None = None
 
 
 def check_header(value: dict[str, Any]) -> GenerationConfig:

@@ -206,6 +206,7 @@ class Plan:
     task_teacher: TaskTeacherIdentity | None = None
     predecessor: dict[str, Any] | None = None  # the dataset whose shards are reused; docs/format.md: no influence on shards
     sources: tuple[dict[str, Any], ...] = ()  # of a merged dataset: the datasets whose units these are; docs/format.md
+    converted: dict[str, Any] | None = None  # the dataset whose shards were converted; docs/format.md
 
     @cached_property
     def digest(self) -> str:
@@ -243,6 +244,7 @@ class Plan:
             "versions": self.versions,
             **({} if self.task_teacher is None else {"task_teacher": asdict(self.task_teacher)}),
             **({"sources": list(self.sources)} if self.sources else {}),
+            **({} if self.converted is None else {"converted": self.converted}),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -274,6 +276,7 @@ class Plan:
                 task_teacher=convert(value.get("task_teacher"), TaskTeacherIdentity | None, "task_teacher"),
                 predecessor=value.get("predecessor"),
                 sources=tuple(value.get("sources", ())),
+                converted=value.get("converted"),
             )
             altered = plan.digest != value.get("digest")
             altered = altered or value.get("file_digest") != _file_digest({k: v for k, v in value.items() if k != "file_digest"})

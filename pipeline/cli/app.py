@@ -24,6 +24,7 @@ COMMANDS = {
     "gen": "textsmooth.pipeline.cli.gen:gen",
     "inspect": "textsmooth.pipeline.cli.inspect:inspect",
     "merge": "textsmooth.pipeline.cli.share:merge",
+    "convert": "textsmooth.pipeline.cli.share:convert",
     "pull": "textsmooth.pipeline.cli.share:pull",
     "push": "textsmooth.pipeline.cli.share:push",
     "report": "textsmooth.pipeline.cli.stats:report",

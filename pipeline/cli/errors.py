@@ -84,7 +84,7 @@ def resume_advice(name: str, args: list[str]) -> str:
     generates = name == "textsmooth-gen" or (name == "textsmooth" and args[:1] == ["gen"])
     if name == "textsmooth-train" or (name == "textsmooth" and args[:1] == ["train"]):
         return "the same command with --resume goes on from the last checkpoint"
-    generates = generates or (name == "textsmooth" and args[:1] in (["compare"], ["merge"], ["pull"], ["push"]))
+    generates = generates or (name == "textsmooth" and args[:1] in (["compare"], ["convert"], ["merge"], ["pull"], ["push"]))
     if name == "textsmooth" and args[:1] == ["verify"] and "--repair" in args:
         return "files that were mended are in place, the same command mends the rest"
     return "the same command goes on from here" if generates and "--dry-run" not in args else "nothing was written"

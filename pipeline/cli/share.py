@@ -6,6 +6,7 @@ import click
 
 from textsmooth.pipeline.cli.command import command, debug_option
 from textsmooth.pipeline.progress import MODES, counting
+from textsmooth.schemas.errors import UsageError
 
 
 @command
@@ -43,6 +44,44 @@ def merge(datasets: tuple[str, ...], out: str, overwrite: bool, as_json: bool, d
 
     with counting("shards") as progress:
         made = run(datasets, out, overwrite=overwrite, progress=progress)
+    click.echo(json.dumps(made.to_json(), ensure_ascii=False, indent=1) if as_json else made.summary())
+
+
+@command
+@click.argument("dataset")
+@click.argument("out")
+@click.option("--codec", metavar="plain|compact[:BOUND]", help="Layout of soft ids in shards.  [default: that of DATASET]")
+@click.option("--topk", type=int, help="Keep at most this many entries per token.  [default: all]")
+@click.option("--mass", type=float, help="Keep the fewest entries whose probabilities sum to this.  [default: all]")
+@click.option("--temperatures", help="Keep the log-partition at these temperatures, such as 1,2.  [default: all]")
+@click.option("--format", "kind", default="dataset", show_default=True, metavar="dataset|parquet", help="What to write.")
+@click.option("--overwrite", is_flag=True, help="Remove what is in OUT first.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+@debug_option
+def convert(
+    dataset: str,
+    out: str,
+    codec: str | None,
+    topk: int | None,
+    mass: float | None,
+    temperatures: str | None,
+    kind: str,
+    overwrite: bool,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Store the smoothed dataset DATASET in another way in the folder OUT: another codec, fewer entries or temperatures, or Parquet.
+
+    Nothing is computed again, and nothing can be added. Interrupted, the same command goes on.
+    """
+    from textsmooth.pipeline.share.convert import convert as run
+
+    try:
+        kept = None if temperatures is None else tuple(float(part) for part in temperatures.split(","))
+    except ValueError:
+        raise UsageError(f"--temperatures {temperatures}: expected numbers like 1,2") from None
+    with counting("shards") as progress:
+        made = run(dataset, out, codec=codec, topk=topk, mass=mass, temperatures=kept, format=kind, overwrite=overwrite, progress=progress)
     click.echo(json.dumps(made.to_json(), ensure_ascii=False, indent=1) if as_json else made.summary())
 
 

@@ -178,6 +178,7 @@ def commit(
         task_teacher=None if plan.task_teacher is None else asdict(plan.task_teacher),
         predecessor=predecessor_entry(plan, ordered),
         sources=plan.sources,
+        converted=plan.converted,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     files = {RECEIPTS: lines.getvalue(), CARD: card(manifest).encode(), **kept.files}

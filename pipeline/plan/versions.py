@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -61,9 +62,13 @@ def code_digest() -> str:
     return total.hexdigest()[:16]
 
 
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in names}
+
+
 def versions(device: str, codec: str) -> dict[str, str]:
     """Versions of everything that could change the bytes of a shard of that codec, the device's model among them."""
     from textsmooth.stages.models.device import device_name  # torch, which much of what imports this module never needs
 
-    libraries = {name: importlib.metadata.version(name) for name in (*LIBRARIES, *parse_codec(codec)[0].libraries)}
+    libraries = library_versions((*LIBRARIES, *parse_codec(codec)[0].libraries))
     return {"textsmooth": VERSION, "code": code_digest(), "device": device_name(device), **libraries}

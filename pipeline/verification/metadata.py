@@ -173,8 +173,8 @@ def _check_plan(records: Records, manifest: Manifest, data: bytes) -> None:
         return
     records.plan = plan
     sources = plan.sources if manifest.partial_of is None else of_splits(plan.sources, manifest.splits)
-    header = {**plan.header_json(), "sources": sources, "task_teacher": plan.header_json().get("task_teacher")}
-    for name in ("corpus", "teacher", "config", "versions", "task_teacher", "sources"):
+    header = {**plan.header_json(), "sources": sources, "task_teacher": plan.header_json().get("task_teacher"), "converted": plan.converted}
+    for name in ("corpus", "teacher", "config", "versions", "task_teacher", "sources", "converted"):
         if _plain(header[name]) != _plain(getattr(manifest, name)):
             records.add(PLAN, f"has a different {name} than the manifest")
     for what in _wrong_units(plan):
@@ -183,7 +183,9 @@ def _check_plan(records: Records, manifest: Manifest, data: bytes) -> None:
         records.add(MANIFEST, f"lists {len(manifest.shards):,} shards, the plan has {len(plan.units):,} units")
     elif manifest.partial_of is None:
         records.units = {shard.path: unit for unit, shard in zip(plan.units, manifest.shards, strict=True)}
-    made_here = plan.versions.get("code") == code_digest() and not plan.sources  # unit ids depend on the code version
+    made_here = (
+        plan.versions.get("code") == code_digest() and not plan.sources and plan.converted is None
+    )  # unit ids depend on the code version
     if made_here:
         id_of = unit_ids(teacher=plan.teacher, corpus=plan.corpus, config=plan.config, task_teacher=plan.task_teacher)
         other = next((unit for unit in plan.units if unit.id != id_of(unit.split, unit.row, unit.rows_sha256)), None)

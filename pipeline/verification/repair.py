@@ -137,6 +137,11 @@ def _shards(
     if plan is None or len(units) < len(wanted):
         done.refused.append("shards cannot be made again without plan.json: download it first")
         return
+    if plan.converted is not None:
+        done.refused.append(
+            "a converted dataset is repaired by converting again: verify and repair the dataset it was made of, then convert it"
+        )
+        return
     if plan.sources:
         done.refused.append("a merged dataset is repaired by merging again: verify and repair its sources, then run textsmooth merge")
         return

@@ -19,7 +19,7 @@ from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.codecs import parse_codec
 from textsmooth.schemas.errors import DatasetError, first_line
 from textsmooth.schemas.manifest import Manifest, ShardEntry
-from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
+from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH, ShardMeta
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.dataset.order import WINDOW_ROWS, SampleOrder
@@ -303,6 +303,11 @@ class SmoothedDataset:
         if len(self._readers) > OPEN_SHARDS:
             self._readers.popitem(last=False)
         return reader
+
+    def stored(self, index: int) -> tuple[ShardMeta, list[pa.RecordBatch], pa.Schema]:
+        """Metadata, record batches and schema of a shard, by its place in the split, as they are in its file."""
+        reader = self._reader(index)
+        return reader.meta, [reader.record_batch(number) for number in range(len(reader))], reader.schema
 
     def _check(self, batch: pa.RecordBatch, shard: ShardEntry) -> None:
         """DatasetError for lists or ids that point anywhere: a stranger's digests may fit all the same."""
