@@ -138,15 +138,15 @@ class Progress(Display):
         self.update(description="sampling rows", completed=rows)
 
     def start(
-        self, plan: Plan, done: int, *, units: int, out: str, executor: str, note: str | None = None, warnings: tuple[str, ...] = ()
+        self, plan: Plan, done: int, *, units: int, out: str, executor: str, notes: tuple[str, ...] = (), warnings: tuple[str, ...] = ()
     ) -> None:
-        """Units are about to run; `done` rows in `units` units are finished already. note, warnings: lines for the user."""
+        """Units are about to run; `done` rows in `units` units are finished already. notes, warnings: lines for the user."""
         self._start = time.perf_counter()
         self._started = True
-        more = {**({} if note is None else {"note": note}), **({"warnings": warnings} if warnings else {})}
+        more = {**({"note": "; ".join(notes)} if notes else {}), **({"warnings": warnings} if warnings else {})}
         of_plan = {"corpus": plan.corpus.name, "out": out, "executor": executor, "rows": plan.rows}
         self.emit("started", **of_plan, rows_done=done, units=len(plan.units), done=units, **more)
-        if note is not None:
+        for note in notes:
             self.line(f"note: {note}")
         for warning in warnings:
             self.line(f"warning: {warning}")

@@ -4,6 +4,7 @@
 it asks the object for a fact or calls a method of it; it does not compare names.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -59,13 +60,13 @@ class _Class(LabelColumn):
 
     def from_cells(self, cells: Sequence[str], names: Sequence[str] | None) -> list[Any]:
         known = set(names or ())
-        return [(cell if cell in known else int(cell)) if cell else None for cell in cells]
+        return [(cell if cell in known else json.loads(cell)) if cell else None for cell in cells]
 
     def to_array(self, values: Sequence[Any], names: Sequence[str] | None, *, missing: int | None = None) -> "NDArray[Any]":
         import numpy as np
 
         number = {name: i for i, name in enumerate(names or ())}
-        return np.array([-1 if v is None or v == missing else number[v] if isinstance(v, str) else v for v in values], np.int64)
+        return np.array([-1 if v is None or v == missing or v != v else int(number.get(v, v)) for v in values], np.int64)
 
 
 class _Value(LabelColumn):

@@ -87,6 +87,7 @@ TEXT_COLUMNS: tuple[tuple[str, ...], ...] = (
     ("sentence",),
     ("text",),
 )
+TEXT_NAMES = {name for names in TEXT_COLUMNS for name in names}
 LABEL_COLUMN = "label"
 
 

@@ -6,7 +6,8 @@ from typing import Any
 from textsmooth.pipeline.formatting import counted, duration, percent, significant, size, warning_lines
 from textsmooth.pipeline.generation.dry_run import Preview, Sample
 from textsmooth.pipeline.generation.summary import predecessor_text
-from textsmooth.pipeline.plan.cut import label_note, plan_warnings
+from textsmooth.pipeline.plan.cut import plan_warnings
+from textsmooth.schemas.printable import printable
 from textsmooth.stages.soft_ids.truncation import Loss
 from textsmooth.stages.tokens.fit import p_original_warning
 
@@ -28,7 +29,7 @@ def preview_text(preview: Preview, price_per_hour: float | None = None) -> str:
         lines += _finished(preview.statistics)
     elif preview.sample is not None:
         lines += ["", *_sample(preview, preview.sample, price_per_hour), "", *_table(preview, preview.sample)]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _plan(preview: Preview) -> Iterator[str]:
@@ -45,8 +46,7 @@ def _plan(preview: Preview) -> Iterator[str]:
         yield f"Would write {preview.out}{', removing the run that is there' if preview.removes else ''}"
     yield f"  {plan.rows:,} rows: {', '.join(f'{name} {count:,}' for name, count in rows.items())}"
     yield f"  text from {' + '.join(plan.corpus.text_columns)}, label {label}"
-    if (note := label_note(plan)) is not None:
-        yield f"  {note}"
+    yield from (f"  {note}" for note in preview.notes)
     for warning in plan_warnings(plan):
         yield from warning_lines(warning)
     yield (

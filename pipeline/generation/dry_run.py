@@ -80,6 +80,7 @@ class Preview:
     sample: Sample | None = None  # None if finished, or if no unit would run
     scope: tuple[Unit, ...] = ()  # what the sample stands for: all units; of a run that takes shards over, those that would run
     taken: int = 0  # units that would be taken over; their bytes were not looked at
+    notes: tuple[str, ...] = ()  # remarks on columns and labels
     told: str | None = None  # why none can be, where that was planned
     statistics: dict[str, Any] | None = None  # the manifest's, if finished
 
@@ -157,6 +158,7 @@ def preview(options: GenerateOptions, progress: Progress | None = None) -> Previ
             statistics=statistics,
             scope=scope,
             taken=len(taken),
+            notes=resolved.notes,
             told=previous.why if isinstance(previous, Gone) else None,
         )
 

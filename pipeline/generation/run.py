@@ -10,9 +10,10 @@ from textsmooth.pipeline.executors.base import Executor
 from textsmooth.pipeline.executors.shutdown import Terminated, draining, terminating
 from textsmooth.pipeline.generation.reuse import Gone, find_previous, take_over, with_changes
 from textsmooth.pipeline.generation.run_record import RunRecord
-from textsmooth.pipeline.plan.cut import FROM_CORPUS, label_note, make_plan, plan_warnings
+from textsmooth.pipeline.plan.cut import FROM_CORPUS, make_plan, plan_warnings
 from textsmooth.pipeline.plan.differences import few, plan_differences, same_rows, same_source
 from textsmooth.pipeline.plan.inputs import check_apart, check_files_apart, default_out
+from textsmooth.pipeline.plan.labels import label_notes, trainable
 from textsmooth.pipeline.plan.resolve import Request, resolve_request
 from textsmooth.pipeline.progress import Progress
 from textsmooth.pipeline.units import quarantine
@@ -38,8 +39,9 @@ class Generated:
     busy: float  # share of run_s in which the forward pass ran
     taken: int = 0  # units taken over now
     not_taken: tuple[str, ...] = ()  # shards that could not be taken over, one line each
-    note: str | None = None  # why no student can be trained on its labels
+    notes: tuple[str, ...] = ()  # remarks on columns and labels
     warnings: tuple[str, ...] = ()  # one line each
+    trainable: bool = True  # False: on its labels no student can be trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class Resolved:
     plan: Plan
     new: bool  # the plan is not in the folder yet
     previous: Previous | Gone | None  # the dataset of --from-previous
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on columns and labels, for the user."""
+        return (*self.request.notes, *label_notes(self.plan))
 
 
 def generate(options: GenerateOptions, progress: Progress | None = None, *, executor: Executor | None = None) -> Generated:
@@ -81,8 +88,9 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
             load_s=0.0,
             run_s=0.0,
             busy=0.0,
-            note=label_note(plan),
+            notes=resolved.notes,
             warnings=plan_warnings(plan),
+            trainable=trainable(plan),
         )
     done = {} if new else finished_units(out, plan)
     taken = TakenOver(receipts={})
@@ -100,7 +108,7 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
         units=len(done),
         out=str(out),
         executor=executor.name,
-        note=label_note(plan),
+        notes=resolved.notes,
         warnings=plan_warnings(plan),
     )
     if not new:
@@ -128,8 +136,9 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
         busy=busy,
         taken=len(taken.receipts),
         not_taken=taken.problems,
-        note=label_note(plan),
+        notes=resolved.notes,
         warnings=plan_warnings(plan),
+        trainable=trainable(plan),
     )
 
 

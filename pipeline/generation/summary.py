@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from textsmooth.pipeline.formatting import counted, size, warning_lines
 from textsmooth.schemas.config import context_passes
+from textsmooth.schemas.printable import printable
 from textsmooth.stages.tokens.fit import p_original_warning
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ def summary_text(made: "Generated") -> str:
         lines.append(f"  cut for the task teacher: {counted(statistics['task_truncated_rows'], 'row')}")
     if statistics["unlabelled_rows"]:
         lines.append(f"  without a label (null or -1): {counted(statistics['unlabelled_rows'], 'row')}")
-    if made.note is not None:
-        lines.append(f"  {made.note}")
+    lines += [f"  {note}" for note in made.notes]
     if statistics["smoothed_tokens"]:
         lines.append(f"  the top {k} hold {captured[k]:.1%} of the probability; p(original) is {original['mean']:.2f} on average")
     else:
@@ -64,13 +64,13 @@ def summary_text(made: "Generated") -> str:
         f"  {counted(len(manifest.shards), 'shard')}, {size(statistics['bytes'])}, {statistics['bytes_per_token']:.0f} bytes per token",
         f"Next: textsmooth inspect {made.out}",
     ]
-    labelled = statistics["unlabelled_rows"] < statistics["rows"] and "train" in manifest.splits and made.note is None
+    labelled = statistics["unlabelled_rows"] < statistics["rows"] and "train" in manifest.splits and made.trainable
     masked = manifest.config["context"] != "unmasked"
     if (manifest.corpus["label_kind"] is not None and labelled) or (masked and "train" in manifest.splits):
         objective = " --objective mlm" if masked else ""
         lines.append(f"      textsmooth train {made.out} --student STUDENT --out OUT{objective}")
         lines.append("      textsmooth student --help   tells how a STUDENT is made")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def predecessor_text(entry: dict[str, Any], *, counts: str | None = None) -> "Iterator[str]":

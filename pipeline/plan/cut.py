@@ -2,25 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
+from textsmooth.pipeline.plan.labels import FROM_LABELS, label_facts, label_remarks
 from textsmooth.pipeline.plan.resolve import Request
 from textsmooth.pipeline.plan.rows import bad_text, check_text, row_columns
 from textsmooth.pipeline.plan.task_teacher import matched
 from textsmooth.schemas.errors import CorpusError
 from textsmooth.schemas.plan import CorpusIdentity, Plan, Unit, unit_ids
 from textsmooth.schemas.printable import printable
-from textsmooth.schemas.task_kinds import CLASS, VALUE, task_kind
-from textsmooth.schemas.tasks import MOST_CLASSES, TASKS
+from textsmooth.schemas.task_kinds import task_kind
 from textsmooth.stages.corpus.column_types import ColumnKind
-from textsmooth.stages.corpus.corpus import Corpus
 from textsmooth.stages.corpus.reader import rows_sha256, scan
 from textsmooth.stages.corpus.source_file import SourceFile
 
-# Items of Plan.runtime that are read from the corpus, while the rest of it comes from the options.
-HIGHEST_LABEL = "highest_label"
-WARNINGS = "warnings"  # one line each
-FROM_CORPUS = (HIGHEST_LABEL, WARNINGS)
+WARNINGS = "warnings"  # of Plan.runtime, one line each
+FROM_CORPUS = (*FROM_LABELS, WARNINGS)  # items of Plan.runtime that are read from the corpus, while the rest comes from the options
 SAMPLE_TEXTS, SAMPLE_ROWS = 512, 32  # whose tokens are looked at: in all, and of each unit
 
 
@@ -38,7 +34,7 @@ def make_plan(request: Request, progress: Callable[[int], None] = lambda rows: N
     seen = columns[label] if label else None
     identity = replace(
         identity,
-        **_labels(identity, corpus, seen),
+        **label_facts(identity, corpus, seen),
         keep_types=tuple(columns[name].kept(corpus.name) for name in identity.keep_columns),
     )
     numbered_by_corpus = identity.task is not None or identity.label_column in corpus.class_names
@@ -51,7 +47,7 @@ def make_plan(request: Request, progress: Callable[[int], None] = lambda rows: N
         config=request.config,
         versions=request.versions,
         units=tuple(replace(unit, id=id_of(unit.split, unit.row, unit.rows_sha256)) for unit in units),
-        runtime={**request.runtime, **_too_high(identity, seen), **_warnings(request, texts)},
+        runtime={**request.runtime, **label_remarks(identity, seen), **_warnings(request, texts)},
         source={file.name: file.stat() for file in corpus.files},
         task_teacher=task_teacher,
     )
@@ -111,60 +107,6 @@ def _has_cells(file: SourceFile, column: str, identity: CorpusIdentity) -> bool:
     return file.format.cells_are_text and column not in identity.text_columns
 
 
-def _labels(identity: CorpusIdentity, corpus: Corpus, seen: ColumnKind | None) -> dict[str, Any]:
-    """label_kind and label_names of the corpus, from the types and values seen. CorpusError for labels that are neither."""
-    if seen is None:
-        return {}
-    task = TASKS.get(identity.task or "")
-    kind = task_kind(task.label_kind) if task else None
-    what, types = f"label column {seen.column!r} of {corpus.name}", seen.types
-    declared = corpus.class_names.get(seen.column) or (task.label_names if task else None)
-    if seen.endless:
-        raise CorpusError(f"{what} is infinite in {seen.endless}: a number is needed, or null for no label")
-    if types <= {int, float} and (float in types or kind is VALUE):
-        if task and kind is CLASS:
-            raise CorpusError(f"{what} holds floats, {task.name} has classes: write integers")
-        return {"label_kind": VALUE.name}
-    if task and kind is VALUE:
-        raise CorpusError(f"{what} holds {_names(types)}, {task.name} has numbers")
-    if types == {str}:
-        if declared is not None and seen.names <= set(declared):
-            return {"label_kind": CLASS.name, "label_names": declared}
-        if task:
-            unknown = sorted(seen.names - set(declared or ()))[0]
-            raise CorpusError(f"{what} has {unknown!r}, which is no class of {task.name}: {', '.join(declared or ())}")
-        return {"label_kind": CLASS.name, "label_names": seen.classes(corpus.name)}
-    if types <= {int, bool}:
-        _check_classes(what, declared, seen)
-        return {"label_kind": CLASS.name, "label_names": declared or (("false", "true") if types == {bool} else None)}
-    raise CorpusError(f"{what} holds {_names(types)}: numbers or strings are needed, of one kind")
-
-
-def _check_classes(what: str, declared: tuple[str, ...] | None, seen: ColumnKind) -> None:
-    (lowest, low), (highest, high) = seen.lowest, seen.highest
-    if lowest < -1:
-        raise CorpusError(f"{what} has {lowest}: classes count from 0, -1 stands for no label; see {low}")
-    if declared is not None and highest >= len(declared):
-        raise CorpusError(
-            f"{what} has {highest}: its {len(declared)} classes are 0..{len(declared) - 1} ({', '.join(declared)}); see {high}"
-        )
-    for cell in sorted(seen.names & set(declared or ())):  # numbers in CSV
-        if declared is not None and declared[int(cell)] != cell:
-            raise CorpusError(
-                f"{what} has {cell}: the class of that name, or that number? Its classes are {', '.join(declared)}; write names"
-            )
-
-
-def _names(types: set[type]) -> str:
-    return " and ".join(sorted(kind.__name__ for kind in types))
-
-
-def _too_high(identity: CorpusIdentity, seen: ColumnKind | None) -> dict[str, int]:
-    """The highest label as an item of Plan.runtime, if it is a number that training does not accept as a class; else nothing."""
-    unnamed = seen is not None and task_kind(identity.label_kind).has_classes and identity.label_names is None
-    return {HIGHEST_LABEL: seen.highest[0]} if seen is not None and unnamed and seen.highest[0] >= MOST_CLASSES else {}
-
-
 def _warnings(request: Request, texts: list[str]) -> dict[str, list[str]]:
     """An item of Plan.runtime, if anything is odd about how the teacher's tokenizer splits the corpus."""
     from textsmooth.stages.tokens.fit import fit_warnings
@@ -177,14 +119,3 @@ def plan_warnings(plan: Plan) -> tuple[str, ...]:
     """What the user should know about a plan before its units run, one line each."""
     lines = plan.runtime.get(WARNINGS)
     return tuple(printable(str(text)) for text in lines) if isinstance(lines, list) else ()
-
-
-def label_note(plan: Plan) -> str | None:
-    """A note on a plan whose labels no student can be trained on; None for other plans."""
-    highest = plan.runtime.get(HIGHEST_LABEL)
-    if not isinstance(highest, int) or plan.task_teacher is not None:
-        return None
-    return (
-        f"the label {highest:,} is taken for a class, and textsmooth train takes {MOST_CLASSES:,} classes at most, unless they have names: "
-        "give another --label-column, or write the labels as strings"
-    )

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textsmooth.pipeline.plan.columns import find_columns
 from textsmooth.pipeline.plan.inputs import Model, Sources, find_model, hub_corpus_name, model_config, open_corpus, teacher_name
 from textsmooth.pipeline.plan.machine import Machine, this_machine
 from textsmooth.pipeline.plan.task_teacher import identify
 from textsmooth.schemas.config import GenerateOptions, GenerationConfig, check_stride
-from textsmooth.schemas.errors import CorpusError, TeacherError, UsageError
+from textsmooth.schemas.errors import TeacherError, UsageError
 from textsmooth.schemas.manifest import RECEIPTS_FOLDER, TOKENIZER_FOLDER
 from textsmooth.schemas.plan import CorpusIdentity, Plan, TaskTeacherIdentity, TeacherIdentity, check_split
-from textsmooth.schemas.shard import reserved_columns
 from textsmooth.schemas.task_kinds import task_kind
-from textsmooth.schemas.tasks import TEXT_COLUMNS, Task, find_task
-from textsmooth.stages.corpus.column_types import choose_columns, late_columns
+from textsmooth.schemas.tasks import Task
 from textsmooth.stages.corpus.corpus import Corpus
 from textsmooth.stages.corpus.folder import folder_license
+from textsmooth.stages.corpus.source_file import LateColumns
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,7 +41,8 @@ class Request:
     versions: dict[str, str]  # of the machine where units will run
     sources: Sources
     task_teacher: TaskTeacherIdentity | None = None
-    late: tuple[tuple[str, ...], ...] = ()  # as late_columns of corpus/column_types.py
+    late: LateColumns = ()  # as late_columns of corpus/column_types.py
+    notes: tuple[str, ...] = ()  # remarks on the choice of columns, for the user
 
 
 FindMachine = Callable[..., Machine]
@@ -64,7 +65,8 @@ def resolve_request(
         check_split(split)
         if split in RESERVED:
             raise UsageError(f"corpus {corpus.name} has a split {split!r}, and a dataset a folder of that name for itself; rename it")
-    text, label, task, late = _columns(corpus, options)
+    columns = find_columns(corpus, options)
+    corpus, text, label, task = columns.corpus, columns.text, columns.label, columns.task
     identity = CorpusIdentity(
         name=corpus.name,
         files={split: [f.name for f in files] for split, files in corpus.splits.items()},
@@ -102,7 +104,8 @@ def resolve_request(
         task_model = find_model(options.task_teacher, revision, option="--task-teacher")
     return Request(
         corpus=corpus,
-        late=late,
+        late=columns.late,
+        notes=columns.notes,
         identity=identity,
         teacher=teacher,
         tokenizer=tokenizer,
@@ -202,46 +205,6 @@ def _lengths(options: GenerateOptions, existing: Plan | None, task: Task | None,
     stride = options.stride or (before.stride if before and same_windows else None) or max(max_length // 3, 1)
     check_stride(stride, max_length - 2 * specials)
     return {"max_length": max_length, "long": long, "stride": stride}
-
-
-def _columns(corpus: Corpus, options: GenerateOptions) -> tuple[tuple[str, ...], str | None, Task | None, tuple[tuple[str, ...], ...]]:
-    """The text columns, the label column, the task, and late_columns. Every file must have the columns."""
-    by_file = {file: columns for file in corpus.files if (columns := file.columns())}  # an empty file has no rows
-    if not by_file:
-        raise CorpusError(f"corpus {corpus.name} is empty: no rows in {', '.join(f.name for f in corpus.files)}")
-    for column in options.keep_columns:
-        if column in reserved_columns():
-            raise UsageError(f"cannot keep column {column!r}: a shard has a column of that name; rename it in the corpus")
-    union: dict[str, bool] = {}
-    for columns in by_file.values():
-        union.update(columns)
-    task = _task(corpus, options, union)
-    text_option, label_option = (task.text_columns, task.label_column) if task else (options.text_columns, options.label_column)
-    text, label = choose_columns(union, text=text_option, label=label_option, keep=options.keep_columns, where=corpus.name)
-    header_file = next((str(file) for file in by_file if file.format.cells_are_text), None)
-    if header_file and not options.text_columns and task is None and text not in TEXT_COLUMNS:
-        raise UsageError(
-            f"is {text[0]!r} the header of {header_file}, or its first row? Name the column of the text with --text-column, or add a header"
-        )
-    for file, columns in by_file.items():
-        missing = [c for c in (*text, *options.keep_columns, *([label] if label else [])) if c not in columns]
-        if missing:
-            raise UsageError(
-                f"{file} has no column {missing[0]!r} (it has {', '.join(columns)}), other files have; "
-                f"{'leave such splits out with --split, or ' if len(corpus.splits) > 1 else ''}add the column, or leave the file out"
-            )
-    return text, label, task, () if task else late_columns(union, text, label, named=bool(options.text_columns))
-
-
-def _task(corpus: Corpus, options: GenerateOptions, columns: dict[str, bool]) -> Task | None:
-    """The task of the corpus; None if it has none, or if the options choose other columns than the task's."""
-    task = find_task(corpus.name, columns)
-    if task is None:
-        return None
-    other_text = options.text_columns and options.text_columns != task.text_columns
-    other_label = options.label_column not in (None, task.label_column)
-    texts_alone = task_kind(task.label_kind).has_answers and options.text_columns and options.label_column is None
-    return None if other_text or other_label or texts_alone else task
 
 
 def _machine(

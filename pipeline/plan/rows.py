@@ -7,7 +7,7 @@ from textsmooth.schemas.errors import CorpusError
 from textsmooth.schemas.plan import CorpusIdentity
 from textsmooth.schemas.task_kinds import LabelColumn, task_kind
 from textsmooth.schemas.tasks import ID_COLUMN
-from textsmooth.stages.corpus.column_types import typed, typed_labels
+from textsmooth.stages.corpus.column_types import typed
 from textsmooth.stages.corpus.reader import Rows
 from textsmooth.stages.corpus.source_file import SourceFile
 
@@ -25,14 +25,9 @@ def typed_rows(rows: Rows, identity: CorpusIdentity, file: SourceFile) -> Rows:
         return rows
     kept = dict(zip(identity.keep_columns, identity.keep_types, strict=True))
     columns = {name: typed(rows[name], kind) for name, kind in kept.items() if name not in identity.text_columns}
-    label, kind = identity.label_column, identity.label_kind
-    if (
-        label is not None
-        and kind is not None
-        and isinstance(task_kind(kind), LabelColumn)
-        and label not in (*identity.text_columns, *columns)
-    ):
-        columns[label] = typed_labels(rows[label], kind, identity.label_names)
+    label, kind = identity.label_column, task_kind(identity.label_kind)
+    if label is not None and isinstance(kind, LabelColumn) and label not in (*identity.text_columns, *columns):
+        columns[label] = kind.from_cells(rows[label], identity.label_names)
     return {**rows, **columns}
 
 

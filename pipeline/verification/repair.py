@@ -184,7 +184,7 @@ def _sources(plan: Plan, units: list[Unit], origins: Origins) -> Sources:
         if origins.corpus:
             raise
         raise UsageError(f"{error}; the manifest names corpus {name!r}: give its path with --corpus") from None
-    files = {file.name: file for file in corpus.files}
+    files = {file.name: file for file in corpus.select(tuple(plan.corpus.files)).with_class_names().files}
     absent = next((unit.file for unit in units if unit.file not in files), None)
     if absent is not None:
         raise UsageError(f"corpus {name} has no file {absent}, which the dataset was made from: give the right corpus with --corpus")

@@ -5,9 +5,12 @@ from abc import abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from textsmooth.schemas.errors import CorpusError, first_line
+from textsmooth.schemas.tasks import TEXT_NAMES
+from textsmooth.stages.corpus.column_types import NO_VALUE
 from textsmooth.stages.corpus.source_file import SCAN_ROWS, Block, FileFormat, LateColumns, SourceFile
 
 if TYPE_CHECKING:
@@ -49,23 +52,30 @@ class _Tables(FileFormat):
     def columns(self, file: SourceFile) -> dict[str, bool]:
         import pyarrow as pa
 
-        with _arrow_errors(file):
-            schema = self.schema(file)
+        schema = _schema(file, *file.stat())
         for name in schema.names:
             if schema.names.count(name) > 1:
                 raise CorpusError(f"{file} has two columns {name!r}: rename one of them")
         types = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema}
-        return {n: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t) for n, t in types.items()}
+        return {name: _is_string(kind) or (name in TEXT_NAMES and _is_binary(kind)) for name, kind in types.items()}
 
     def class_names(self, file: SourceFile) -> dict[str, tuple[str, ...]]:
         """Names of integer classes by column, from the feature types that `datasets` writes to the metadata."""
-        with _arrow_errors(file):
-            schema = self.schema(file)
+        import pyarrow as pa
+
+        schema = _schema(file, *file.stat())
+        numeric = {field.name for field in schema if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)}
         try:
             metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
             features = metadata.get("info", {}).get("features", {}).items()
-            return {k: tuple(map(str, v["names"])) for k, v in features if isinstance(v, dict) and v.get("_type") == "ClassLabel"}
-        except (ValueError, AttributeError, KeyError, TypeError):
+            labels = {k: v for k, v in features if isinstance(v, dict) and v.get("_type") == "ClassLabel" and k in numeric}
+            names = {column: tuple(map(str, label["names"])) for column, label in labels.items()}
+            for listed in names.values():
+                " ".join(listed).encode()
+                if len(set(listed)) < len(listed):
+                    raise ValueError
+            return names
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             raise CorpusError(f"the metadata `huggingface` of {file} is damaged: write the file again") from None
 
     def blocks(self, file: SourceFile, names: tuple[str, ...], row: int, offset: int, late: LateColumns) -> Generator[Block, None, None]:
@@ -118,6 +128,31 @@ class ArrowIpc(_Tables):
                 for start in range(0, batch.num_rows, size):
                     yield batch.slice(start, size), first_row + start
                 first_row += batch.num_rows
+
+
+@lru_cache(maxsize=4096)  # of a remote file each look at the schema is a request
+def _schema(file: SourceFile, *_stat: int) -> "pa.Schema":
+    """The schema of a file. CorpusError if it cannot be read, or a column's name is not UTF-8."""
+    with _arrow_errors(file):
+        try:
+            schema: pa.Schema = file.format.schema(file)  # type: ignore[attr-defined]
+            schema.names  # noqa: B018
+        except UnicodeDecodeError:
+            raise CorpusError(f"{file} has a column whose name is not UTF-8: rename it") from None
+        return schema
+
+
+def _is_string(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_binary(kind: "pa.DataType") -> bool:
+    """Whether values are bytes, which older writers also use for strings."""
+    import pyarrow as pa
+
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def _batch_rows(row_bytes: float) -> int:
@@ -180,18 +215,33 @@ def _values(file: SourceFile, batch: "pa.RecordBatch", names: tuple[str, ...], r
 
     try:
         batch.validate(full=True)
-        return [batch.column(name).to_pylist() for name in names]
+        columns = [batch.column(name) for name in names]
+        return [(column.cast(pa.large_string()) if _is_binary(column.type) else column).to_pylist() for column in columns]
     except (UnicodeDecodeError, pa.ArrowInvalid):
         for name in names:
             _check_utf8(file, batch.column(name), name, row)
         raise
+    except (OverflowError, ValueError, KeyError):
+        for name in names:
+            _check_values(file, batch.column(name), name, row)
+        raise
+
+
+def _check_values(file: SourceFile, column: "pa.Array", name: str, row: int) -> None:
+    """CorpusError for the first value that Python has no type for: the year 10000, a struct with a field twice."""
+    for i, value in enumerate(column):
+        try:
+            value.as_py()
+        except (OverflowError, ValueError, KeyError) as error:
+            location = f"row {row + i} of {file}: column {name!r}"
+            raise CorpusError(f"{location} holds a {column.type} that cannot be read ({first_line(error)}): {NO_VALUE}") from None
 
 
 def _check_utf8(file: SourceFile, column: "pa.Array", name: str, row: int) -> None:
     import pyarrow as pa
 
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        as_bytes = column.cast(pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
+    if _is_string(column.type) or _is_binary(column.type):
+        as_bytes = column.cast(pa.large_binary())
         for i, value in enumerate(as_bytes):
             try:
                 (value.as_py() or b"").decode()

@@ -27,6 +27,25 @@ class Corpus:
         chosen = {k: v for k, v in self.splits.items() if not splits or k in splits}
         return replace(self, splits=chosen)
 
+    def with_class_names(self) -> "Corpus":
+        """The corpus with the class names of its files, matched by name; its own come first, then those of the files in their order.
+
+        A file that numbers its classes in another way gets `class_numbers`. CorpusError if the metadata of a file is damaged.
+        """
+        classes = dict(self.class_names)
+        by_file = {file: file.class_names() for file in self.files}
+        for columns in by_file.values():
+            for column, names in columns.items():
+                known = classes.get(column, ())
+                classes[column] = (*known, *(name for name in names if name not in known))
+
+        def matched(file: SourceFile) -> SourceFile:
+            numbers = {column: tuple(map(classes[column].index, names)) for column, names in by_file[file].items()}
+            other = tuple((column, order) for column, order in numbers.items() if order != tuple(range(len(order))))
+            return replace(file, class_numbers=other)
+
+        return replace(self, splits={split: tuple(map(matched, files)) for split, files in self.splits.items()}, class_names=classes)
+
     @property
     def files(self) -> Iterator[SourceFile]:
         for files in self.splits.values():

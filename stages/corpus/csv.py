@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from textsmooth.schemas.errors import CorpusError
-from textsmooth.schemas.tasks import TEXT_COLUMNS
+from textsmooth.schemas.tasks import TEXT_NAMES
 from textsmooth.stages.corpus.column_types import cell_type
 from textsmooth.stages.corpus.jsonl import byte_lines, decode_line
 from textsmooth.stages.corpus.source_file import SCAN_ROWS, Block, FileFormat, LateColumns, SourceFile
 
 LIKELY_DELIMITERS = ",;|\t"
-TEXT_NAMES = {name for names in TEXT_COLUMNS for name in names}
 CELL_CHARACTERS = 1 << 27  # the longest cell; if a quote is never closed, reading stops there
 BLOCK_BYTES = 1 << 20
 QUOTES = (
@@ -31,7 +30,7 @@ class _Lines:
 
     def __init__(self, file: SourceFile, delimiter: str, offset: int) -> None:
         self.file, self.delimiter, self.start, self.offset = file, delimiter, offset, offset
-        self.line = 0  # lines read since `start`
+        self.line, self.text = 0, ""  # lines read since `start`, and the last one
         self.row, self.record_line = 0, 0  # the record being read, and its first line
         self._batches = byte_lines(file, offset)
         self._lines = self._decoded()
@@ -45,7 +44,8 @@ class _Lines:
                         f"{self.location}: a quoted cell does not end on its line, which tab-separated files do not allow; {QUOTES}"
                     )
                 self.offset = offset + len(line) + 1
-                yield decode_line(self.file, self.row, line) + "\n"
+                self.text = decode_line(self.file, self.row, line) + "\n"
+                yield self.text
 
     def __iter__(self) -> Iterator[str]:
         return self._lines
@@ -65,6 +65,8 @@ class _Lines:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
+                if self.line == 1 and self.start == 0:
+                    self._check_delimiter(self.text.rstrip(), '"{}"')
                 problem = str(error)
                 if "end of data" in problem or "field limit" in problem:
                     problem = "a quote is opened and never closed"
@@ -85,12 +87,16 @@ class _Lines:
             if names.count(name) > 1:
                 raise CorpusError(f"{self.file} has {name!r} twice in its header row: rename one of the columns")
         if len(names) == 1:
-            other = next((d for d in LIKELY_DELIMITERS if d != self.delimiter and d in names[0]), None)
-            if other:
-                remedy = {",": "name it .csv", "\t": "name it .tsv"}
-                advice = remedy.get(other, f"convert it, or give a folder whose README.md has sep: {other!r}")
-                raise CorpusError(f"{self.file} is read as one column, {names[0]!r}: its delimiter seems to be {other!r}; {advice}")
+            self._check_delimiter(names[0], "{}")
         return names
+
+    def _check_delimiter(self, header: str, mark: str) -> None:
+        """CorpusError if a header row has another delimiter. mark: how it is written, `{}` or `"{}"`."""
+        other = next((d for d in LIKELY_DELIMITERS if d != self.delimiter and mark.format(d) in header), None)
+        if other:
+            remedy = {",": "name it .csv", "\t": "name it .tsv"}
+            advice = remedy.get(other, f"convert it, or give a folder whose README.md has sep: {other!r}")
+            raise CorpusError(f"{self.file} is read as one column, {header!r}: its delimiter seems to be {other!r}; {advice}")
 
     def rows(self, names: list[str], records: Iterator[Record]) -> Iterator[Record]:
         """The records below the header; `row` is counted. CorpusError for a record with another number of cells."""

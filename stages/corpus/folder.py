@@ -5,7 +5,6 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +77,8 @@ def folder_corpus(folder: Path, config: str | None, source: Callable[..., Source
         raise UsageError(f"no data files in {folder}; expected {', '.join(FORMATS)}")
     for file in (file for files in splits.values() for file in files):
         check_delimiter(builder, file, f"{folder} cannot be read{f' with config {config!r}' if config else ''}; give the file itself")
-    first = next(iter(splits.values()))[0]
     name = root.name if config is None else f"{root.name}:{config}"
-    classes = class_names(builder, first)
-    return Corpus(name=name, splits=splits, class_names=classes, license=folder_license(root), about=card_facts(root))
+    return Corpus(name=name, splits=splits, class_names=class_names(builder), license=folder_license(root), about=card_facts(root))
 
 
 def _folder_builder(folder: Path, config: str | None) -> Any:
@@ -146,13 +143,7 @@ def _saved_corpus(folder: Path, splits: dict[str, Path], config: str | None, sou
     split = next(split for split in splits if files[split])
     info = splits[split] / "dataset_info.json"
     license = folder_license(folder) or (str(_read_json(info).get("license") or "") or None if info.is_file() else None)
-    classes = _metadata_only(files[split][0]).class_names()
-    return Corpus(name=folder.resolve().name, splits=files, class_names=classes, license=license, about=card_facts(folder))
-
-
-def _metadata_only(file: SourceFile) -> SourceFile:
-    """The file, to read only its metadata: a remote file is not downloaded for that."""
-    return replace(file, streamed=file.remote is not None)
+    return Corpus(name=folder.resolve().name, splits=files, license=license, about=card_facts(folder))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -171,11 +162,10 @@ def split_files(builder: Any) -> dict[str, list[str]]:
     return {split: paths for split, paths in files.items() if paths}
 
 
-def class_names(builder: Any, first: SourceFile) -> dict[str, tuple[str, ...]]:
-    """Names of integer classes by column: from the builder's features, or else from the metadata of its first file."""
+def class_names(builder: Any) -> dict[str, tuple[str, ...]]:
+    """Names of integer classes by column, as a `datasets` builder declares them."""
     declared = {name: kind for name, kind in (builder.info.features or {}).items() if type(kind).__name__ == "ClassLabel"}
-    names = {name: tuple(map(str, kind.names)) for name, kind in declared.items() if kind.names}
-    return names or _metadata_only(first).class_names()
+    return {name: tuple(map(str, kind.names)) for name, kind in declared.items() if kind.names}
 
 
 def check_builder(builder: Any) -> str | None:

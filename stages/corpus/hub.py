@@ -84,14 +84,13 @@ def _list_dataset(repo: Repo, config: str | None, name: str, commit: str) -> Lis
         except UsageError as error:
             raise UsageError(f"{error}; the Hub may have a copy that can be read: {TRY_PARQUET_COPY}") from None
         check_delimiter(builder, file, f"{repo} cannot be read with config {config!r}")
-        classes = class_names(builder, file)
     card = local["README.md"].parent if "README.md" in local else None
     return Listing(
         repo=name,
         commit=commit,
         files=files,
         splits=paths,
-        class_names=classes,
+        class_names=class_names(builder),
         license=folder_license(card) if card else None,
         about=card_facts(card) if card else {},
         csv={} if delimiter is None else {"delimiter": delimiter},

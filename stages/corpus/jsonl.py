@@ -16,6 +16,7 @@ from textsmooth.schemas.tasks import LABEL_COLUMN
 from textsmooth.stages.corpus.source_file import SCAN_ROWS, Block, FileFormat, LateColumns, SourceFile
 
 READ_BYTES = 1 << 18
+MOST_DIGITS = 4300  # of an integer that int() takes
 BOM = b"\xef\xbb\xbf"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -125,6 +126,10 @@ class JsonLines(FileFormat):
                     value = _parse(file, row, decode_line(file, row, line))
                     if not value:
                         raise CorpusError(f"row {row} of {file} is an empty object: it has no columns")
+                    if row == 0 and all(isinstance(v, dict) and next(iter(v), "").isdecimal() for v in value.values()):
+                        raise CorpusError(
+                            f"{file} is a table by columns, as pandas.to_json() writes it: write rows with orient='records', lines=True"
+                        )
                     is_text.update({name: isinstance(v, str) or is_text.get(name, False) for name, v in value.items()})
                     row += 1
                     if row == SCAN_ROWS:
@@ -176,26 +181,47 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
+# For lines with integers of more digits than int() takes: cut, they are still more than 64 bits hold.
+_LONG_INTEGERS = json.JSONDecoder(object_pairs_hook=_object, parse_int=lambda digits: int(digits[:MOST_DIGITS]))
 
 
 def _parse(file: SourceFile, row: int, line: str) -> dict[str, Any]:
     """The object in a line of JSON. CorpusError if there is none, or it has a key twice."""
     try:
-        value = _DECODER.decode(line)
+        value = _decode(line)
     except _DuplicateKeyError as error:
         raise CorpusError(f"row {row} of {file} has {str(error)!r} twice: remove one of them") from None
     except RecursionError:
         raise CorpusError(f"row {row} of {file} is nested too deeply to be read") from None
-    except ValueError as error:
-        first = line.lstrip()[:1]
-        jq_filter = "'.[]'" if first == "[" else "."
-        advice = f": one JSON object a line is needed, convert it with jq -c {jq_filter} {file.name}"
-        raise CorpusError(f"row {row} of {file} is not JSON ({error}){advice if row == 0 and first in ('[', '{') else ''}") from None
+    except json.JSONDecodeError as error:
+        advice = _advice(file, line, error.pos) if row == 0 else ""
+        raise CorpusError(f"row {row} of {file} is not JSON ({error}){advice}") from None
     if isinstance(value, list) and row == 0:
         raise CorpusError(f"{file} is one JSON array, one object a line is needed: jq -c '.[]' {file.name} > {file.name}l")
     if not isinstance(value, dict):
         raise CorpusError(f"row {row} of {file} is not a JSON object but {type(value).__name__}")
     return value
+
+
+def _decode(line: str) -> Any:
+    try:
+        return _DECODER.decode(line)
+    except (json.JSONDecodeError, _DuplicateKeyError):
+        raise
+    except ValueError:
+        return _LONG_INTEGERS.decode(line)
+
+
+def _advice(file: SourceFile, line: str, position: int) -> str:
+    """What to do about a first line that is not JSON: an object or array over several lines is, and jq can read it."""
+    first = line.lstrip()[:1]
+    if first not in ("[", "{"):
+        return ""
+    if not line[position:].strip():
+        jq_filter = "'.[]'" if first == "[" else "."
+        return f": one JSON object a line is needed, convert it with jq -c {jq_filter} {file.name}"
+    quotes = ", with strings and keys in double quotes" if line[position] == "'" else ""
+    return f": one JSON object a line is needed{quotes}, as json.dumps writes it"
 
 
 def _check_unicode(file: SourceFile, row: int, names: tuple[str, ...], values: list[Any]) -> None:

@@ -27,6 +27,7 @@ def open_corpus(spec: str, *, revision: str | None = None, streaming: str = "aut
     schemas/tasks.py; `owner/name[:config]` on the Hub. revision: of a corpus on the Hub. streaming: `never`, `always` or `auto`, of a
     corpus on the Hub or in an object store.
     """
+    spec = os.path.expanduser(spec) if spec.startswith("~") else spec  # noqa: PTH111 (an unknown ~user stays as it is)
     for kind in KINDS:
         corpus = kind(spec, revision, streaming)
         if corpus is not None:

@@ -10,7 +10,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, NoReturn
 
@@ -139,12 +139,31 @@ def scan(
             if row_range is None:
                 return
             reached_limit = limit is not None and reader.row >= limit
-            yield row_range
+            yield _renumbered(file, row_range)
     finally:
         if reached_limit:
             _release(key, reader)
         else:
             reader.close()
+
+
+def _renumbered(file: SourceFile, row_range: RowRange) -> RowRange:
+    """The rows with integer classes in the corpus's numbering. CorpusError for the number of no class of the file."""
+    if not file.class_numbers:
+        return row_range
+    rows = dict(row_range.rows)
+    for column, numbers in file.class_numbers:
+        number = {None: None, -1: -1, **dict(enumerate(numbers))}
+        values = rows.get(column, [])
+        wrong = next((i for i, value in enumerate(values) if value == value and value not in number), None)
+        if wrong is not None:
+            raise CorpusError(
+                f"row {row_range.start + wrong} of {file}: column {column!r} is {values[wrong]}, its {len(numbers)} classes are "
+                f"0..{len(numbers) - 1}"
+            )
+        if column in rows:
+            rows[column] = [number[value] if value == value else None for value in values]
+    return replace(row_range, rows=rows)
 
 
 def rows_sha256(rows: Rows) -> str:

@@ -40,6 +40,7 @@ class SourceFile:
     path: Path | None = None
     remote: RemoteFile | None = None
     streamed: bool = False  # read a remote file in place, without a download
+    class_numbers: tuple[tuple[str, tuple[int, ...]], ...] = ()  # column -> the corpus's number of each class of this file, if it differs
 
     def __str__(self) -> str:
         return str(self.path) if self.remote is None else self.remote.url

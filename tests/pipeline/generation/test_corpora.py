@@ -105,10 +105,55 @@ def test_lists_and_structs_are_kept(gen: Callable[..., Ran], tmp_path: Path) -> 
 
 
 def test_columns_that_cannot_be_kept(gen: Callable[..., Ran], desk: Path) -> None:
-    pq.write_table(pa.table({"text": ["a"], "when": pa.array([0], pa.timestamp("us")), "raw": [b"x"]}), desk / "c.parquet")
-    for column, kind in (("when", "datetime"), ("raw", "bytes")):
-        line = wrong(gen, desk, 1, "--corpus", "c.parquet", "--keep-columns", column, "--out", "out", "--topk", 2)
-        assert f"holds a {kind}" in line
+    pq.write_table(pa.table({"text": ["a"], "when": pa.array([0], pa.timestamp("us"))}), desk / "c.parquet")
+    nested = {
+        "times": pa.array([None, [0]], pa.list_(pa.timestamp("us"))),
+        "day": pa.array([None, {"at": 0}], pa.struct([("at", pa.date32())])),
+        "pairs": pa.array([None, [("a", 1)]], pa.map_(pa.string(), pa.int64())),
+        "far": pa.array([None, 400_000_000_000], pa.timestamp("s")),
+        "twice": pa.StructArray.from_arrays([pa.array([1, 2]), pa.array([3, 4])], names=["a", "a"]),
+        "raw": [b"x", b"\xff"],
+    }
+    write_arrow(desk / "d.arrow", pa.table({"text": ["a", "b"], **nested}))
+    for file, column, words in (
+        ("c.parquet", "when", "row 0 of c.parquet: column 'when' holds a datetime: "),
+        ("d.arrow", "times", "row 1 of d.arrow: column 'times' holds a datetime: "),
+        ("d.arrow", "day", "row 1 of d.arrow: column 'day' holds a date: "),
+        ("d.arrow", "pairs", "row 1 of d.arrow: column 'pairs' holds a map: "),
+        ("d.arrow", "far", "row 1 of d.arrow: column 'far' holds a timestamp[s] that cannot be read ("),
+        ("d.arrow", "twice", "row 0 of d.arrow: column 'twice' holds a struct<a: int64, a: int64> that cannot be read ("),
+        ("d.arrow", "raw", "row 1 of d.arrow: column 'raw' is not UTF-8 ("),
+    ):
+        assert words in wrong(gen, desk, 1, "--corpus", file, "--keep-columns", column, "--out", "out", "--topk", 2)
+
+
+def write_arrow(path: Path, data: pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, data.schema) as writer:
+        writer.write_table(data)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_bytes_that_are_utf_8_are_strings(kind: pa.DataType, gen: Callable[..., Ran], tmp_path: Path) -> None:
+    columns = {"text": ["the cät", None], "label": ["wet", "dry"], "place": ["north", None]}
+    data = pa.table({name: pa.array([v and v.encode() for v in values], kind) for name, values in columns.items()})
+    pq.write_table(data.slice(0, 1), tmp_path / "c.parquet")
+    ran = gen("--corpus", tmp_path / "c.parquet", "--out", tmp_path / "out", "--topk", 2, "--keep-columns", "place")
+    assert ran.code == 0, ran.err
+    assert (table(tmp_path / "out")["place"].to_pylist(), read_manifest(tmp_path / "out").corpus["label_names"]) == (["north"], ["wet"])
+
+
+def test_names_and_metadata_of_columns_that_are_damaged(gen: Callable[..., Ran], desk: Path) -> None:
+    data = pa.table({"text": ["a"], "xcolumn": ["b"], "label": [0]})
+    write_arrow(desk / "name.arrow", data)
+    bytes_of = (desk / "name.arrow").read_bytes()
+    (desk / "name.arrow").write_bytes(bytes_of.replace(b"xcolumn", b"\xffcolumn"))
+    line = wrong(gen, desk, 1, "--corpus", "name.arrow", "--out", "out", "--topk", 2)
+    assert "name.arrow has a column whose name is not UTF-8" in line
+    for names in ('["\\ud800", "b"]', '["b", "b"]', "[" * 100_000):
+        info = '{"info": {"features": {"label": {"_type": "ClassLabel", "names": ' + names + "}}}}"
+        write_arrow(desk / "c.arrow", data.replace_schema_metadata({"huggingface": info}))
+        line = wrong(gen, desk, 1, "--corpus", "c.arrow", "--out", "out", "--topk", 2)
+        assert "the metadata `huggingface` of c.arrow is damaged" in line
 
 
 def glue(folder: Path, task: str, splits: dict[str, list[dict[str, Any]]]) -> str:
@@ -151,7 +196,7 @@ def test_a_task_names_its_classes_in_its_order(labels: list[Any], gen: Callable[
         ("rte", [0, 2], "has 2: its 2 classes are 0..1 (entailment, not_entailment); see row 1 of"),
         ("rte", [0, -2], "has -2: classes count from 0, -1 stands for no label; see row 1 of"),
         ("rte", ["entailment", "contradiction"], "has 'contradiction', which is no class of glue/rte"),
-        ("rte", [0, 0.5], "holds floats, glue/rte has classes"),
+        ("rte", [0, 0.5], "has 0.5 in row 1 of"),
         ("stsb", ["high", "low"], "holds str, glue/stsb has numbers"),
         ("stsb", [0.5, float("inf")], "is infinite in row 1 of"),
     ],
@@ -216,6 +261,22 @@ def test_a_row_of_a_million_characters_is_cut_like_any_other(gen: Callable[..., 
     ("name", "content", "code", "words"),
     [
         ("hdr.csv", "text,label\n", 1, "corpus hdr.csv is empty: no rows in hdr.csv"),
+        (
+            "quoted.csv",
+            '"text";"label"\n"a";1\n',
+            1,
+            "quoted.csv is read as one column, '\"text\";\"label\"': its delimiter seems to be ';'",
+        ),
+        (
+            "repr.jsonl",
+            "{'text': 'a'}\n",
+            1,
+            "one JSON object a line is needed, with strings and keys in double quotes, as json.dumps writes it",
+        ),
+        ("comma.jsonl", '{"text": "a",}\n', 1, "one JSON object a line is needed, as json.dumps writes it"),
+        ("pretty.json", '{\n"text": "a"\n}\n', 1, "one JSON object a line is needed, convert it with jq -c . pretty.json"),
+        ("frame.json", '{"text": {"0": "a"}, "label": {"0": 1}}\n', 1, "frame.json is a table by columns, as pandas.to_json() writes it"),
+        ("long.jsonl", '{"text": "a", "label": ' + "7" * 5000 + "}\n", 1, f"row 0 of long.jsonl: column 'label' is {'7' * 20}…, more than"),
         ("semi.csv", "text;label\na;1\n", 1, "semi.csv is read as one column, 'text;label': its delimiter seems to be ';'"),
         ("minus.csv", "text,label\na b,pos\nc,-1\n", 1, "label column 'label' of minus.csv has '-1' beside words"),
         (

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from textsmooth.schemas.errors import CorpusError
-from textsmooth.stages.corpus.column_types import ColumnKind, arrow_type, cell_type, typed, typed_labels
+from textsmooth.schemas.task_kinds import CLASS, VALUE
+from textsmooth.stages.corpus.column_types import ColumnKind, arrow_type, cell_type, typed
 from textsmooth.stages.corpus.formats import source_file
 from textsmooth.stages.corpus.reader import read, scan
 from textsmooth.stages.corpus.source_file import SourceFile
@@ -140,10 +141,10 @@ def test_a_column_of_cells_has_one_type_over_all_ranges(cells: list[str], kept: 
 
 
 def test_labels_of_cells() -> None:
-    assert typed_labels(["1", "", "0.5"], "value", None) == [1.0, None, 0.5]
-    assert typed_labels(["1", "", "0"], "class", None) == [1, None, 0]
-    assert typed_labels(["yes", "", "no"], "class", ("no", "yes")) == ["yes", None, "no"]
-    assert typed_labels(["1", "0"], "class", ("no", "yes")) == [1, 0]
+    assert VALUE.from_cells(["1", "", "0.5"], None) == [1.0, None, 0.5]
+    assert CLASS.from_cells(["1", "", "0"], None) == [1, None, 0]
+    assert CLASS.from_cells(["yes", "", "no"], ("no", "yes")) == ["yes", None, "no"]
+    assert CLASS.from_cells(["1", "0"], ("no", "yes")) == [1, 0]
 
 
 @pytest.mark.parametrize(

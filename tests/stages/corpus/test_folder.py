@@ -122,7 +122,7 @@ def test_a_saved_dataset_is_a_corpus(dataset: Any, tmp_path: Path) -> None:
     dataset.save_to_disk(tmp_path / "saved", num_shards=2)
     (tmp_path / "saved/data-00002-of-00003.arrow").write_bytes(b"not listed")
     found = open_corpus(str(tmp_path / "saved"))
-    assert (found.name, found.license, found.class_names) == ("saved", "mit", {"label": ("no", "yes")})
+    assert (found.name, found.license, found.with_class_names().class_names) == ("saved", "mit", {"label": ("no", "yes")})
     assert [f.name for f in found.files] == ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
     assert [part.rows["text"] for f in found.files for part in scan(f, ("text",), rows=5)] == [["a", "b"], ["c"]]
     with pytest.raises(UsageError, match="it has no configs"):

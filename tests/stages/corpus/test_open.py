@@ -187,13 +187,13 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
     assert choose({"sentence": True, "label": False, "idx": False}) == (("sentence",), "label")
     assert choose({"question": True, "sentence": True}) == (("question", "sentence"), None)
     assert choose({"premise": True, "hypothesis": True, "label": False}) == (("premise", "hypothesis"), "label")
-    assert choose({"prose": True, "stars": False}) == (("prose",), None)
-    assert choose({"prose": True, "stars": False}, label="stars") == (("prose",), "stars")
+    assert choose({"prose": True, "stars": False}, text=("prose",), label="stars") == (("prose",), "stars")
     assert choose({"a": True, "b": True}, text=("b", "a")) == (("b", "a"), None)
-    assert choose({"label": True}) == (("label",), None)
+    assert choose({"label": True}, text=("label",)) == (("label",), None)
     for found, named in (
         ({"a": True, "b": True}, {}),
         ({"a": False}, {}),
+        ({"id": True, "tokens": False}, {}),  # the only strings, but are they the text?
         ({}, {}),
         ({"a": True}, {"text": ("b",)}),
         ({"a": True}, {"keep": ("b",)}),
@@ -230,7 +230,7 @@ def test_a_hub_folder_has_configs_splits_class_names_and_a_licence(hub_folder: P
         "train": ["single/train-00000.parquet", "single/train-00001.parquet"],
         "validation": ["single/validation-00000.parquet"],
     }
-    assert single.class_names == {"label": ("no", "yes")}
+    assert single.with_class_names().class_names == {"label": ("no", "yes")}
     assert single.license == "cc-by-4.0"
     assert list(open_corpus(f"{hub_folder}/:pair").splits) == ["train"]
     assert list(single.select(("validation",)).splits) == ["validation"]

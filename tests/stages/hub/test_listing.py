@@ -59,7 +59,7 @@ def test_a_dataset_is_one_commit_with_what_it_says_of_itself(server: Hub) -> Non
     assert {split: [f.name for f in files] for split, files in found.splits.items()} == {
         split: [f"qnli/{split}-00000-of-00001.parquet"] for split in ("train", "validation", "test")
     }
-    assert found.class_names == {"label": ("entailment", "not_entailment")}
+    assert found.with_class_names().class_names == {"label": ("entailment", "not_entailment")}
     assert found.license == "other"
 
 
