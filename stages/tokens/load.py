@@ -55,7 +55,7 @@ def load_both(folder: Path) -> "tuple[PreTrainedTokenizerFast, Tokenizer | None]
         reason = None if getattr(tokenizer, "is_fast", False) else "it is no fast tokenizer"
     except Exception as error:
         tokenizer, reason = None, first_line(error).rstrip(": ")
-    rebuilt = None
+    rebuilt, failed = None, reason is not None
     if (folder / TOKENIZER).is_file():
         file = _from_file(folder)
         if reason is not None or _definition(tokenizer.backend_tokenizer) != _definition(file):
@@ -69,7 +69,18 @@ def load_both(folder: Path) -> "tuple[PreTrainedTokenizerFast, Tokenizer | None]
         raise TeacherError(f"{folder} has no usable tokenizer; save the model's tokenizer there (tokenizer.json)")
     if rebuilt is not None:
         _check_settings(folder, tokenizer.backend_tokenizer, rebuilt)
+    settings = _settings(folder)
+    if "model_input_names" not in settings and (failed or settings.get("tokenizer_class") == ANY_TOKENIZER):
+        # transformers 4 gave a model the token types of the template unless the folder said otherwise; transformers 5 does not
+        types = tokenizer.backend_tokenizer.encode("a", "b").type_ids
+        tokenizer.model_input_names = ["input_ids", *(["token_type_ids"] if any(types) else []), "attention_mask"]
     return tokenizer, rebuilt
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, which a tokenizer was loaded with."""
+    config = folder / TOKENIZER_CONFIG
+    return dict(json.loads(config.read_bytes())) if config.is_file() else {}
 
 
 def _auto(folder: Path, **settings: Any) -> Any:
@@ -145,8 +156,7 @@ def _check_settings(folder: Path, tokenizer: "Tokenizer", rebuilt: "Tokenizer") 
     Earlier versions of transformers followed the setting, plain `tokenizers` the file: the model may have been trained with either.
     """
     agreed = _agreed(tokenizer, rebuilt)
-    config = folder / TOKENIZER_CONFIG
-    settings = json.loads(config.read_bytes()) if len(agreed) < len(PROBES) and config.is_file() else {}
+    settings = _settings(folder) if len(agreed) < len(PROBES) else {}
     for name in SPLITTING:
         if isinstance(value := settings.get(name), bool):
             other = _uncut(_auto(folder, **{name: not value}).backend_tokenizer)
@@ -167,10 +177,10 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
     definition = _definition(tokenizer.backend_tokenizer)
     tokenizer.save_pretrained(str(folder))
     config = folder / TOKENIZER_CONFIG
-    settings = json.loads(config.read_bytes())
+    settings = _settings(folder)
     own_code = settings.pop("auto_map", None) is not None
     if own_code or settings["tokenizer_class"] == "TokenizersBackend" or _definition(_auto(folder).backend_tokenizer) != definition:
-        settings["tokenizer_class"] = ANY_TOKENIZER
+        settings |= {"tokenizer_class": ANY_TOKENIZER, "model_input_names": list(tokenizer.model_input_names)}
         config.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     if _definition(_auto(folder).backend_tokenizer) != definition:
         raise TeacherError(f"the tokenizer of {folder} cannot be saved so that AutoTokenizer gives the same ids")

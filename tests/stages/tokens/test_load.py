@@ -80,6 +80,25 @@ def test_names_of_special_tokens_and_token_types_are_those_of_the_class(tmp_path
     assert tokenizer("a", "b")["token_type_ids"][-1] == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "types"),
+    [
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, True),  # saved by transformers 4, which gave them to the model
+        ({"tokenizer_class": "TokenizersBackend"}, False),  # by transformers 5, which does not
+        ({"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}, False),
+        ({"tokenizer_class": "AlbertTokenizer"}, True),  # a class that cannot be made of this tokenizer.json
+        ({"tokenizer_class": "RobertaTokenizer"}, False),
+    ],
+)
+def test_token_types_are_those_that_the_model_was_trained_with(settings: dict[str, Any], types: bool, tmp_path: Path) -> None:
+    write(tmp_path / "in", word_pieces(), **settings)
+    tokenizer = load_tokenizer(tmp_path / "in")
+    save_tokenizer(tokenizer, tmp_path / "out")
+    for made in (tokenizer, load_tokenizer(tmp_path / "out"), AutoTokenizer.from_pretrained(tmp_path / "out")):
+        assert ("token_type_ids" in made.model_input_names) is types
+        assert ("token_type_ids" in made("a", "b")) is types
+
+
 def test_padding_and_truncation_of_the_file_do_not_count(tmp_path: Path) -> None:
     plain = word_pieces()
     expected = all_ids(plain)
