@@ -11,8 +11,6 @@ from textsmooth.stages.corpus.column_types import choose_columns, column_list, l
 from textsmooth.stages.corpus.corpus import Corpus
 from textsmooth.stages.corpus.source_file import LateColumns, SourceFile
 
-SHOWN = 3  # files that a note names
-
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
@@ -79,9 +77,10 @@ def _class_order(corpus: Corpus, column: str) -> str | None:
     if not numbers:
         return None
     classes = corpus.class_names[column]
-    files = f"{', '.join(list(numbers)[:SHOWN])}{f' … ({len(numbers)} files)' if len(numbers) > SHOWN else ''}"
-    order = ", ".join(classes[number] for number in next(iter(numbers.values())))
-    return f"classes of {column} are matched by name: the dataset has the order {', '.join(classes)}; {files} the order {order}"
+    name, numbering = next(iter(numbers.items()))
+    order = ", ".join(classes[number] for number in numbering)
+    more = f", and {len(numbers) - 1:,} more files another one" if len(numbers) > 1 else ""
+    return f"classes of {column} are matched by name: the dataset has the order {', '.join(classes)}; {name} the order {order}{more}"
 
 
 def _task(corpus: Corpus, options: GenerateOptions, columns: dict[str, bool]) -> Task | None:

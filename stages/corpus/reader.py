@@ -153,7 +153,7 @@ def _renumbered(file: SourceFile, row_range: RowRange) -> RowRange:
         return row_range
     rows = dict(row_range.rows)
     for column, numbers in file.class_numbers:
-        number = {None: None, -1: -1, **dict(enumerate(numbers))}
+        number: dict[Any, int | None] = {None: None, -1: -1, **dict(enumerate(numbers))}
         values = rows.get(column, [])
         wrong = next((i for i, value in enumerate(values) if value == value and value not in number), None)
         if wrong is not None:
