@@ -78,9 +78,9 @@ def _class_order(corpus: Corpus, column: str) -> str | None:
         return None
     classes = corpus.class_names[column]
     name, numbering = next(iter(numbers.items()))
-    order = ", ".join(classes[number] for number in numbering)
+    names = ", ".join(classes[number] for number in numbering)
     more = f", and {len(numbers) - 1:,} more files another one" if len(numbers) > 1 else ""
-    return f"classes of {column} are matched by name: the dataset has the order {', '.join(classes)}; {name} the order {order}{more}"
+    return f"classes of {column} are matched by name: the dataset has the order {', '.join(classes)}; {name} the order {names}{more}"
 
 
 def _task(corpus: Corpus, options: GenerateOptions, columns: dict[str, bool]) -> Task | None:

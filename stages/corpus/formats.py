@@ -34,6 +34,10 @@ def source_file(
     delimiter: of CSV files, if it is not that of the suffix.
     """
     full_name = str(path) if remote is None else remote.url
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"cannot read {full_name}: its name is not UTF-8, rename it") from None
     suffixes = [suffix.lower() for suffix in Path(full_name).suffixes]
     compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
     suffix = ("", "", *suffixes)[-2 if compression else -1]

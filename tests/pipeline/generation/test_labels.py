@@ -140,6 +140,11 @@ def test_columns_that_look_like_labels_are_pointed_out(column: str, gen: Callabl
     assert ran.code == 0 and "look like" not in ran.out
 
 
+def test_a_file_whose_name_is_not_utf_8_is_refused(gen: Callable[..., Ran], desk: Path) -> None:
+    write_jsonl(desk / "c\udcff.jsonl", [{"text": "the cat"}])
+    assert "c<0xFF>.jsonl: its name is not UTF-8, rename it" in wrong(gen, desk, 2, "--corpus", "c*.jsonl", "--topk", 2, "--out", "out")
+
+
 def test_a_column_that_is_named_almost_right_is_suggested(gen: Callable[..., Ran], desk: Path) -> None:
     write_jsonl(desk / "c.jsonl", [{"text": "the cat", "Label ": 1}])
     line = wrong(gen, desk, 2, "--corpus", "c.jsonl", "--topk", 2, "--out", "out", "--label-column", "label")
