@@ -123,10 +123,11 @@ def pull(
 @click.argument("to")
 @click.option("--public", is_flag=True, help="Make the repository on the Hub public.  [default: a private repository]")
 @click.option("--overwrite", is_flag=True, help="Replace another dataset that is there.")
+@click.option("--codec", metavar="plain|compact[:BOUND]", help="Convert to this codec on the way, as `textsmooth convert` does.")
 @click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @debug_option
-def push(dataset: str, to: str, public: bool, overwrite: bool, progress: str, as_json: bool, debug: bool) -> None:
+def push(dataset: str, to: str, public: bool, overwrite: bool, codec: str | None, progress: str, as_json: bool, debug: bool) -> None:
     """Send the smoothed DATASET to a place: OWNER/NAME on the Hugging Face Hub, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, a folder.
 
     The same command again sends only what is missing. Readers refuse a dataset that is not there whole. To the Hub: set HF_TOKEN, or run
@@ -135,5 +136,5 @@ def push(dataset: str, to: str, public: bool, overwrite: bool, progress: str, as
     from textsmooth.pipeline.share.push import push as run
 
     say = (lambda note: click.echo(f"note     {note}", err=True)) if public else (lambda note: None)
-    pushed = run(dataset, to, public=public, overwrite=overwrite, progress=progress, say=say)
+    pushed = run(dataset, to, public=public, overwrite=overwrite, codec=codec, progress=progress, say=say)
     click.echo(json.dumps(pushed.to_json(), ensure_ascii=False, indent=1) if as_json else pushed.summary(notes=not public))

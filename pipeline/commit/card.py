@@ -239,7 +239,42 @@ batch = next(iter(rows.stream(collate, batch_size=8)))
     yield f"```text\ntextsmooth train {PLACE} --student STUDENT --out OUT\n```"
     if parse_codec(manifest.config["codec"])[0].nested_lists:
         yield from _other_readers(split, shard)
+    else:
+        yield "Any other reader takes what `textsmooth convert --format parquet` makes of it."
+    if manifest.config["codec"] == "compact":
+        yield from _compact_reader(manifest, shard)
     yield "What each column holds is in textsmooth's docs/format.md. `tokenizer/` turns the ids into text."
+
+
+def _compact_reader(manifest: Manifest, shard: str) -> Iterator[str]:
+    """How numpy and pcodec read a shard of codec compact."""
+    temperatures = len(manifest.config["temperatures"]) - (1.0 in manifest.config["temperatures"])
+    yield "Without textsmooth, a record batch at a time, with pcodec, numpy, and pyarrow to open the file:"
+    yield f"""```python
+import numpy as np
+import pyarrow as pa
+from pcodec.standalone import simple_decompress
+
+batch = pa.ipc.open_file(pa.memory_map("{PLACE}/{shard}")).get_batch(0)
+sizes, tail, own, escapes, *streams = map(simple_decompress, batch["soft_streams"][0].as_py())
+_, *table = batch["soft_table"].dictionary.to_pylist()
+keys, counts, steps = map(simple_decompress, table)
+tokens = batch["input_ids"].flatten().to_numpy()
+edges = [0, 1, 2, 3, *(part << n for n in range(1, 15) for part in (2, 3))]
+ranks = np.arange(sizes.max())
+inside = ranks < sizes[:, None]
+groups = np.searchsorted(edges, ranks, side="right")
+places, bits = np.zeros((2, *inside.shape), np.uint16)
+streams = iter(streams[{temperatures}:])
+for grid in (places, bits):
+    for group in dict.fromkeys(groups.tolist()):
+        grid[inside & (groups == group)] = next(streams)
+begins = dict(zip(keys.tolist(), (np.cumsum(counts, dtype=int) - counts).tolist()))
+first = np.array([begins.get(token, 0) for token in tokens.tolist()])
+ids = np.cumsum(steps, dtype=steps.dtype)[first[:, None] + places - 1]  # [tokens, k], most probable first
+ids[inside & (places == 0)] = [] if escapes is None else escapes
+logprobs = np.cumsum(bits, axis=1, dtype=np.uint16).view(np.float16)
+```"""
 
 
 def _other_readers(split: str, shard: str) -> Iterator[str]:

@@ -100,8 +100,10 @@ def make_worker(job: Job, stopped: Callable[[], bool]) -> Any:
 
     from textsmooth.pipeline.plan.versions import versions
     from textsmooth.pipeline.units.worker import UnitWorker
+    from textsmooth.stages.soft_ids.codec import find_codec
 
-    check_versions(job.plan.versions, versions(job.sources.device))
+    find_codec(job.plan.config.codec)  # UsageError where its library is not installed
+    check_versions(job.plan.versions, versions(job.sources.device, job.plan.config.codec))
     torch.set_num_threads(job.plan.runtime["threads"])
     return (job.worker or UnitWorker)(job.plan, localize(job.plan, job.sources), open_folder(job.out), stopped=stopped)
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from textsmooth.pipeline.formatting import counted, size
@@ -69,6 +70,7 @@ def push(
     *,
     public: bool = False,
     overwrite: bool = False,
+    codec: str | None = None,
     progress: str = "none",
     say: Callable[[str], object] = lambda line: None,
 ) -> Pushed:
@@ -76,11 +78,18 @@ def push(
 
     dataset: path, URI or name on the Hub. to: owner/name or hf://datasets/owner/name on the Hub, s3://bucket/folder,
     gs://bucket/folder, or a folder.
-    public: make the repository public instead of private. overwrite: replace another dataset at the target.
+    public: make the repository public instead of private. overwrite: replace another dataset at the target. codec: convert to it first, in
+    the folder for temporary files.
     say: called with each note before anything is sent. manifest.json is sent last: until then readers refuse the dataset.
     Raises UsageError, DatasetError (a file differs from the manifest), ConflictError (the target holds something else, or other files
     would become public), StorageError.
     """
+    if codec is not None:
+        from textsmooth.pipeline.share.convert import convert
+
+        with TemporaryDirectory(prefix="textsmooth-") as room:
+            convert(dataset, Path(room) / "converted", codec=codec)
+            return push(Path(room) / "converted", to, public=public, overwrite=overwrite, progress=progress, say=say)
     began = time.perf_counter()
     source = open_folder(dataset, reading=True)
     files = read_dataset(source)

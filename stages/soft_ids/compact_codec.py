@@ -111,16 +111,14 @@ class CompactCodec(Codec):
             parts.append(self._decode_part([value.as_buffer() for value in column[first].values], tokens, meta, dtype, table))
         offsets = np.zeros(int(row_offsets[-1]) + 1, row_offsets.dtype)
         np.cumsum(np.concatenate([np.zeros(0, np.int64), *(p[0] for p in parts)]), out=offsets[1:])
-        empty = (dtype, np.uint16, np.uint16, np.uint16)
+        empty: tuple[Any, ...] = (dtype, np.uint16, np.uint16, np.uint16)
         ids, bits, tail, original = (
             parts[0][i + 1] if len(parts) == 1 else np.concatenate([np.zeros(0, kind), *(p[i + 1] for p in parts)])
             for i, kind in enumerate(empty)
         )
         partition = np.concatenate([np.zeros((0, len(meta.temperatures)), np.float32), *(p[5] for p in parts)])
-        logprobs, log_tail, original_logprob = (v.view(np.float16) for v in (bits, tail, original))
-        return SoftIds(
-            offsets=offsets, ids=ids, logprobs=logprobs, log_tail=log_tail, original_logprob=original_logprob, log_partition=partition
-        )
+        logprobs, tail, original = (v.view(np.float16) for v in (bits, tail, original))
+        return SoftIds(offsets=offsets, ids=ids, logprobs=logprobs, log_tail=tail, original_logprob=original, log_partition=partition)
 
     def _table(self, batch: pa.RecordBatch, meta: ShardMeta) -> "_Table":
         parts = batch.column("soft_table").dictionary
@@ -198,14 +196,15 @@ def _places(tokens: Array, ids: Array) -> tuple[Array, Array, Array, Array]:
     often = often[np.lexsort((pairs[often], -counts[often], pairs[often] >> np.uint64(id_bits)))]
     token = pairs[often] >> np.uint64(id_bits)
     place = np.arange(len(often)) - np.searchsorted(token, token)
-    often, token, place = (v[place < MOST_ALTERNATIVES] for v in (often, token, place))
+    short = place < MOST_ALTERNATIVES
+    often, token, place = often[short], token[short], place[short]
     code_of_pair = np.zeros(len(pairs), np.uint16)
     code_of_pair[often] = place + 1
     codes = np.empty(len(ids), np.uint16)
     codes[at] = np.repeat(code_of_pair, counts)
     with_table, sizes = np.unique(token, return_counts=True)
-    alternatives = (pairs[often] & np.uint64((1 << id_bits) - 1)).astype(ids.dtype)
-    return codes, with_table.astype(np.uint32), sizes.astype(np.uint16), alternatives
+    ids_of_pairs = (pairs[often] & np.uint64((1 << id_bits) - 1)).astype(ids.dtype)
+    return codes, with_table.astype(np.uint32), sizes.astype(np.uint16), ids_of_pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,7 +349,8 @@ def _pack(numbers: Array, delta: int = 0) -> bytes:
 
     how = DeltaSpec.try_consecutive(delta) if delta else DeltaSpec.no_op()
     config = ChunkConfig(compression_level=LEVEL, delta_spec=how, mode_spec=ModeSpec.classic())
-    return standalone.simple_compress(np.ascontiguousarray(numbers), config)
+    packed: bytes = standalone.simple_compress(np.ascontiguousarray(numbers), config)
+    return packed
 
 
 class _Streams:

@@ -228,14 +228,14 @@ def test_another_version_is_a_conflict_only_before_the_end(
     from textsmooth.pipeline.plan import versions as plan
 
     out = unfinished(reviews, tmp_path / "out")
-    real = plan.versions("cpu")
+    real = plan.versions("cpu", "plain")
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "versions", lambda device: {**real, "torch": "9.9"})
+        patch.setattr(plan, "versions", lambda device, codec: {**real, "torch": "9.9"})
         ran = gen("--corpus", reviews, "--out", out, *UNFINISHED)
         assert ran.code == 1
         assert "versions torch" in ran.err and "9.9 asked for" in ran.err
     assert gen("--corpus", reviews, "--out", out, *UNFINISHED).code == 0
-    monkeypatch.setattr(plan, "versions", lambda device: {**real, "torch": "9.9"})
+    monkeypatch.setattr(plan, "versions", lambda device, codec: {**real, "torch": "9.9"})
     assert gen("--corpus", reviews, "--out", out, *UNFINISHED).code == 0
 
 

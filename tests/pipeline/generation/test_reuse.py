@@ -400,8 +400,8 @@ def test_other_versions_are_refused_by_name(
 ) -> None:
     from textsmooth.pipeline.plan import versions as plan
 
-    real = plan.versions("cpu")
-    monkeypatch.setattr(plan, "versions", lambda device: {**real, name: "9.9"})
+    real = plan.versions("cpu", "plain")
+    monkeypatch.setattr(plan, "versions", lambda device, codec: {**real, name: "9.9"})
     ran = gen("--corpus", place / "grown/*.jsonl", "--out", tmp_path / "new", "--from-previous", place / "old", *SIZES)
     assert ran.code == 2
     assert f"versions {name}: {real[name]} there, 9.9 asked for"[:40] in ran.err
