@@ -100,15 +100,19 @@ class Parquet(_Tables):
             _check_columns(file, parquet.schema_arrow, names)
             metadata = parquet.metadata
             groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+            _check_rows(file, sum(group.num_rows for group in groups), metadata.num_rows, "the file")
             row_bytes = sum(group.total_byte_size for group in groups) / max(metadata.num_rows, 1)
             first_row = skipped = 0
             while skipped < len(groups) and first_row + groups[skipped].num_rows <= row:
                 first_row += groups[skipped].num_rows
                 skipped += 1
-            selected = range(skipped, len(groups))
-            for batch in parquet.iter_batches(_batch_rows(row_bytes), row_groups=selected, columns=list(names), use_threads=False):
-                yield batch, first_row
-                first_row += batch.num_rows
+            for i in range(skipped, len(groups)):
+                group_row = first_row
+                for batch in parquet.iter_batches(_batch_rows(row_bytes), row_groups=[i], columns=list(names), use_threads=False):
+                    _validate(file, batch, names, first_row)
+                    yield batch, first_row
+                    first_row += batch.num_rows
+                _check_rows(file, first_row - group_row, groups[i].num_rows, f"row group {i}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,10 @@ class ArrowIpc(_Tables):
         first_row = 0
         with _open_ipc(file, names) as (_, batches):
             for batch in batches:
-                size = _batch_rows(batch.nbytes / max(batch.num_rows, 1))
+                if not batch.num_rows:
+                    continue
+                _validate(file, batch, names, first_row)  # nothing touches its buffers before
+                size = _batch_rows(batch.nbytes / batch.num_rows)
                 for start in range(0, batch.num_rows, size):
                     yield batch.slice(start, size), first_row + start
                 first_row += batch.num_rows
@@ -164,8 +171,14 @@ def _batch_rows(row_bytes: float) -> int:
 def _open_parquet(file: SourceFile) -> "Iterator[pq.ParquetFile]":
     import pyarrow.parquet as pq
 
-    with file.open() as opened, pq.ParquetFile(opened, pre_buffer=False, buffer_size=PAGE_BYTES) as parquet:
+    options = {"pre_buffer": False, "buffer_size": PAGE_BYTES, "page_checksum_verification": True}
+    with file.open() as opened, pq.ParquetFile(opened, **options) as parquet:
         yield parquet
+
+
+def _check_rows(file: SourceFile, rows: int, promised: int, part: str) -> None:
+    if rows != promised:
+        raise CorpusError(f"{file} is damaged: {part} holds {rows:,} rows, its footer says {promised:,}; write or download it again")
 
 
 @contextmanager
@@ -207,14 +220,35 @@ def _check_columns(file: SourceFile, schema: "pa.Schema", names: tuple[str, ...]
     for name in names:
         if name not in schema.names:
             raise CorpusError(f"{file} has no column {name!r}; it has {', '.join(schema.names)}")
+        if _contains_union(schema.field(name).type):
+            raise CorpusError(f"column {name!r} of {file} is a {schema.field(name).type}, which is not supported: {NO_VALUE}")
 
 
-def _values(file: SourceFile, batch: "pa.RecordBatch", names: tuple[str, ...], row: int) -> list[list[Any]]:
-    """The values of columns. CorpusError for text that is not UTF-8, or for a damaged batch."""
+def _contains_union(kind: "pa.DataType") -> bool:
+    """Whether a type is a union or contains one: pyarrow crashes on the size of such a column."""
+    import pyarrow as pa
+
+    inner = [kind.value_type] if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) else []
+    return pa.types.is_union(kind) or any(map(_contains_union, inner + [kind.field(i).type for i in range(kind.num_fields)]))
+
+
+def _validate(file: SourceFile, batch: "pa.RecordBatch", names: tuple[str, ...], row: int) -> None:
+    """CorpusError for text that is not UTF-8; ArrowInvalid for a batch whose buffers do not fit: it must not be used."""
     import pyarrow as pa
 
     try:
         batch.validate(full=True)
+    except pa.ArrowInvalid:
+        for name in names:
+            _check_utf8(file, batch.column(name), name, row)
+        raise
+
+
+def _values(file: SourceFile, batch: "pa.RecordBatch", names: tuple[str, ...], row: int) -> list[list[Any]]:
+    """The values of columns. CorpusError for bytes that are not UTF-8, or for values that Python has no type for."""
+    import pyarrow as pa
+
+    try:
         columns = [batch.column(name) for name in names]
         return [(column.cast(pa.large_string()) if _is_binary(column.type) else column).to_pylist() for column in columns]
     except (UnicodeDecodeError, pa.ArrowInvalid):
@@ -238,10 +272,13 @@ def _check_values(file: SourceFile, column: "pa.Array", name: str, row: int) -> 
 
 
 def _check_utf8(file: SourceFile, column: "pa.Array", name: str, row: int) -> None:
+    """CorpusError for the first text that is not UTF-8. ArrowInvalid if the column is not even valid as bytes."""
     import pyarrow as pa
 
     if _is_string(column.type) or _is_binary(column.type):
-        as_bytes = column.cast(pa.large_binary())
+        views = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+        as_bytes = column.view(views.get(column.type, column.type))
+        as_bytes.validate(full=True)
         for i, value in enumerate(as_bytes):
             try:
                 (value.as_py() or b"").decode()

@@ -18,7 +18,8 @@ from textsmooth.stages.corpus.source_file import SCAN_ROWS, Block, FileFormat, L
 READ_BYTES = 1 << 18
 MOST_DIGITS = 4300  # of an integer that int() takes
 BOM = b"\xef\xbb\xbf"
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+UTF_16_OR_32 = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+HEAD_BYTES = 256  # of the first line; they show UTF-16 and UTF-32 without a byte order mark
 
 Lines = tuple[list[int], list[bytes]]  # byte offsets, lines without \n
 
@@ -79,10 +80,21 @@ def byte_lines(file: SourceFile, offset: int = 0) -> Generator[Lines, None, None
 
 def _without_bom(file: SourceFile, offset: int, lines: list[bytes]) -> list[bytes]:
     if offset == 0:
-        if lines[0].startswith(UTF_16):
-            raise CorpusError(f"{file} is UTF-16, UTF-8 is needed: iconv -f UTF-16 -t UTF-8 {file.name}")
+        encoding = next((name for mark, name in UTF_16_OR_32.items() if lines[0].startswith(mark)), _unmarked(lines[0][:HEAD_BYTES]))
+        if encoding:
+            raise CorpusError(f"{file} is {encoding}, UTF-8 is needed: iconv -f {encoding} -t UTF-8 {file.name}")
         lines[0] = lines[0].removeprefix(BOM)
     return lines
+
+
+def _unmarked(head: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a mark, by the zero bytes beside Latin letters, digits and spaces; None for other text."""
+    if len(head) < 4 or not head.strip(b"\0"):
+        return None
+    zeros = [head[i::4].count(0) / len(head[i::4]) for i in range(4)]
+    high = [share > 0.8 for share in zeros]
+    names = {(0, 1, 1, 1): "UTF-32LE", (1, 1, 1, 0): "UTF-32BE", (0, 1, 0, 1): "UTF-16LE", (1, 0, 1, 0): "UTF-16BE"}
+    return names.get(tuple(map(int, high)))
 
 
 def decode_line(file: SourceFile, row: int, line: bytes) -> str:
@@ -194,6 +206,8 @@ def _parse(file: SourceFile, row: int, line: str) -> dict[str, Any]:
     except RecursionError:
         raise CorpusError(f"row {row} of {file} is nested too deeply to be read") from None
     except json.JSONDecodeError as error:
+        if line.startswith("\ufeff"):
+            raise CorpusError(f"row {row} of {file} begins with a byte order mark: files were put together; remove the mark") from None
         advice = _advice(file, line, error.pos) if row == 0 else ""
         raise CorpusError(f"row {row} of {file} is not JSON ({error}){advice}") from None
     if isinstance(value, list) and row == 0:

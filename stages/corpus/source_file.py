@@ -10,6 +10,9 @@ from textsmooth.schemas.errors import CorpusError
 
 SCAN_ROWS = 1024  # rows that decide the columns of a format without a schema; the most rows of a block
 
+POINTER_BYTES = 1024
+POINTERS = {b"version https://git-lfs.github.com/spec/": ("Git LFS", "git lfs pull"), b"/annex/objects/": ("git-annex", "git annex get")}
+
 LateColumns = tuple[tuple[str, ...], ...]  # groups of columns: see FileFormat.blocks
 
 
@@ -54,12 +57,22 @@ class SourceFile:
 
     def open(self) -> BinaryIO:
         """The stored bytes, still compressed; seekable. CorpusError if the file cannot be opened."""
-        if self.remote is not None and self.streamed:
-            return self.remote.open()
         try:
-            return self.local().open("rb")
+            opened = self.remote.open() if self.remote is not None and self.streamed else self.local().open("rb")
+            if self.stat()[0] < POINTER_BYTES:
+                start = opened.read(POINTER_BYTES)
+                opened.seek(0)
+                self._check_pointer(opened, start)
         except OSError as error:
             raise CorpusError(f"cannot read {self}: {error.strerror}") from None
+        return opened
+
+    def _check_pointer(self, opened: BinaryIO, content: bytes) -> None:
+        """CorpusError for the small file that Git LFS or git-annex leaves in place of one that was not downloaded."""
+        for start, (name, command) in POINTERS.items():
+            if content.startswith(start):
+                opened.close()
+                raise CorpusError(f"{self} is a {name} pointer, not the file: {command}")
 
     def stat(self) -> list[int]:
         """[bytes, mtime in ns], the cheap identity; of a remote file, [bytes, a number that changes with the content]."""
