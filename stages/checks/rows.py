@@ -7,7 +7,7 @@ Legend: R rows, N tokens.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +15,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from textsmooth.schemas.errors import first_line
+from textsmooth.schemas.manifest import Manifest
+from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.checks.findings import Finding, Findings, FirstPlaces
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode, find_codec
 
 PER_TOKEN = ("input_ids", "token_type_ids", "offsets", "teacher_logits")  # lists with a value per token, beside those of the codec
 MAY_BE_NULL = ("example_id",)
+MINUS_INFINITY = np.uint16(0xFC00)  # bits of a float16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +30,21 @@ class RowRules:
     """Limits that every row of a dataset keeps."""
 
     vocab_size: int
+    topk: int
     max_length: int
     classes: int | None  # labels are below this; None: no limit
     template: tuple[int, ...] | None  # ids of the special tokens of a row, in order, which are left plain; None: not known
+
+    @classmethod
+    def of(cls, manifest: Manifest, template: tuple[int, ...] | None = None) -> Self:
+        corpus = manifest.corpus
+        return cls(
+            vocab_size=int(manifest.teacher["vocab_size"]),
+            topk=int(manifest.config["topk"]),
+            max_length=int(manifest.config["max_length"]),
+            classes=len(corpus["label_names"]) if corpus["label_names"] and corpus["label_kind"] == "class" else None,
+            template=template,
+        )
 
 
 def lists_are_valid(batch: pa.RecordBatch, findings: Findings, first: int, columns: tuple[str, ...], row_offset: int = 0) -> bool:
@@ -158,6 +173,28 @@ def check_rows(batch: pa.RecordBatch, block: TokenBlock, places: FirstPlaces, ru
         odd: NDArray[np.bool_] = ~np.logical_and.reduce(np.isfinite(block.teacher_logits), axis=1)
         add = places.tokens if block.spans is not None else places.rows
         add("logits", odd, lambda i: "has teacher_logits that are no numbers")
+
+
+def not_logprob(bits: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Which float16 numbers are not log-probabilities: above 0, or NaN."""
+    return (bits - np.uint16(1) < np.uint16(0x7FFF)) | (bits > MINUS_INFINITY)
+
+
+def check_numbers(soft: SoftIds, places: FirstPlaces, rules: RowRules) -> None:
+    """Check that ids and numbers of soft ids are in range, token by token: what a reader relies on. check_soft checks what they say."""
+    counts = np.diff(soft.offsets)
+    places.tokens("count", counts > rules.topk, lambda n: f"has {counts[n]} entries, at most {rules.topk} are promised")
+    if len(soft.ids) and int(soft.ids.max()) >= rules.vocab_size:
+        at = np.repeat(np.arange(len(counts)), counts)[soft.ids >= rules.vocab_size]
+        outside = np.isin(np.arange(len(counts)), at)
+        places.tokens("soft id", outside, lambda n: f"has token id {soft.ids.max():,} in a vocabulary of {rules.vocab_size:,}")
+    if not_logprob(np.ascontiguousarray(soft.logprobs).view(np.uint16)).any():
+        places.findings.file("has soft_logprobs that are not numbers of at most 0")
+    for name in ("log_tail", "original_logprob"):
+        odd = not_logprob(np.ascontiguousarray(getattr(soft, name)).view(np.uint16))
+        places.tokens(name, odd, lambda _: f"has {name} that is not a number of at most 0")  # noqa: B023
+    finite = np.isfinite(soft.log_partition).all(axis=1)
+    places.tokens("log_partition", ~finite, lambda _: "has log_partition that is not a number")
 
 
 def _check_template(block: TokenBlock, places: FirstPlaces, template: tuple[int, ...]) -> None:

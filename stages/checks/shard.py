@@ -5,13 +5,11 @@ import hashlib
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.ipc
 from numpy.typing import NDArray
 
 from textsmooth.schemas.config import GenerationConfig
@@ -23,7 +21,7 @@ from textsmooth.stages.checks.rows import RowRules, check_order, check_rows, dec
 from textsmooth.stages.checks.soft_ids import Sums, check_soft, rounding_of
 from textsmooth.stages.corpus.column_types import arrow_type
 from textsmooth.stages.soft_ids.codec import find_codec
-from textsmooth.stages.soft_ids.shard import open_ipc, shard_schema
+from textsmooth.stages.soft_ids.shard import open_ipc, promised_schema, schema_difference
 
 EPSILON = 1e-4  # relative error of float32 sums over a shard
 CHECK_BYTES = 2 << 20  # of rows that are checked together
@@ -137,18 +135,9 @@ def _check_inside(data: "mmap.mmap | bytes", entry: ShardEntry, manifest: Manife
 
 
 def expected_schema(manifest: Manifest, split: str, unit: str) -> pa.Schema:
-    """The schema of a shard, by the manifest. Raises KeyError, TypeError or ValueError if the manifest is incomplete."""
-    corpus, config = manifest.corpus, GenerationConfig.from_json(manifest.config)
-    meta = ShardMeta.promised(config, manifest.teacher, label_kind=corpus["label_kind"], split=split, unit=unit)
-    keep = zip(corpus["keep_columns"], corpus["keep_types"], strict=True)
-    return shard_schema(
-        meta,
-        token_types=manifest.token_types,
-        label_kind=corpus["label_kind"],
-        windows=config.long == "window",
-        logits=manifest.task_teacher["width"] if manifest.task_teacher else None,
-        keep=tuple(pa.field(name, arrow_type(kind)) for name, kind in keep),
-    )
+    """The schema of a shard with its kept columns, by the manifest. Raises KeyError, TypeError or ValueError if that is incomplete."""
+    keep = zip(manifest.corpus["keep_columns"], manifest.corpus["keep_types"], strict=True)
+    return promised_schema(manifest, split, unit, tuple(pa.field(name, arrow_type(kind)) for name, kind in keep))
 
 
 def _check_schema(schema: pa.Schema, manifest: Manifest, entry: ShardEntry, promised: Promised, findings: Findings) -> bool:
@@ -159,10 +148,9 @@ def _check_schema(schema: pa.Schema, manifest: Manifest, entry: ShardEntry, prom
         findings.file(f"is not to be trusted: {error}")
         return False
     expected = expected_schema(manifest, entry.split, promised.unit or meta.unit)
-    columns, due = ([(field.name, str(field.type), field.nullable) for field in s] for s in (schema, expected))
-    if columns != due:
-        column, wanted = next(pair for pair in zip_longest(columns, due) if pair[0] != pair[1])
-        findings.file(f"has column {_column(column)} where the manifest promises {_column(wanted)}")
+    difference = schema_difference(schema, expected)
+    if difference is not None:
+        findings.file(difference)
         return False
     wanted_meta = ShardMeta.of(expected, "its schema")
     for name, value in vars(wanted_meta).items():
@@ -173,21 +161,11 @@ def _check_schema(schema: pa.Schema, manifest: Manifest, entry: ShardEntry, prom
     return True
 
 
-def _column(column: tuple[str, str, bool] | None) -> str:
-    return "none" if column is None else f"{column[0]}: {column[1]}{'' if column[2] else ' not null'}"
-
-
 def _check_batches(
     batches: list[pa.RecordBatch], entry: ShardEntry, manifest: Manifest, promised: Promised, findings: Findings
 ) -> Sums | None:
-    config, corpus = GenerationConfig.from_json(manifest.config), manifest.corpus
-    names = corpus["label_names"]
-    rules = RowRules(
-        vocab_size=int(manifest.teacher["vocab_size"]),
-        max_length=config.max_length,
-        classes=len(names) if names and corpus["label_kind"] == "class" else None,
-        template=promised.template if config.specials == "plain" else (),
-    )
+    config = GenerationConfig.from_json(manifest.config)
+    rules = RowRules.of(manifest, template=promised.template if config.specials == "plain" else ())
     codec = find_codec(config.codec)
     sums, first, unlabelled = Sums(rounding=rounding_of(config.codec)), 0, 0
     rows: list[NDArray[np.int64]] = []

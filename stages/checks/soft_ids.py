@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.checks.findings import Describe, FirstPlaces
+from textsmooth.stages.checks.rows import MINUS_INFINITY, not_logprob
 from textsmooth.stages.soft_ids.codec import find_codec
 from textsmooth.stages.soft_ids.statistics import BINS
 
-SIGN, MINUS_INFINITY = np.uint16(0x8000), np.uint16(0xFC00)  # bits of a float16
+SIGN = np.uint16(0x8000)  # bits of a float16
 EPSILON = 1e-5  # of float32 sums over a vocabulary
 EXACT = 1024  # numbers of at most 1 that einsum adds in float32; a matrix product would start BLAS threads beside ours
 LEAST_TAIL = -87.0  # log of the least mass that float32 holds: a smaller tail is stored as -inf
@@ -87,7 +88,7 @@ def check_soft(
     wrong = has & (sizes != wanted) if config.mass >= 1 else sizes > wanted
     places.tokens("count", wrong, lambda n: f"has {sizes[n]} entries, {bound}{wanted} are promised")
     for name, values in (("log_tail", tail), ("original_logprob", original)):
-        _check_log(name, values, has & _not_logprob(values), places)
+        _check_log(name, values, has & not_logprob(values), places)
     if not len(some):
         return
     sizes = sizes[some]
@@ -101,7 +102,7 @@ def check_soft(
         places=places,
         rounding=sums.rounding,
     )
-    if not entries.in_order(vocab_size) or _not_logprob(entries.tail).any() or _not_logprob(entries.original).any():
+    if not entries.in_order(vocab_size) or not_logprob(entries.tail).any() or not_logprob(entries.original).any():
         sums.skipped = True
         return
     p = PROBABILITY.take(entries.bits & ~SIGN)
@@ -154,7 +155,7 @@ class _Entries:
         twice: NDArray[np.bool_] = ordered[:, 1:] == ordered[:, :-1]
         if twice.any():
             self.add("twice", _in_rows(twice), lambda m: f"has soft id {int(ordered[m, 1:][twice[m]][0]):,} twice")
-        odd = _not_logprob(bits)
+        odd = not_logprob(bits)
         if odd.any():
             no = "which is no number of at most 0"
             self.add("odd entries", _in_rows(odd), lambda m: f"has log-probability {_number(bits[m][odd[m]][0])}, {no}")
@@ -247,11 +248,6 @@ def _in_rows(bad: NDArray[Any]) -> NDArray[np.bool_]:
     """[M, K] -> [M]: whether any in the row is bad."""
     any_bad: NDArray[np.bool_] = np.logical_or.reduce(bad, axis=1)
     return any_bad
-
-
-def _not_logprob(bits: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Which float16 numbers are not log-probabilities: above 0, or NaN."""
-    return (bits - np.uint16(1) < np.uint16(0x7FFF)) | (bits > MINUS_INFINITY)
 
 
 def _number(bits: np.uint16) -> str:

@@ -19,14 +19,16 @@ from textsmooth.schemas.canonical import file_sha256
 from textsmooth.schemas.codecs import parse_codec
 from textsmooth.schemas.errors import DatasetError, first_line
 from textsmooth.schemas.manifest import Manifest, ShardEntry
-from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH, ShardMeta
+from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH, ShardMeta, columns_of
 from textsmooth.schemas.soft_ids import SoftIds
+from textsmooth.stages.checks.findings import Findings
+from textsmooth.stages.checks.rows import RowRules, check_numbers, check_rows, decode_checked, first_places, lists_are_valid
 from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.dataset.order import WINDOW_ROWS, SampleOrder
 from textsmooth.stages.dataset.prefetch import Prefetch
 from textsmooth.stages.dataset.row_gather import gather
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode, values
-from textsmooth.stages.soft_ids.shard import ShardReader
+from textsmooth.stages.soft_ids.shard import ShardReader, promised_schema, schema_difference
 from textsmooth.stages.storage import cache
 from textsmooth.stages.storage.local import LocalFolder
 
@@ -187,6 +189,10 @@ class SmoothedDataset:
         return self.batch(np.arange(min(SAMPLE_ROWS, len(self)))).soft if len(self) else None
 
     @cached_property
+    def _rules(self) -> RowRules:
+        return RowRules.of(self.manifest)
+
+    @cached_property
     def _begins(self) -> NDArray[np.int64]:
         begins: NDArray[np.int64] = self._ends - np.array([shard.samples for shard in self.shards])
         return begins
@@ -296,8 +302,9 @@ class SmoothedDataset:
                 raise self._damaged(shard, f"has {reader.rows} rows, the manifest says {shard.samples}")
             if any(reader.record_batch(i).num_rows != ROWS_PER_RECORD_BATCH for i in range(len(reader) - 1)):
                 raise self._damaged(shard, "is not laid out as the format says")
+            self._check_schema(reader, shard)
             for number in range(len(reader)):
-                self._check(reader.record_batch(number), shard)
+                self._check(reader.record_batch(number), shard, number * ROWS_PER_RECORD_BATCH)
             self._seen.add(index)
         self._readers[index] = reader
         if len(self._readers) > OPEN_SHARDS:
@@ -309,16 +316,31 @@ class SmoothedDataset:
         reader = self._reader(index)
         return reader.meta, [reader.record_batch(number) for number in range(len(reader))], reader.schema
 
-    def _check(self, batch: pa.RecordBatch, shard: ShardEntry) -> None:
-        """DatasetError for lists or ids that point anywhere: a stranger's digests may fit all the same."""
-        try:
-            batch.validate(full=True)
-            block, vocab_size = decode(batch, np.int32), int(self.manifest.teacher["vocab_size"])
-        except pa.ArrowInvalid as error:
-            raise self._damaged(shard, f"is damaged inside ({first_line(error)})") from None
-        highest = max((int(ids.max()) for ids in (block.input_ids, block.soft.ids) if len(ids)), default=0)
-        if highest >= vocab_size:
-            raise self._damaged(shard, f"has token id {highest:,} in a vocabulary of {vocab_size:,}")
+    def _check_schema(self, reader: ShardReader, shard: ShardEntry) -> None:
+        """DatasetError unless the columns are those that the manifest promises; of kept columns only the names are compared."""
+        keep = tuple(field for field in reader.schema if field.name in self.manifest.corpus["keep_columns"])
+        promised = promised_schema(self.manifest, shard.split, reader.meta.unit, keep)
+        difference = schema_difference(reader.schema, promised)
+        meta = ShardMeta.of(promised, shard.path)
+        if difference is None and (reader.meta.codec, reader.meta.temperatures) != (meta.codec, meta.temperatures):
+            difference = "has another codec or other temperatures in its metadata than the manifest"
+        if difference is not None:
+            raise self._damaged(shard, difference)
+
+    def _check(self, batch: pa.RecordBatch, shard: ShardEntry, first: int) -> None:
+        """DatasetError for values that the format does not have: a stranger's digests may fit all the same. first: its first row."""
+        findings, codec = Findings(path=f"{shard.path} in {self.folder}"), self.manifest.config["codec"]
+        if lists_are_valid(batch, findings, first, columns_of(codec), shard.row_offset):
+            places = first_places(batch, findings, shard.row_offset)
+            try:
+                block = decode_checked(batch, places, codec)
+            except pa.ArrowInvalid as error:
+                raise self._damaged(shard, f"is damaged inside ({first_line(error)})") from None
+            if block is not None:
+                check_rows(batch, block, places, self._rules)
+                check_numbers(block.soft, places, self._rules)
+        if findings.findings:
+            raise self._mendable(str(findings.findings[0]))
 
     def _record_batch(self, shard: int, number: int) -> pa.RecordBatch:
         """Of a shard, its rows numbered as those of the split: of a merged dataset each source counts its own."""

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.ipc
 
 from textsmooth.schemas.codecs import parse_codec
-from textsmooth.schemas.errors import DatasetError
-from textsmooth.schemas.manifest import AGAIN
+from textsmooth.schemas.config import GenerationConfig
+from textsmooth.schemas.errors import DatasetError, first_line
+from textsmooth.schemas.manifest import AGAIN, Manifest
+from textsmooth.schemas.printable import printable
 from textsmooth.schemas.shard import ANSWERS, PLACE, ROWS_PER_RECORD_BATCH, ShardMeta
 from textsmooth.schemas.soft_ids import id_dtype
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode, find_codec
@@ -81,6 +84,28 @@ def open_ipc(source: pa.NativeFile | pa.Buffer) -> pa.ipc.RecordBatchFileReader:
     return file
 
 
+def promised_schema(manifest: Manifest, split: str, unit: str, keep: tuple[pa.Field, ...]) -> pa.Schema:
+    """The schema of a shard, by the manifest. Raises KeyError, TypeError or ValueError if the manifest is incomplete."""
+    corpus, config = manifest.corpus, GenerationConfig.from_json(manifest.config)
+    return shard_schema(
+        ShardMeta.promised(config, manifest.teacher, label_kind=corpus["label_kind"], split=split, unit=unit),
+        token_types=manifest.token_types,
+        label_kind=corpus["label_kind"],
+        windows=config.long == "window",
+        logits=manifest.task_teacher["width"] if manifest.task_teacher else None,
+        keep=keep,
+    )
+
+
+def schema_difference(schema: pa.Schema, promised: pa.Schema) -> str | None:
+    """The first column that is not the promised one, as `has column …`; None if all are. ValueError for a name that is not UTF-8."""
+    columns, due = ([f"{field.name}: {field.type}{'' if field.nullable else ' not null'}" for field in s] for s in (schema, promised))
+    pairs = zip_longest(columns, due, fillvalue="none")
+    return next(
+        (printable(f"has column {column} where the manifest promises {wanted}") for column, wanted in pairs if column != wanted), None
+    )
+
+
 class ShardReader:
     """One shard, memory-mapped. Cheap to open; record batches are views of the file.
 
@@ -94,9 +119,8 @@ class ShardReader:
             self._file = open_ipc(self._map)
         except FileNotFoundError:
             raise DatasetError(f"shard {path} is missing; {AGAIN}") from None
-        except (pa.ArrowInvalid, OSError) as error:
-            detail = str(error).splitlines()[0]
-            raise DatasetError(f"shard {path} is damaged ({detail}); {AGAIN}") from None
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DatasetError(f"shard {path} is damaged ({first_line(error)}); {AGAIN}") from None
         self.schema: pa.Schema = self._file.schema
         self.meta = ShardMeta.of(self.schema, str(path))
 
@@ -117,8 +141,8 @@ class ShardReader:
         """Record batch number `index`; all but the last have ROWS_PER_RECORD_BATCH rows."""
         try:
             return self._file.get_batch(index)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DatasetError(f"shard {self.path} is damaged in record batch {index} ({error})") from None
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(f"shard {self.path} is damaged in record batch {index} ({first_line(error)})") from None
 
     def blocks(self) -> Iterator[TokenBlock]:
         """The shard's rows in order, one decoded record batch at a time."""

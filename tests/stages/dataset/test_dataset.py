@@ -120,7 +120,7 @@ def test_lists_that_point_anywhere_are_refused(kit, tmp_path, monkeypatch):
 
     monkeypatch.setattr(kit, "shard_bytes", forged)
     dataset = SmoothedDataset(kit.write_dataset(tmp_path / "d", {"train": [kit.random_rows(1, 20).block]}), "train")
-    with pytest.raises(DatasetError, match=r"shard train/00000\.arrow in .* is damaged inside"):
+    with pytest.raises(DatasetError, match=r"shard train/00000\.arrow in .* is damaged in rows"):
         dataset.batch(np.arange(20))
 
 
