@@ -14,6 +14,7 @@ from textsmooth.schemas.field_types import Count, Number, Sha256, Share, Width, 
 from textsmooth.schemas.plan import CorpusIdentity, TaskTeacherIdentity, TeacherIdentity
 
 Rank = Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,8}\Z")]  # k, as text
+Temperature = Annotated[str, Meta(pattern=r"\A[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?\Z")]
 Bins = Annotated[list[Count], Meta(min_length=100, max_length=100)]
 
 
@@ -48,6 +49,8 @@ class Statistics(Struct, kw_only=True):
     truncated_rows: Count
     captured_mass: dict[Rank, Share]
     p_original: dict[str, Share]
+    captured_mass_by_temperature: dict[Temperature, dict[Rank, Share]] = {}  # stored temperatures other than 1
+    reached_mass: Share | None = None  # of the smoothed tokens: those whose entries reach the mass cut-off
     p_original_bins: Bins
     bytes: Count
     bytes_per_token: Number

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from textsmooth.pipeline.formatting import counted, duration, percent, significant, size, warning_lines
+from textsmooth.pipeline.formatting import columns, counted, duration, percent, significant, size, warning_lines
 from textsmooth.pipeline.generation.dry_run import Preview, Sample
-from textsmooth.pipeline.generation.summary import predecessor_text
+from textsmooth.pipeline.generation.summary import captured_lines, predecessor_text, reached_text
 from textsmooth.pipeline.plan.cut import plan_warnings
 from textsmooth.schemas.printable import printable
+from textsmooth.stages.soft_ids.statistics import captured_warning
 from textsmooth.stages.soft_ids.truncation import Loss
 from textsmooth.stages.tokens.fit import p_original_warning
 
@@ -26,7 +27,7 @@ def preview_text(preview: Preview, price_per_hour: float | None = None) -> str:
     """The plan, then what its sample says; of a finished dataset, its statistics."""
     lines = [*_plan(preview)]
     if preview.statistics is not None:
-        lines += _finished(preview.statistics)
+        lines += _finished(preview, preview.statistics)
     elif preview.sample is not None:
         lines += ["", *_sample(preview, preview.sample, price_per_hour), "", *_table(preview, preview.sample)]
     return "\n".join(map(printable, lines))
@@ -66,7 +67,7 @@ def _plan(preview: Preview) -> Iterator[str]:
             yield f"    --from-previous is no longer there, or not whole: what it had left to give would be run; {preview.told}"
 
 
-def _finished(statistics: dict[str, Any]) -> Iterator[str]:
+def _finished(preview: Preview, statistics: dict[str, Any]) -> Iterator[str]:
     original = statistics["p_original"]
     yield f"  {counted(statistics['tokens'], 'token')}, {statistics['smoothed_tokens']:,} smoothed"
     if statistics["truncated_rows"]:
@@ -74,7 +75,7 @@ def _finished(statistics: dict[str, Any]) -> Iterator[str]:
     if statistics.get("windows"):
         yield f"  {counted(statistics['windows'], 'window')}"
     if statistics["smoothed_tokens"]:
-        yield f"  captured mass: {', '.join(f'k {k} {significant(mass)}' for k, mass in statistics['captured_mass'].items())}"
+        yield from captured_lines(statistics, topk=preview.asked.topk, mass=preview.asked.mass)
         mean, low, median = (significant(original[name]) for name in ("mean", "q05", "q50"))
         yield f"  p(original): mean {mean}, 5 % quantile {low}, median {median}"
     yield f"  {size(statistics['bytes'])}, {statistics['bytes_per_token']:.0f} bytes per token"
@@ -132,13 +133,34 @@ def _table(preview: Preview, sample: Sample) -> Iterator[str]:
     for loss in sample.losses:
         yield _row(preview, loss, tokens)
     yield from MEANING
+    asked = next(loss for loss in sample.losses if loss.truncation == preview.asked)
+    if asked.captured_by_temperature:
+        yield from _temperatures(preview, sample)
+    if sample.reached_mass is not None:
+        yield reached_text(preview.asked.mass, sample.reached_mass / sample.smoothed, preview.asked.topk)
+    if (warning := captured_warning({1.0: asked.captured, **asked.captured_by_temperature}, preview.asked.topk)) is not None:
+        yield from warning_lines(warning)
+
+
+def _temperatures(preview: Preview, sample: Sample) -> Iterator[str]:
+    """The captured mass at each stored temperature, by k."""
+    by_k = [loss for loss in sample.losses if loss.truncation.mass >= 1 or loss.truncation == preview.asked]
+    rows = [["", *(f"{'> ' if loss.truncation == preview.asked else ''}{_name(loss)}" for loss in by_k)]]
+    for temperature in sorted({1.0, *by_k[0].captured_by_temperature}):
+        masses = (loss.captured if temperature == 1.0 else loss.captured_by_temperature[temperature] for loss in by_k)
+        rows.append([f"temperature {temperature:g}", *map(significant, masses)])
+    yield "Captured mass at each stored temperature:"
+    yield from (f"  {line}" for line in columns(rows))
+
+
+def _name(loss: Loss) -> str:
+    return f"k {loss.truncation.topk}" if loss.truncation.mass >= 1 else f"mass {loss.truncation.mass:g}"
 
 
 def _row(preview: Preview, loss: Loss, tokens: float) -> str:
     total = preview.bytes(loss)
     values = (loss.entries, loss.captured, loss.tv, loss.tv_95, loss.kl_q_p, loss.kl_p_spread, total / max(tokens, 1))
-    name = f"k {loss.truncation.topk}" if loss.truncation.mass >= 1 else f"mass {loss.truncation.mass:g}"
     mark = ">" if loss.truncation == preview.asked else " "
-    return f"{mark} {name:<11}" + "".join(
+    return f"{mark} {_name(loss):<11}" + "".join(
         f"{word:>{width}}" for word, width in zip((*map(significant, values), size(total)), WIDTHS, strict=True)
     )

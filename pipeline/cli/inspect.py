@@ -145,6 +145,12 @@ def show(console: "Console", row: "SmoothedRow", places: tuple[tuple[int, int], 
                 line.append("  ")
             line.append(pair, "bold" if same else "")
             room = None if room is None else room - cell_len(pair) - 2
+        rest = 1 - sum(p for _, p, _ in _worth_showing(token))
+        if rest >= LEAST_SHOWN:
+            if room is not None and room < len("rest 0.00") + 2:
+                console.print(line)
+                line = Text(" " * (indent - 2))
+            line.append(f"  rest {rest:.2f}", "dim")
         console.print(line)
     if len(near) and near[-1] < len(row.tokens) - 1:
         console.print(Text("  …", style="dim"))

@@ -13,6 +13,7 @@ from textsmooth.pipeline.formatting import size
 from textsmooth.schemas.codecs import parse_codec
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.manifest import QUARANTINE, Manifest
+from textsmooth.stages.soft_ids.statistics import captured_by_temperature
 
 PLACE = "path/to/dataset"  # stands in the snippets for a folder, or a name on the Hub
 BAR = 40  # characters of the longest bar
@@ -197,10 +198,19 @@ def _sources(manifest: Manifest) -> Iterator[str]:
 
 def _figures(manifest: Manifest) -> Iterator[str]:
     """What the soft ids look like: bars of the captured mass by k, and of p(original) by tenths."""
-    captured, original = manifest.statistics["captured_mass"], manifest.statistics["p_original"]
+    original = manifest.statistics["p_original"]
+    captured = captured_by_temperature(manifest.statistics)
     yield "## What the soft ids hold"
+    if not captured:
+        yield "No token is smoothed."
+        return
     yield "Probability inside the k most probable entries, the mean over all smoothed tokens:"
-    yield _block(f"k = {int(k):>4,}  {mass:6.1%}  {'█' * round(BAR * mass)}" for k, mass in captured.items())
+    for temperature, masses in captured.items():
+        if len(captured) > 1:
+            yield f"At temperature {temperature:g}:"
+        yield _block(f"k = {k:>4,}  {mass:6.1%}  {'█' * round(BAR * mass)}" for k, mass in masses.items())
+    if "reached_mass" in manifest.statistics:
+        yield f"{manifest.statistics['reached_mass']:.1%} of the smoothed tokens reach mass {manifest.config['mass']:g}."
     yield (
         f"p(original), what the teacher gives the word that stands there: mean {original['mean']:.3f}, median {_bin(original['q50'])}, "
         f"5 % quantile {_bin(original['q05'])}."

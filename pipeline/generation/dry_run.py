@@ -32,6 +32,7 @@ from textsmooth.stages.corpus.reader import Rows, scan
 from textsmooth.stages.corpus.source_file import SCAN_ROWS
 from textsmooth.stages.dataset.open import read_manifest
 from textsmooth.stages.soft_ids.codec import find_codec
+from textsmooth.stages.soft_ids.statistics import UnitStats
 from textsmooth.stages.soft_ids.topk import ChunkSoftIds
 from textsmooth.stages.soft_ids.truncation import Loss, Truncation, TruncationLoss
 from textsmooth.stages.tokens.tokenize import NO_LIMIT, tokenize
@@ -59,6 +60,7 @@ class Sample:
     scored_rows: int  # through the teacher: the first so many of `rows`
     scored_tokens: int
     smoothed: int  # tokens with soft ids among them
+    reached_mass: int | None  # those whose entries reach --mass; None without one
     losses: tuple[Loss, ...]  # over those
     p_original: dict[float | None, float]  # over those: quantiles, and the mean as None; empty where there are none
     content_bytes: int  # of the scored rows in shards, without what a shard without rows has
@@ -238,10 +240,11 @@ def measure(worker: UnitWorker, rows: Rows, shown: Progress) -> Sample:
     lengths = _Lengths(worker)
     total = len(next(iter(rows.values())))
     lengths.add(rows, total)
-    truncation_loss = TruncationLoss(truncations(config, plan.teacher.vocab_size))
+    truncation_loss = TruncationLoss(truncations(config, plan.teacher.vocab_size), config.extra_temperatures)
     watched = _Watched(worker.sparsify, truncation_loss)
     worker.sparsify = watched
-    scored = tokens = smoothed = content = empty = 0
+    scored = content = empty = 0
+    sums = UnitStats()
     speeds: list[tuple[int, float]] = []
     for part in _blocks(rows, lengths.rows):
         count = len(next(iter(part.values())))
@@ -253,7 +256,7 @@ def measure(worker: UnitWorker, rows: Rows, shown: Progress) -> Sample:
         data, stats = worker.encode(unit, ready, found)
         empty = _empty_bytes(pa.ipc.open_file(data).schema)
         content += data.size - empty
-        scored, tokens, smoothed = scored + count, tokens + stats.tokens, smoothed + stats.smoothed
+        scored, sums = scored + count, sums + stats
         shown.sampling(scored)
     warm = speeds[1:] or speeds  # the first pass through a teacher is slower
     original = truncation_loss.p_original
@@ -264,8 +267,9 @@ def measure(worker: UnitWorker, rows: Rows, shown: Progress) -> Sample:
         long_rows=lengths.long_rows,
         whole_tokens=lengths.whole_tokens,
         scored_rows=scored,
-        scored_tokens=tokens,
-        smoothed=smoothed,
+        scored_tokens=sums.tokens,
+        smoothed=sums.smoothed,
+        reached_mass=sums.reached_mass,
         losses=truncation_loss.losses(),
         p_original={None: float(original.mean()), **{q: float(np.quantile(original, q)) for q in QUANTILES}} if len(original) else {},
         content_bytes=content,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from textsmooth.pipeline.formatting import counted, size, warning_lines
 from textsmooth.schemas.config import context_passes
 from textsmooth.schemas.printable import printable
+from textsmooth.stages.soft_ids.statistics import captured_by_temperature, captured_warning
 from textsmooth.stages.tokens.fit import p_original_warning
 
 if TYPE_CHECKING:
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 def summary_text(made: "Generated") -> str:
     """The closing summary: what was made, how fast, how large, what to do next."""
     manifest, statistics = made.manifest, made.manifest.statistics
-    captured, original = statistics["captured_mass"], statistics["p_original"]
-    k = max(captured, key=int)
+    original = statistics["p_original"]
     first = f"Wrote {made.out}" if made.units or made.taken else f"Nothing to do: {made.out} is finished"
     lines = [
         f"{first}  (dataset {manifest.dataset[:12]})",
@@ -51,12 +51,16 @@ def summary_text(made: "Generated") -> str:
     if statistics["unlabelled_rows"]:
         lines.append(f"  without a label (null or -1): {counted(statistics['unlabelled_rows'], 'row')}")
     lines += [f"  {note}" for note in made.notes]
+    warnings = [*made.warnings]
     if statistics["smoothed_tokens"]:
-        lines.append(f"  the top {k} hold {captured[k]:.1%} of the probability; p(original) is {original['mean']:.2f} on average")
+        lines.append(f"  p(original) is {original['mean']:.2f} on average")
+        lines += captured_lines(statistics, topk=manifest.config["topk"], mass=manifest.config["mass"])
+        masses = {t: by_k[max(by_k)] for t, by_k in captured_by_temperature(statistics).items()}
+        low = p_original_warning(original["mean"], manifest.config["context"]), captured_warning(masses, manifest.config["topk"])
+        warnings += [warning for warning in low if warning is not None]
     else:
         lines.append("  no token was smoothed: the rows are blank, look at the corpus")
-    low = p_original_warning(original["mean"], manifest.config["context"]) if statistics["smoothed_tokens"] else None
-    lines += [part for warning in (*made.warnings, *([low] if low else [])) for part in warning_lines(warning)]
+    lines += [part for warning in warnings for part in warning_lines(warning)]
     if manifest.predecessor is not None:
         lines += predecessor_text(manifest.predecessor)
     lines += [f"    {what}" for what in made.not_taken]
@@ -71,6 +75,20 @@ def summary_text(made: "Generated") -> str:
         lines.append(f"      textsmooth train {made.out} --student STUDENT --out OUT{objective}")
         lines.append("      textsmooth student --help   tells how a STUDENT is made")
     return "\n".join(map(printable, lines))
+
+
+def captured_lines(statistics: dict[str, Any], *, topk: int, mass: float) -> "Iterator[str]":
+    """The mean captured mass at each stored temperature, and how many tokens reach the mass cut-off."""
+    for temperature, masses in captured_by_temperature(statistics).items():
+        k = max(masses)
+        yield f"  temperature {temperature:g}: the top {k} hold {masses[k]:.1%} of the probability, the top 1 {masses[1]:.1%}"
+    if "reached_mass" in statistics:
+        yield f"  {reached_text(mass, statistics['reached_mass'], topk)}"
+
+
+def reached_text(mass: float, share: float, topk: int) -> str:
+    """How many tokens reach the mass cut-off."""
+    return f"{share:.1%} of the smoothed tokens reach mass {mass:g}; the others have all {topk} entries"
 
 
 def predecessor_text(entry: dict[str, Any], *, counts: str | None = None) -> "Iterator[str]":

@@ -169,10 +169,16 @@ def _tiles(stats: Figures) -> Iterator[tuple[str, str]]:
         yield "mean p(original)", f"{stats.p_original['mean']:.3f}"
     else:
         yield "smoothed tokens", "none"
-    for k, mass in sorted(stats.captured_mass.items())[-1:]:
-        yield f"captured mass, k\u00a0=\u00a0{k}", f"{mass:.3f}"
+    for temperature, masses in _captured(stats):
+        at = "" if temperature == 1.0 else f", temperature\u00a0{temperature:g}"
+        yield f"captured mass, k\u00a0=\u00a0{max(masses)}{at}", f"{masses[max(masses)]:.3f}"
     yield "bytes per token", f"{stats.bytes_per_token:,.0f}"
     yield "size", size(stats.bytes)
+
+
+def _captured(stats: Figures) -> list[tuple[float, dict[int, float]]]:
+    """The captured mass at each stored temperature, if any token is smoothed."""
+    return sorted({1.0: stats.captured_mass, **stats.captured_mass_by_temperature}.items()) if stats.captured_mass else []
 
 
 def _legend() -> Iterator[str]:
@@ -219,8 +225,10 @@ def _charts(stats: Figures) -> Iterator[Chart]:
         note = f"mean {p['mean']:.3f}, median {quantile_text(p['q50'])}, 5 % quantile {quantile_text(p['q05'])}"
         title = "Probability of the original token"
         yield histogram_chart("p", title, stats.p_original_histogram, x_title="p(original)", what="tokens", note=note)
-    if stats.captured_mass:
-        yield captured_mass_chart("k", "Captured mass of the top k entries", stats.captured_mass, note="mean over the smoothed tokens")
+    for number, (temperature, masses) in enumerate(_captured(stats)):
+        at = f" at temperature {temperature:g}" if stats.captured_mass_by_temperature else ""
+        title = f"Captured mass of the top k entries{at}"
+        yield captured_mass_chart(f"k{number or ''}", title, masses, note="mean over the smoothed tokens")
     if e:
         note = (
             f"mean {e['mean']:.2f} bits with the tail as one entry, {e['mean_most']:.2f} bits with it spread evenly over all other tokens"

@@ -14,12 +14,13 @@ from textsmooth.pipeline.inspect.provenance import provenance
 from textsmooth.pipeline.inspect.rows import class_name
 from textsmooth.pipeline.inspect.token_counts import Histogram, SmoothedWord, TokenCounts
 from textsmooth.pipeline.inspect.token_text import TokenNames, open_tokenizer
+from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.printable import printable
 from textsmooth.schemas.shard import ROWS_PER_RECORD_BATCH
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.open import open_folder, read_manifest
 from textsmooth.stages.soft_ids.codec import TokenBlock, decode
-from textsmooth.stages.soft_ids.statistics import BINS
+from textsmooth.stages.soft_ids.statistics import BINS, captured_by_temperature
 
 SAMPLE_TOKENS = 500_000
 SAMPLE_SHARDS = 32  # each shard is read and checked as a whole
@@ -66,6 +67,9 @@ class Figures:
     counted: Counted
     smoothed_share: float  # of the tokens: those with soft ids
     captured_mass: dict[int, float]  # k -> mean probability in the first k entries; empty if no token is smoothed, like the next ones
+    captured_mass_by_temperature: dict[float, dict[int, float]]  # as captured_mass, at the stored temperatures other than 1
+    reached_mass: float | None  # share of the smoothed tokens whose entries reach the mass cut-off; None without one
+    mass: float  # the cut-off
     captured_source: str
     p_original: dict[str, float]  # mean, q05, …; quantiles are the middles of bins of 0.01
     p_original_histogram: Histogram
@@ -110,7 +114,8 @@ def figures(
     names = TokenNames(open_tokenizer(folder, manifest))
     splits = [SmoothedDataset(dataset, name) for name in ([split] if split else manifest.splits)]
     blocks = every_block(splits) if all_rows else sampled_blocks(splits, seed)
-    counts = TokenCounts(names, vocab_size=int(manifest.teacher["vocab_size"]), topk=int(manifest.config["topk"]))
+    config = GenerationConfig.from_json(manifest.config)
+    counts = TokenCounts(names, vocab_size=int(manifest.teacher["vocab_size"]), config=config)
     labels, shards_read = _count_blocks(blocks, counts, words, progress)
     shards = [shard for part in splits for shard in part.shards]
     tokens, size = sum(s.tokens for s in shards), sum(s.bytes for s in shards)
@@ -133,6 +138,7 @@ def figures(
             seed=None if all_rows else seed,
         ),
         **_probabilities(statistics, counts, source),
+        mass=config.mass,
         entropy=counts.entropy(QUANTILES) if counts.stats.smoothed else {},
         entropy_histogram=counts.entropy_histogram(),
         length=counts.length(QUANTILES),
@@ -168,15 +174,19 @@ def _count_blocks(
 def _probabilities(statistics: dict[str, Any], counts: TokenCounts, source: str) -> dict[str, Any]:
     """The fields of Figures about p(original) and captured mass: exact where the manifest's statistics have them, else as counted."""
     stats = counts.stats
-    captured, exact_bins = statistics.get("captured_mass"), statistics.get("p_original_bins")
+    exact_bins = statistics.get("p_original_bins")
+    known = statistics if statistics.get("captured_mass") else stats.summary()
+    others = captured_by_temperature(known)
     bins = exact_bins or stats.original_bins
     mean = statistics["p_original"]["mean"] if exact_bins else stats.original / max(stats.smoothed, 1)
     smoothed, tokens = (statistics["smoothed_tokens"], statistics["tokens"]) if statistics.get("tokens") else (stats.smoothed, stats.tokens)
-    masses = {int(k): float(v) for k, v in captured.items()} if captured else stats.captured()
+    masses = others.pop(1.0, {})
     return {
         "smoothed_share": float(smoothed / max(tokens, 1)),
         "captured_mass": masses if any(bins) else {},
-        "captured_source": MANIFEST if captured else source,
+        "captured_mass_by_temperature": others if any(bins) else {},
+        "reached_mass": known.get("reached_mass") if any(bins) else None,
+        "captured_source": MANIFEST if known is statistics else source,
         "p_original": {"mean": mean, **{f"q{round(100 * q):02d}": _quantile(bins, q) for q in QUANTILES}} if any(bins) else {},
         "p_original_histogram": Histogram(edges=tuple(n / BINS for n in range(BINS + 1)), counts=tuple(int(n) for n in bins)),
         "p_original_source": MANIFEST if exact_bins else source,

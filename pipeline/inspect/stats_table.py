@@ -92,11 +92,19 @@ def _smoothed(stats: Figures, width: int, star: Callable[..., str]) -> Iterator[
     yield from _bars(stats.p_original_histogram.coarse(10).without_empty_end(), "{:.1f}", width)
     yield ""
     yield f"captured mass: the mean probability in the top k entries{star(stats.captured_source)}"
-    pairs = list(stats.captured_mass.items())
-    room = (width - len("  mass")) // len("  0.123")
-    for start in range(0, len(pairs), room):
-        some = pairs[start : start + room]
-        yield from _columns([["k", *(f"{k:>5}" for k, _ in some)], ["mass", *(f"{mass:.3f}" for _, mass in some)]])
+    masses = {"mass": stats.captured_mass}
+    if stats.captured_mass_by_temperature:
+        by_temperature = {1.0: stats.captured_mass, **stats.captured_mass_by_temperature}
+        masses = {f"at temperature {t:g}": by_temperature[t] for t in sorted(by_temperature)}
+    ranks = list(stats.captured_mass)
+    room = (width - 2 - max(map(len, masses))) // len("  0.123")
+    for start in range(0, len(ranks), room):
+        some = ranks[start : start + room]
+        yield from _columns(
+            [["k", *(f"{k:>5}" for k in some)], *([name, *(f"{by_k[k]:.3f}" for k in some)] for name, by_k in masses.items())]
+        )
+    if stats.reached_mass is not None:
+        yield f"{stats.reached_mass:.1%} of the smoothed tokens reach mass {stats.mass:g}{star(stats.captured_source)}"
     yield ""
     yield f"entropy of the soft ids in bits, with the tail as one entry{star()}"
     if stats.entropy:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsmooth.pipeline.inspect.token_text import TokenNames
+from textsmooth.schemas.config import GenerationConfig
 from textsmooth.stages.soft_ids.codec import TokenBlock
 from textsmooth.stages.soft_ids.statistics import UnitStats
 
@@ -67,13 +68,13 @@ def _surprise(logprobs: NDArray[np.floating]) -> NDArray[np.float64]:
 class TokenCounts:
     """Sums over blocks: first `add` every block, then `choose` the words, then `add_replacements` of every block again."""
 
-    def __init__(self, names: TokenNames, *, vocab_size: int, topk: int) -> None:
-        self._names, self._topk, self._vocab_size = names, topk, vocab_size
+    def __init__(self, names: TokenNames, *, vocab_size: int, config: GenerationConfig) -> None:
+        self._names, self._config, self._vocab_size = names, config, vocab_size
         self._before, self._after, self._lettered = names.word_flags(vocab_size)
         self.rows = 0
         self.stats = UnitStats()
-        # the tail as one entry: no more than topk + 1 of them
-        bars = math.ceil(math.log2(topk + 1) / ENTROPY_BIN) + 1
+        # the tail as one entry: no more than K + 1 of them
+        bars = math.ceil(math.log2(config.topk + 1) / ENTROPY_BIN) + 1
         self._entropy_bins = np.zeros(bars * FINE_PER_BIN, np.int64)
         self._entropy, self._spread = 0.0, 0.0
         self._lengths = np.zeros(1, np.int64)
@@ -85,7 +86,8 @@ class TokenCounts:
 
     def add(self, block: TokenBlock) -> None:
         self.rows += len(block)
-        self.stats += UnitStats.of(block.soft, topk=self._topk)
+        config = self._config
+        self.stats += UnitStats.of(block.soft, topk=config.topk, mass=config.mass, temperatures=config.extra_temperatures)
         lengths = np.diff(block.row_offsets)
         if len(lengths):
             counts = np.bincount(lengths, minlength=len(self._lengths))

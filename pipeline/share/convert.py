@@ -187,8 +187,11 @@ def _convert_unit(shards: "_Shards", out: Folder, plan: Plan, unit: Unit, receip
     name = shard_path(unit, sha256)
     out.put(name, memoryview(data))
     stats = replace(UnitStats(**receipt.stats), entries=len(soft.ids))
+    config = plan.config
+    counted = UnitStats.of(soft, topk=config.topk, mass=config.mass, temperatures=config.extra_temperatures)
     if stats.entries != receipt.entries:
-        stats = replace(stats, mass_by_rank=UnitStats.of(soft, topk=plan.config.topk).mass_by_rank)
+        stats = replace(stats, mass_by_rank=counted.mass_by_rank, reached_mass=counted.reached_mass)
+    stats = replace(stats, mass_by_temperature=counted.mass_by_temperature)
     new = replace(receipt, shard=name, sha256=sha256, bytes=data.size, entries=stats.entries, stats=stats.to_json(), taken_from=None)
     return publish(out, unit, replace(new, timings={}, versions=plan.versions))
 

@@ -16,6 +16,7 @@ from textsmooth.schemas.plan import Plan
 from textsmooth.schemas.printable import printable
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.open import open_folder, read_manifest
+from textsmooth.stages.soft_ids.statistics import captured_by_temperature
 from textsmooth.stages.storage.folder import Folder, read_json
 
 ROWS = 256  # sampled by default
@@ -156,16 +157,21 @@ def _provenance(manifest: Manifest) -> dict[str, Any]:
 
 def _numbers(manifest: Manifest) -> dict[str, Any]:
     statistics = dict(manifest.statistics)
-    captured, original = statistics.pop("captured_mass", {}), statistics.pop("p_original", {})
-    statistics.pop("p_original_bins", None)
-    if not statistics.get("smoothed_tokens", 1):  # statistics of no tokens mean nothing
-        statistics.pop("entries_per_token", None)
-        captured = original = {}
+    captured, original = captured_by_temperature(statistics), statistics["p_original"]
+    if not captured:  # statistics of no tokens mean nothing
+        del statistics["entries_per_token"]
+        original = {}
+    for name in ("captured_mass", "captured_mass_by_temperature", "p_original", "p_original_bins"):
+        statistics.pop(name, None)
     by_split = {f"rows of {split}": sum(s.rows - s.skipped for s in manifest.split(split)) for split in manifest.splits}
     return {
         **by_split,
         **{name.replace("_", " "): value for name, value in statistics.items() if name != "rows"},
-        **{f"captured mass at k = {k}": value for k, value in captured.items()},
+        **{
+            f"captured mass at k = {k}{'' if t == 1.0 else f', temperature {t:g}'}": value
+            for t, masses in captured.items()
+            for k, value in masses.items()
+        },
         **{f"p(original) {name}": value for name, value in original.items()},
     }
 

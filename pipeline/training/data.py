@@ -14,6 +14,8 @@ from textsmooth.schemas.task_kinds import MASKED_TOKENS, NO_LABELS, TaskKind, ta
 from textsmooth.schemas.tasks import MOST_CLASSES
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.dataset import SmoothedDataset
+from textsmooth.stages.soft_ids.statistics import captured_by_temperature, captured_warning
+from textsmooth.stages.soft_ids.target_distribution import target_distribution
 from textsmooth.stages.training.evaluate import labelled
 
 
@@ -73,6 +75,25 @@ def read_first(options: TrainOptions, dataset: SmoothedDataset, kind: TaskKind) 
         why = f"how many batches of {options.batch_tokens:,} tokens there are; with --max-steps that is not needed"
     total = size(sum(shard.bytes for shard in shards))
     return f"fetching {counted(len(shards), 'shard')} ({total}) first, unless they are in the cache, to know {why}"
+
+
+def captured_note(options: TrainOptions, dataset: SmoothedDataset) -> str | None:
+    """A warning if the entries hold little of the probability at the chosen temperature; None if not, or if the tail is not read."""
+    how = options.smoothing
+    if options.reads in ("plain", "masked") or how.tail == "renormalize":
+        return None
+    topk = min(how.topk or dataset.manifest.config["topk"], dataset.manifest.config["topk"])
+    masses = captured_by_temperature(dataset.manifest.statistics).get(how.temperature)
+    if masses is None:  # not stored: interpolated from some rows
+        soft = dataset.sample_soft_ids()
+        if soft is None or not len(soft.ids):
+            return None
+        entries = target_distribution(soft, how, dataset.temperatures, dataset.vocab_size)
+        captured = float(1 - entries.tail[entries.counts > 0].mean())
+    else:
+        captured = masses[max(rank for rank in masses if rank <= topk)]
+    warning = captured_warning({how.temperature: captured}, topk, tail=how.tail)
+    return None if warning is None else f"warning: {warning}"
 
 
 def trained_rows(options: TrainOptions, dataset: SmoothedDataset, kind: TaskKind) -> tuple[NDArray[np.bool_] | None, int]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from textsmooth.pipeline.inspect.token_text import tokenizer_remedy
-from textsmooth.pipeline.training.data import class_names, evaluated_split, kind_of, read_first, trained_rows
+from textsmooth.pipeline.training.data import captured_note, class_names, evaluated_split, kind_of, read_first, trained_rows
 from textsmooth.pipeline.training.places import student_folder
 from textsmooth.schemas.errors import DatasetError, MachineError, TextsmoothError, UsageError, first_line
 from textsmooth.schemas.manifest import TOKENIZER_FOLDER, Manifest
@@ -90,7 +90,7 @@ class Setup:
 def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, device: torch.device, say: Callable[[str], object]) -> Setup:
     """Open and check everything. UsageError, DatasetError or TeacherError, each in one line, if the run cannot work.
 
-    say: called with a line about what takes long.
+    say: called with a line about what takes long, or a warning.
     """
     manifest = dataset.manifest
     kind = kind_of(options, manifest)
@@ -100,6 +100,8 @@ def prepare(options: TrainOptions, dataset: SmoothedDataset, world: World, devic
     rows, considered = trained_rows(options, dataset, kind)
     names = class_names(options, dataset, evaluated, kind)
     _check_stored(options, manifest)
+    if warning := captured_note(options, dataset):
+        say(warning)
     tokenizer_files = _tokenizer_files(dataset.folder, manifest)
     folder = student_folder(options)
     check_token_map(folder, manifest)
@@ -154,6 +156,8 @@ def planned_steps(options: TrainOptions, say: Callable[[str], object]) -> int:
     dataset = SmoothedDataset(options.dataset, TRAIN_SPLIT)
     kind = kind_of(options, dataset.manifest)
     _check_stored(options, dataset.manifest)
+    if warning := captured_note(options, dataset):
+        say(warning)
     if download := read_first(options, dataset, kind):
         say(download)
     rows, _ = trained_rows(options, dataset, kind)

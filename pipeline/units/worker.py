@@ -332,6 +332,8 @@ class UnitWorker:
         return data, UnitStats.of(
             soft,
             topk=plan.config.topk,
+            mass=plan.config.mass,
+            temperatures=plan.config.extra_temperatures,
             mass_by_rank=sum((chunk.mass_by_rank.cpu().numpy() for chunk in scored.chunks), np.zeros(plan.config.topk)),
             rows=unit.rows,
             padded=scored.padded,

@@ -132,7 +132,7 @@ def stats_of(block: TokenBlock) -> UnitStats:
     """What the manifest says of a shard, of its numbers as they are stored."""
     soft = block.soft
     stored = replace(soft, logprobs=soft.logprobs.astype(np.float16), original_logprob=soft.original_logprob.astype(np.float16))
-    return UnitStats.of(stored, topk=TOPK, rows=len(block))
+    return UnitStats.of(stored, topk=TOPK, mass=0.98, temperatures=TEMPERATURES, rows=len(block))
 
 
 def write_dataset(

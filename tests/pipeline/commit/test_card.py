@@ -227,10 +227,11 @@ def test_settings_figures_and_sources_are_told(hub: Path, reviews_made: Manifest
         "eprint = {2202.13840}",
     ):
         assert line in text, line
-    captured, histogram = snippets(text, "text")[:2]
-    assert [float(p) for p in re.findall(r"([\d.]+)%", captured)] == pytest.approx(
-        [100 * m for m in reviews_made.statistics["captured_mass"].values()], abs=0.051
-    )
+    half, whole, histogram = snippets(text, "text")[:3]
+    statistics = reviews_made.statistics
+    for block, masses in ((half, statistics["captured_mass_by_temperature"]["0.5"]), (whole, statistics["captured_mass"])):
+        assert [float(p) for p in re.findall(r"([\d.]+)%", block)] == pytest.approx([100 * m for m in masses.values()], abs=0.051)
+    assert text.index("At temperature 0.5:") < text.index("At temperature 1:")
     shares = [float(p) for p in re.findall(r"([\d.]+)%", histogram)]
     assert len(shares) == 10 and sum(shares) == pytest.approx(100, abs=0.6)
     assert histogram.count("█" * 40) == 1  # the longest bar

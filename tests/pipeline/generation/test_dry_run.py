@@ -35,7 +35,7 @@ def options(corpus: Path, teacher: Path, out: Path, **asked: Any) -> GenerateOpt
 
 
 def figures(loss: Loss) -> dict[str, float]:
-    return {name: value for name, value in vars(loss).items() if name != "truncation"}
+    return {name: value for name, value in vars(loss).items() if name not in ("truncation", "captured_by_temperature")}
 
 
 # --- the figures -----------------------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_it_fits_a_terminal(hub_folder: Path, teacher: Path, tmp_path: Path) -> 
     wish = options(Path(f"{hub_folder}:single"), teacher, tmp_path / "out", mass=0.97, temperatures=(0.5, 1.0, 2.0))
     text = preview_text(preview(wish), 3.5)
     lines = text.splitlines()
-    assert len(lines) <= 35 and max(map(len, lines)) <= 100
+    assert len(lines) <= 44 and max(map(len, lines)) <= 100
     table = [line for line in lines if re.match(r"[> ] (k|mass) \d", line)]
     assert len(table) == 10
     assert [line for line in table if line.startswith(">")] == [line for line in table if "mass 0.97" in line]

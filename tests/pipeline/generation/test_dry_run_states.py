@@ -36,7 +36,7 @@ def test_a_finished_dataset_is_told_without_its_teacher(
     ran = gen("--corpus", reviews, "--out", out, "--topk", 8, "--dry-run", "--price-per-hour", 1)
     assert ran.code == 0 and ran.out.startswith(f"Nothing to do: {out} is finished")
     assert f"{statistics['tokens']} tokens, {statistics['smoothed_tokens']} smoothed" in ran.out
-    assert f"k 8 {significant(statistics['captured_mass']['8'])}" in ran.out
+    assert f"the top 8 hold {statistics['captured_mass']['8']:.1%}" in ran.out
     assert f"mean {significant(statistics['p_original']['mean'])}" in ran.out
 
 

@@ -92,6 +92,15 @@ def test_a_temperature_that_is_not_stored_is_told(options, tmp_path, capsys):
     assert "note" not in (exact.out / "log.jsonl").read_text()
 
 
+def test_few_entries_at_a_high_temperature_are_warned_of(options, tmp_path, capsys):
+    train(options(max_steps=1, temperature=2.0, topk=1, progress="auto"))
+    err = capsys.readouterr().err
+    assert "warning: the top 1 hold on average" in err and "at temperature 2. For the rest a student reads the mean embedding" in err
+    for quiet in ({"inputs": "plain"}, {"temperature": 2.0, "topk": 1, "tail": "renormalize"}, {"temperature": 0.5}):
+        train(options(max_steps=1, progress="auto", overwrite=True, **quiet))
+        assert "warning" not in capsys.readouterr().err
+
+
 def test_equal_seeds_give_equal_weights(options, tmp_path):
     def weights(name, **changes):
         train(options(out=str(tmp_path / name), inputs="both", epochs=1, tail="mean", temperature=2.0, **changes))

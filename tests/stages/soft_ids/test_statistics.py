@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textsmooth.schemas.soft_ids import SoftIds
-from textsmooth.stages.soft_ids.statistics import BINS, UnitStats
+from textsmooth.stages.soft_ids.statistics import BINS, UnitStats, captured_by_temperature, captured_warning
 
 TOPK = 6
 
@@ -59,7 +59,10 @@ def test_units_add_up_to_the_whole(seed: int, sizes: list[int]) -> None:
         soft_ids(*(np.concatenate(x) for x in zip(*tables, strict=True))), topk=TOPK, rows=len(sizes), padded=50 * len(sizes)
     )
     total = sum(parts, UnitStats())
+    assert (total.mass_by_temperature, total.reached_mass) == ({}, None)
     for name, value in whole.to_json().items():
+        if name in ("mass_by_temperature", "reached_mass"):
+            continue
         np.testing.assert_allclose(getattr(total, name), value, err_msg=name)
 
 
@@ -101,3 +104,51 @@ def test_padding_is_that_of_all_passes_over_a_row() -> None:
 def test_a_receipt_from_before_there_were_passes_is_read() -> None:
     older = {k: v for k, v in UnitStats(tokens=3, padded=4).to_json().items() if k != "passed"}
     assert UnitStats(**older) == UnitStats(tokens=3, padded=4)
+
+
+def at_temperatures(seed: int, tokens: int, temperatures: tuple[float, ...]) -> tuple[SoftIds, np.ndarray]:
+    """(soft ids with log-partitions, [S, N, K] probabilities at the temperatures), of a dense table of 40 words."""
+    table = -np.sort(-np.random.default_rng(seed).dirichlet(np.full(40, 0.3), tokens), axis=1) + 1e-12
+    powers = np.stack([table ** (1 / t) for t in temperatures])  # [S, N, V]
+    soft = SoftIds(
+        offsets=np.arange(tokens + 1) * TOPK,
+        ids=np.zeros(tokens * TOPK, np.uint16),
+        logprobs=np.log(table[:, :TOPK]).ravel(),
+        log_tail=np.log(table[:, TOPK:].sum(1)),
+        original_logprob=np.zeros(tokens),
+        log_partition=np.log(powers.sum(-1)).T.astype(np.float32),
+    )
+    return soft, (powers / powers.sum(-1, keepdims=True))[:, :, :TOPK]
+
+
+def test_the_mass_at_every_temperature_is_that_of_the_dense_table() -> None:
+    temperatures = (0.5, 2.0)
+    soft, probs = at_temperatures(7, 50, temperatures)
+    stats = UnitStats.of(soft, topk=TOPK, temperatures=temperatures, mass=0.7)
+    captured = captured_by_temperature(json.loads(json.dumps(stats.summary())))
+    assert list(captured) == [0.5, 1.0, 2.0] and captured[0.5][TOPK] > captured[1.0][TOPK] > captured[2.0][TOPK]
+    for temperature, table in zip(temperatures, probs, strict=True):
+        assert captured[temperature] == pytest.approx({k: table[:, :k].sum(-1).mean() for k in (1, 2, 4, TOPK)}, rel=1e-5)
+    assert stats.summary()["reached_mass"] == pytest.approx((np.exp(soft.log_tail) <= 0.3).mean())
+    assert 0 < stats.summary()["reached_mass"] < 1
+
+
+def test_a_total_has_a_temperature_only_if_all_its_tokens_have() -> None:
+    soft, _ = at_temperatures(1, 20, (2.0,))
+    known, plain = UnitStats.of(soft, topk=TOPK, temperatures=(2.0,), mass=0.9), UnitStats(tokens=3)
+    doubled, once = (captured_by_temperature(stats.summary())[2.0] for stats in (known + known, known))
+    assert doubled == pytest.approx(once)
+    for total in (UnitStats() + known, known + plain, plain + known):
+        assert captured_by_temperature(total.summary()) == captured_by_temperature(known.summary())
+        assert total.reached_mass == known.reached_mass
+    unknown = UnitStats.of(soft, topk=TOPK)
+    for total in (known + unknown, unknown + known, known + unknown + known):
+        assert list(captured_by_temperature(total.summary())) == [1.0] and "reached_mass" not in total.summary()
+
+
+def test_a_low_mass_is_warned_of_with_what_a_student_reads_instead() -> None:
+    assert captured_warning({1.0: 0.8, 2.0: 0.95}, 16) is None
+    warning = captured_warning({1.0: 0.91, 2.0: 0.163, 4.0: 0.02}, 16)
+    assert warning is not None and "mean embedding (--tail mean)" in warning
+    assert "the top 16 hold on average 16.3% of the probability at temperature 2, 2.0% of the probability at temperature 4." in warning
+    assert "original token" in str(captured_warning({2.0: 0.5}, 4, tail="original"))

@@ -21,8 +21,10 @@ def logits(seed: int, tokens: int, scale: float) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(0, scale, (tokens, VOCAB)).astype(np.float32))
 
 
-def measured(table: torch.Tensor, truncations: tuple[Truncation, ...] = CUTS, chunk: int = 64) -> TruncationLoss:
-    truncation_loss = TruncationLoss(truncations)
+def measured(
+    table: torch.Tensor, truncations: tuple[Truncation, ...] = CUTS, chunk: int = 64, temperatures: tuple[float, ...] = ()
+) -> TruncationLoss:
+    truncation_loss = TruncationLoss(truncations, temperatures)
     original = torch.arange(len(table)) % table.shape[1]
     for start in range(0, len(table), chunk):
         truncation_loss.add(table[start : start + chunk], original[start : start + chunk])
@@ -30,7 +32,7 @@ def measured(table: torch.Tensor, truncations: tuple[Truncation, ...] = CUTS, ch
 
 
 def figures(loss: Loss) -> dict[str, float]:
-    return {name: value for name, value in vars(loss).items() if name != "truncation"}
+    return {name: value for name, value in vars(loss).items() if name not in ("truncation", "captured_by_temperature")}
 
 
 def dense(table: torch.Tensor, cut: Truncation) -> Loss:
@@ -56,6 +58,17 @@ def dense(table: torch.Tensor, cut: Truncation) -> Loss:
         kl_q_p=rel_entr(q, p).sum(-1).mean(),
         kl_p_spread=rel_entr(p, spread).sum(-1).mean(),
     )
+
+
+def test_the_mass_at_a_temperature_is_that_of_the_entries_kept_at_temperature_1() -> None:
+    table, temperatures = logits(3, 37, 3.0), (0.5, 2.0, 8.0)
+    by_probability = -np.sort(-table.double().numpy(), -1)
+    at_1 = np.exp(log_softmax(by_probability, -1))
+    for loss in measured(table, chunk=16, temperatures=temperatures).losses():
+        before = np.cumsum(at_1, -1) - at_1
+        kept = (np.arange(VOCAB) < loss.truncation.topk) & (before < (loss.truncation.mass if loss.truncation.mass < 1 else 2.0))
+        dense_masses = {t: (np.exp(log_softmax(by_probability / t, -1)) * kept).sum(-1).mean() for t in temperatures}
+        assert loss.captured_by_temperature == pytest.approx(dense_masses)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([0.0, 0.5, 3.0, 30.0]))
