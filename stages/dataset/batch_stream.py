@@ -8,8 +8,9 @@ Legend: R rows of the split, B rows of a batch.
 """
 
 import hashlib
+import reprlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -17,13 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
-from textsmooth.schemas.errors import DatasetError, UsageError
+from textsmooth.schemas.errors import UsageError
 from textsmooth.stages.dataset.collate import Batch
 from textsmooth.stages.dataset.order import ORDER_VERSION, GlobalBatch, GlobalBatches
 from textsmooth.stages.dataset.row_source import RowSource
 from textsmooth.stages.soft_ids.codec import TokenBlock
 
 Collate = Callable[[TokenBlock], Batch]
+
+_MANY = 2**31  # epochs and steps stay below
+_POSITION = {"epoch": _MANY, "step": _MANY, "samples": _MANY}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +77,13 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamState:
-    """Progress of a stream: in whole global batches; in a loader worker also in batches of the rank since the stream began."""
+    """Progress of a stream: global batches that are finished, and which batches of the next one this process has already made."""
 
     epoch: int
     step: int = 0
     samples: int = 0
-    item: int = 0  # the number of the rank's batch that begins the current global batch
-    done: int = 0  # this worker has already made its batches below this number
+    item: int = 0  # number of the rank's first batch of the next global batch; batches are numbered from where the stream began
+    done: int = 0  # this process has already made its batches below this number
 
 
 class BatchStream(IterableDataset[Batch]):
@@ -113,7 +117,7 @@ class BatchStream(IterableDataset[Batch]):
         if not self.samples:
             raise UsageError(f"no row of split {dataset.name!r} in {dataset.folder} is left to read; choose other rows, or another split")
         # in shared memory, so that persistent loader workers see the next epoch
-        self._start = torch.tensor([epoch, 0, 0]).share_memory_()
+        self._start = torch.tensor(astuple(StreamState(epoch=epoch))).share_memory_()
         self._given: StreamState | None = None  # loaded in a loader worker, for its next iterator
         self._now: StreamState | None = None  # of the newest iterator
         self._reading: int | None = None  # epoch of the newest iterator
@@ -145,15 +149,18 @@ class BatchStream(IterableDataset[Batch]):
         return self._batches(start)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the newest iterator, as JSON, in whole global batches; after the last one it is the start of the next epoch.
+        """The state after the newest iterator's last batch, as JSON.
 
-        Between the parts of a step it is the state before that step. In a loader worker it is that worker's own, for torchdata's
-        StatefulDataLoader; with a plain DataLoader use state_after(batch).
+        After the last batch it is the end of the epoch: an iterator that starts there yields nothing. Once the iterator has ended, it is
+        the start of the next epoch. Between the parts of a step it also holds the share and the number of parts made. In a loader worker
+        it is that worker's own, for torchdata's StatefulDataLoader; with a plain DataLoader use state_after(batch).
         """
         now, worker = self._now or self._first(), get_worker_info()
-        if worker is None:
-            return self._state(now if now.samples < self.samples else StreamState(epoch=now.epoch + 1))
-        return {**self._state(now), "worker": {"id": worker.id, "of": worker.num_workers, "item": now.item, "done": now.done}}
+        state = self._state(now)
+        if worker is not None:
+            own = {"id": worker.id, "of": worker.num_workers, "item": now.item, "done": now.done}
+            return {**state, "share": asdict(self.share), "worker": own}
+        return {**state, "share": asdict(self.share), "parts_made": now.done - now.item} if now.done > now.item else state
 
     def state_after(self, batch: Batch) -> dict[str, Any]:
         """The state after the whole global batch of this batch, in the current epoch, in whichever process it was made."""
@@ -163,34 +170,49 @@ class BatchStream(IterableDataset[Batch]):
         return self._state(StreamState(epoch=epoch, step=batch.step + 1, samples=batch.samples))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state; world size, parts and the number of loader workers may differ.
+        """Continue from a state. Between global batches, world size, parts and the number of loader workers may differ.
 
-        DatasetError for a state of another dataset; UsageError for another seed, batching or order, or a value that is not a state.
+        UsageError for a state of another dataset, seed, batching or order; for a damaged one; and, between the parts of a global batch or
+        from a loader worker, for another share or number of workers.
         """
-        now, worker = self._state(StreamState(epoch=0)), get_worker_info()
-        if not isinstance(state, dict) or not now.keys() <= state.keys():
+        expected, worker = self._state(StreamState(epoch=0)), get_worker_info()
+        if not isinstance(state, dict) or not expected.keys() <= state.keys():
             raise UsageError("this is not the state of a stream of batches: give what its state_dict or state_after returned")
-        if state["dataset"] != now["dataset"]:
-            saved, current = str(state["dataset"])[:12], now["dataset"][:12]
-            raise DatasetError(
-                f"this state is of dataset {saved}, and {self.dataset.folder} is {current}: resume with that one, or start afresh"
-            )
-        for name in ("version", "seed", "batching"):
-            if state[name] != now[name]:
-                raise UsageError(
-                    f"this state is of {name} {state[name]}, and the stream has {now[name]}: resume with the same, or start afresh"
-                )
-        resumed = StreamState(**{name: int(state[name]) for name in ("epoch", "step", "samples")})
-        part = state.get("worker")
-        if part is not None and (worker is None or (worker.id, worker.num_workers) != (part["id"], part["of"])):
+        own, parts = state.get("worker"), self.share.parts
+        if own is not None or "parts_made" in state:
+            expected["share"] = asdict(self.share)
+        for name in [name for name in expected if name not in _POSITION]:
+            if state.get(name) != expected[name]:
+                saved, current = reprlib.repr(state.get(name)), reprlib.repr(expected[name])
+                raise UsageError(f"this state is of {name} {saved}, and the stream has {current}: resume with the same, or start afresh")
+        position = StreamState(**{name: _whole(state, name, most) for name, most in {**_POSITION, "samples": self.samples}.items()})
+        if not self._begins_batch(position):
             raise UsageError(
-                f"this state is that of loader worker {part['id']} of {part['of']} alone: load it through StatefulDataLoader with "
-                "as many workers, or save what state_after(batch) returns"
+                f"no global batch begins after {position.samples:,} rows in {position.step:,} steps: this state is damaged; start afresh"
             )
+        if own is not None:
+            number, workers = _whole(own, "id", _MANY), _whole(own, "of", _MANY)
+            if worker is None or (worker.id, worker.num_workers) != (number, workers):
+                raise UsageError(
+                    f"this state is that of loader worker {number} of {workers} alone: load it through StatefulDataLoader with "
+                    "as many workers, or save what state_after(batch) returns"
+                )
+            item = _whole(own, "item", position.step * parts, least=1 - parts)
+            position = replace(position, item=item, done=_whole(own, "done", item + parts, least=item))
+        elif "parts_made" in state:
+            # the parts that are left are numbered from 0: the first one comes from the first loader worker
+            position = replace(position, item=-_whole(state, "parts_made", parts - 1))
         if worker is None:
-            self._begin(resumed)
+            self._begin(position)
         else:
-            self._given = resumed if part is None else replace(resumed, item=int(part["item"]), done=int(part["done"]))
+            self._given = position
+
+    def _begins_batch(self, position: StreamState) -> bool:
+        """Whether a global batch can begin at a position; with batch_tokens only iterating finds out."""
+        size = self.batching.size
+        if size is None:
+            return (position.step == 0) == (position.samples == 0) and position.step <= position.samples
+        return position.step == -(-position.samples // size) and position.samples == min(position.step * size, self.samples)
 
     def _state(self, state: StreamState) -> dict[str, Any]:
         return {
@@ -204,11 +226,10 @@ class BatchStream(IterableDataset[Batch]):
         }
 
     def _first(self) -> StreamState:
-        epoch, step, samples = self._start.tolist()
-        return StreamState(epoch=epoch, step=step, samples=samples)
+        return StreamState(**dict(zip(("epoch", "step", "samples", "item", "done"), self._start.tolist(), strict=True)))
 
     def _begin(self, state: StreamState) -> None:
-        self._start.copy_(torch.tensor([state.epoch, state.step, state.samples]))
+        self._start.copy_(torch.tensor(astuple(state)))
         self._now = self._reading = None
 
     def global_batches(self, epoch: int) -> GlobalBatches:
@@ -271,3 +292,13 @@ class BatchStream(IterableDataset[Batch]):
         rows, weight = self.share.of(batch.rows, part)
         collated = self.collate(self.dataset.batch(rows))
         return replace(collated, weight=None if weight is None else torch.from_numpy(weight), step=batch.step, samples=batch.end)
+
+
+def _whole(state: object, name: str, most: int, least: int = 0) -> int:
+    """A whole number from a state, which may come from anywhere. UsageError if it is none from least to most."""
+    value = state.get(name) if isinstance(state, dict) else state
+    if type(value) is not int or not least <= value <= most:
+        raise UsageError(
+            f"this state has {name} {reprlib.repr(value)}, not a whole number from {least} to {most}: it is damaged; start afresh"
+        )
+    return value

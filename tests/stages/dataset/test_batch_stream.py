@@ -8,6 +8,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from textsmooth.schemas.errors import DatasetError, UsageError
@@ -137,7 +139,8 @@ def test_resumed_at_every_step_twice_in_a_row_with_other_ranks(uneven, how):
                     found.setdefault(batch.step, set()).update(batch.rows.tolist())
                     reached = stream.state_after(batch)
                     if batch.step == min(until, len(whole)) - 1:
-                        assert stream.state_dict() == reached
+                        if batch.samples < stream.samples:
+                            assert stream.state_dict() == reached
                         break
             assert list(found) == list(range(len(seen), min(until, len(whole))))
             seen += found.values()
@@ -193,7 +196,7 @@ def test_stateful_data_loader(uneven, workers):
 
     for how in ({"batch_tokens": 150}, {"batch_size": 40}, {"batch_size": 40, "world_size": 2, "parts": 2, "rank": 1}):
         whole = _rows(loader(**how))
-        steps = (1, 6) if workers or "batch_tokens" in how else range(0, len(whole) - 2, how.get("parts", 1))
+        steps = (1, 6) if workers or "batch_tokens" in how else range(len(whole) - 1)
         for stop in steps:
             first, seen = loader(**how), []
             batches = iter(first)
@@ -209,13 +212,26 @@ def test_stateful_data_loader(uneven, workers):
             last = loader(**how)
             last.load_state_dict(copy.deepcopy(state))
             assert seen + _rows(last) == whole
+        ended = loader(**how)
+        batches = iter(ended)
+        seen = _rows(next(batches) for _ in whole)
+        state = ended.state_dict()
+        del batches
+        resumed = loader(**how)
+        resumed.load_state_dict(state)
+        assert (seen, _rows(resumed)) == (whole, [])  # nothing is left of this epoch; the next one follows
+        if workers:
+            resumed.dataset.set_epoch(1)  # as docs/training.md asks for
+        assert _rows(resumed) == _rows(loader(**how, epoch=1))
 
 
 def test_a_state_of_something_else_is_refused(uneven, smoothed):
     stream = _stream(uneven)
     state = stream.state_dict()
     other = SmoothedDataset(smoothed, "train").stream(COLLATE, seed=7)
-    with pytest.raises(DatasetError, match=r"^this state is of dataset \w{12}, and .* is \w{12}: resume with that one, or start afresh$"):
+    with pytest.raises(
+        UsageError, match=r"^this state is of dataset '.*', and the stream has '.*': resume with the same, or start afresh$"
+    ):
         other.load_state_dict(state)
     mask = np.arange(sum(ROWS)) > 3
     for how in ({"batch_size": 16}, {"batch_tokens": 150}, {"shuffle": False}, {"rows": mask}):
@@ -228,10 +244,57 @@ def test_a_state_of_something_else_is_refused(uneven, smoothed):
     with pytest.raises(UsageError, match="not the state of a stream"):
         stream.load_state_dict({"epoch": 0})
     with pytest.raises(UsageError, match="loader worker 1 of 2 alone"):
-        stream.load_state_dict({**state, "worker": {"id": 1, "of": 2, "item": 0, "done": 0}})
-    stream.load_state_dict({**state, "samples": 5})
+        share = {"rank": 0, "world_size": 1, "parts": 1, "pad": False}
+        stream.load_state_dict({**state, "share": share, "worker": {"id": 1, "of": 2, "item": 0, "done": 0}})
+    for step, samples in ((0, 5), (1, 0), (2, 32), (15, 423), (14, 422)):
+        with pytest.raises(UsageError, match="no global batch begins"):
+            stream.load_state_dict({**state, "step": step, "samples": samples})
+    by_tokens = _stream(uneven, batch_tokens=150)
+    by_tokens.load_state_dict({**by_tokens.state_dict(), "step": 1, "samples": 1})
     with pytest.raises(UsageError, match="no global batch begins"):
-        list(stream)
+        list(by_tokens)
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_resumed_between_the_parts_of_a_global_batch(uneven, pad):
+    how = {"batch_size": 40, "rank": 1, "world_size": 2, "parts": 3, "pad": pad}
+    whole = _rows(_stream(uneven, **how))
+    for made in range(1, len(whole) + 1):
+        batches = iter(first := _stream(uneven, **how))
+        seen = [next(batches) for _ in range(made)]
+        state = json.loads(json.dumps(first.state_dict()))
+        for workers in (0, 2) if made == 4 else (0,):
+            resumed = _stream(uneven, **how)
+            resumed.load_state_dict(state)
+            assert resumed.state_dict() == state
+            assert _rows(seen) + _rows(_loader(resumed, workers)) == whole
+        if made % 3:
+            with pytest.raises(UsageError, match="this state is of share"):
+                _stream(uneven, **{**how, "parts": 2}).load_state_dict(state)
+        else:
+            _stream(uneven, **{**how, "parts": 2}).load_state_dict(state)
+
+
+JUNK = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2) | st.just({})
+
+
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_state_is_refused_with_one_line(uneven, data):
+    stream = _stream(uneven, batch_size=40, parts=2)
+    next(iter(stream))
+    state = stream.state_dict()
+    name = data.draw(st.sampled_from([*state, "worker"]))
+    value = data.draw(JUNK)
+    if name == "worker":
+        value = data.draw(st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "of", "item", "done"), JUNK)) | JUNK)
+    try:
+        stream.load_state_dict({**state, name: value})
+    except UsageError as error:
+        assert "\n" not in str(error) and len(str(error)) < 500
+    else:
+        assert value in (state.get(name), None) or name in ("epoch", "parts_made")  # those that another state could have
+        assert sum(len(batch) for batch in stream) < sum(ROWS)
 
 
 @pytest.mark.parametrize(
