@@ -80,7 +80,7 @@ class ShardMeta:
                     f"{name} has codec {value['codec']!r}, this version of textsmooth reads {', '.join(CODECS)}; update textsmooth"
                 ) from None
             return cls(**{**value, "temperatures": tuple(value["temperatures"])})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DatasetError(f"{name} has damaged metadata ({error}); generate or fetch the dataset again") from None
 
     def to_arrow(self) -> dict[bytes, bytes]:

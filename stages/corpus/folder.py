@@ -149,7 +149,7 @@ def _saved_corpus(folder: Path, splits: dict[str, Path], config: str | None, sou
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorpusError(f"cannot read {path}: {error}") from None
     if not isinstance(value, dict):
         raise CorpusError(f"{path} is not a JSON object: save the dataset again")

@@ -82,7 +82,7 @@ def _cached_model(repo: Repo) -> Listing | None:
     if "model.safetensors.index.json" in paths:
         try:
             weights = set(json.loads(paths["model.safetensors.index.json"].read_bytes())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, RecursionError):
             return None
     if not {"tokenizer.json", "tokenizer_config.json", *weights} <= set(paths):
         return None

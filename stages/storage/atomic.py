@@ -189,7 +189,7 @@ def parse_json(data: bytes, where: str) -> Any:
     """Parse the bytes of a JSON file; DatasetError if they are not JSON."""
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where} is damaged ({error}); {AGAIN}") from None
 
 

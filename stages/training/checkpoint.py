@@ -125,7 +125,7 @@ def _whole(checkpoint: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads((checkpoint / STATE).read_bytes())
         told = value.pop("digest")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(checkpoint, f"{STATE}: {first_line(error)}") from None
     if digest(value) != told:
         raise _damaged(checkpoint, f"{STATE} was altered")

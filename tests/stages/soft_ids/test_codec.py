@@ -196,6 +196,7 @@ def test_the_schema_describes_itself() -> None:
         (None, "not a shard"),
         (b"{", "damaged"),
         (b"[]", "damaged"),
+        (b"[" * 100_000, "damaged"),
         (b"{}", "damaged"),
         (b'{"format": 1}', "damaged"),
         (b'{"format": 2}', "has format 2, this version of textsmooth reads 1"),
