@@ -61,7 +61,7 @@ class UnitStats:
         if mass_by_rank is None or temperatures:
             rank = np.arange(len(soft.ids)) - np.repeat(soft.offsets[:-1], sizes)
         if mass_by_rank is None:
-            mass_by_rank = np.bincount(rank, np.exp(soft.logprobs.astype(np.float64)), minlength=topk)
+            mass_by_rank = np.bincount(rank, np.exp(soft.logprobs.astype(np.float64)), minlength=topk).astype(np.float64)
         by_temperature = {}
         for column, temperature in enumerate(temperatures):
             logprobs = soft.logprobs.astype(np.float32) / np.float32(temperature) - np.repeat(soft.log_partition[:, column], sizes)
