@@ -147,7 +147,7 @@ def gather_soft_ids(
     if chunks:
 
         def flat(name: str, dtype: torch.dtype | None = None) -> NDArray[Any]:
-            return torch.cat([getattr(chunk, name).to(dtype) for chunk in chunks]).cpu().numpy()  # type: ignore[no-any-return]
+            return torch.cat([getattr(chunk, name).to(dtype) for chunk in chunks]).cpu().numpy()
 
         keep, topk = flat("keep"), chunks[0].ids.shape[1]
         log_tail[position], original[position], partition[position] = flat("log_tail"), flat("original_logprob"), flat("log_partition")
