@@ -193,7 +193,7 @@ def check_numbers(soft: SoftIds, places: FirstPlaces, rules: RowRules) -> None:
     for name in ("log_tail", "original_logprob"):
         odd = not_logprob(np.ascontiguousarray(getattr(soft, name)).view(np.uint16))
         places.tokens(name, odd, lambda _: f"has {name} that is not a number of at most 0")  # noqa: B023
-    finite = np.isfinite(soft.log_partition).all(axis=1)
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(soft.log_partition).all(axis=1))
     places.tokens("log_partition", ~finite, lambda _: "has log_partition that is not a number")
 
 

@@ -92,9 +92,8 @@ def _unmarked(head: bytes) -> str | None:
     if len(head) < 4 or not head.strip(b"\0"):
         return None
     zeros = [head[i::4].count(0) / len(head[i::4]) for i in range(4)]
-    high = [share > 0.8 for share in zeros]
-    names = {(0, 1, 1, 1): "UTF-32LE", (1, 1, 1, 0): "UTF-32BE", (0, 1, 0, 1): "UTF-16LE", (1, 0, 1, 0): "UTF-16BE"}
-    return names.get(tuple(map(int, high)))
+    high = "".join(str(int(share > 0.8)) for share in zeros)
+    return {"0111": "UTF-32LE", "1110": "UTF-32BE", "0101": "UTF-16LE", "1010": "UTF-16BE"}.get(high)
 
 
 def decode_line(file: SourceFile, row: int, line: bytes) -> str:
