@@ -60,8 +60,11 @@ class UnitStats:
         smoothed = sizes > 0
         if mass_by_rank is None or temperatures:
             rank = np.arange(len(soft.ids)) - np.repeat(soft.offsets[:-1], sizes)
+        by_rank: list[float]
         if mass_by_rank is None:
-            mass_by_rank = np.bincount(rank, np.exp(soft.logprobs.astype(np.float64)), minlength=topk).astype(np.float64)
+            by_rank = np.bincount(rank, np.exp(soft.logprobs.astype(np.float64)), minlength=topk).tolist()
+        else:
+            by_rank = mass_by_rank.tolist()
         by_temperature = {}
         for column, temperature in enumerate(temperatures):
             logprobs = soft.logprobs.astype(np.float32) / np.float32(temperature) - np.repeat(soft.log_partition[:, column], sizes)
@@ -72,7 +75,7 @@ class UnitStats:
             tokens=len(soft),
             smoothed=int(smoothed.sum()),
             entries=len(soft.ids),
-            mass_by_rank=mass_by_rank.tolist(),
+            mass_by_rank=by_rank,
             mass_by_temperature=by_temperature,
             reached_mass=reached,
             original=float(original.sum()),
