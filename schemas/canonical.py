@@ -6,6 +6,8 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -32,6 +34,14 @@ def lean(value: Any, added: tuple[str, ...]) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """sha256 (64 hex digits) of the canonical JSON of a value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def fast_digest(value: dict[str, Any], plain: str) -> str:
+    """`digest` of a dict whose value at the key `plain` has no fractions: msgspec writes the same text for it, in a fifth of the time."""
+    texts = {
+        key: msgspec.json.encode(inner, order="sorted") if key == plain else canonical_json(inner).encode() for key, inner in value.items()
+    }
+    return hashlib.sha256(b"{" + b",".join(canonical_json(key).encode() + b":" + texts[key] for key in sorted(texts)) + b"}").hexdigest()
 
 
 def file_sha256(path: Path) -> str:
