@@ -150,7 +150,8 @@ def write_dataset(
     tokenizer = make_tokenizer(words)
     tokenizer.save_pretrained(folder / "tokenizer")
     files = [p for p in sorted(folder.glob("tokenizer/*")) if p.is_file()]
-    generation = GenerationConfig(topk=TOPK, mass=0.98, temperatures=(1.0, *TEMPERATURES), max_length=40, context=context)
+    longest = max((int(np.diff(block.row_offsets).max(initial=0)) for blocks in splits.values() for block in blocks), default=0)
+    generation = GenerationConfig(topk=TOPK, mass=0.98, temperatures=(1.0, *TEMPERATURES), max_length=max(40, longest), context=context)
     width = {"class": 2, "value": 1}[label_kind or "class"] if task_teacher else None
     shards = []
     for split, blocks in splits.items():
