@@ -112,7 +112,7 @@ def test_the_table_of_columns_is_the_schema() -> None:
         unit="u",
     )
     schemas = [shard_schema(meta, token_types=True, label_kind=kind, windows=True, logits=2) for kind in ("class", "value", "span")]
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", FORMAT, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", FORMAT.partition("`--codec compact`")[0], re.MULTILINE)
     told = {name: kind.replace("\\", "").replace("[S]", "[2]").replace("[C]", "[2]") for name, kind in rows}
     assert list(told) == list(columns_of("plain"))
     for schema in schemas:

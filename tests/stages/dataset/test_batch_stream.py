@@ -74,8 +74,8 @@ def test_the_same_global_batches_for_any_ranks_and_parts(uneven, how, world_size
     for parts in (1, 2):
         for pad in (False, True):
             streams = [_stream(uneven, **how, rank=rank, world_size=world_size, parts=parts, pad=pad) for rank in range(world_size)]
-            assert _steps(streams) == expected
             assert [stream.steps for stream in streams] == [len(expected)] * world_size
+            assert _steps(streams) == expected
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -114,8 +114,9 @@ def test_parts_of_a_step_follow_each_other(uneven):
 def test_padded_shares_are_equal_and_fillers_weigh_nothing(uneven, how):
     world, parts = 5, 3
     streams = [_stream(uneven, **how, rank=rank, world_size=world, parts=parts, pad=True) for rank in range(world)]
+    steps, batches = streams[0].steps, len(streams[0])
     shares = [list(stream) for stream in streams]
-    assert {len(found) for found in shares} == {streams[0].steps * parts} and len(streams[0]) == len(shares[0])
+    assert {len(found) for found in shares} == {steps * parts} == {batches}
     for together in zip(*shares, strict=True):
         assert len({len(batch) for batch in together}) == 1 and len(together[0]) >= 1
         assert len({(batch.step, batch.samples) for batch in together}) == 1
