@@ -20,11 +20,17 @@ class Corpus:
     about: dict[str, Any] = field(default_factory=dict)  # see folder.card_facts
 
     def select(self, splits: tuple[str, ...]) -> "Corpus":
-        """The corpus with these splits only, in the corpus's order; all if none is named. UsageError for an unknown split."""
+        """The corpus with these splits only, in the corpus's order; all if none is named. UsageError for an unknown
+        split, and for a file that is in two of them."""
         for split in splits:
             if split not in self.splits:
                 raise UsageError(f"corpus {self.name} has no split {split!r}; it has {', '.join(self.splits)}")
         chosen = {k: v for k, v in self.splits.items() if not splits or k in splits}
+        split_of: dict[str, str] = {}
+        for split, files in chosen.items():
+            for name in map(str, files):
+                if split_of.setdefault(name, split) != split:
+                    raise UsageError(f"{name} is read as {split_of[name]} and as {split}: rename it, or choose one split with --split")
         return replace(self, splits=chosen)
 
     def with_class_names(self) -> "Corpus":

@@ -1,6 +1,7 @@
 """A corpus in a folder: laid out as a Hub dataset, or written by `save_to_disk` of `datasets`; and the YAML head of its README.md."""
 
 import dataclasses
+import glob
 import json
 import os
 import re
@@ -11,10 +12,11 @@ from typing import Any
 from textsmooth.schemas.errors import CorpusError, StorageError, UsageError
 from textsmooth.schemas.plan import check_split
 from textsmooth.stages.corpus.corpus import Corpus
-from textsmooth.stages.corpus.formats import FORMATS, source_file
+from textsmooth.stages.corpus.formats import FORMATS, has_known_suffix, source_file
 from textsmooth.stages.corpus.source_file import SourceFile
 
 CARD_HEAD = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
+METADATA_NAMES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 CARD_TEXTS = ("pretty_name", "license_name", "license_link")
 CARD_LISTS = ("language", "task_categories")
 
@@ -62,8 +64,10 @@ def folder_corpus(folder: Path, config: str | None, source: Callable[..., Source
     saved = saved_splits(folder)
     if saved is not None:
         return _saved_corpus(folder, saved, config, source)
-    builder = _folder_builder(folder, config)
     root = folder.resolve()
+    if glob.has_magic(str(root)) or "::" in str(root):
+        raise UsageError(f"{folder} has [, ], *, ? or :: in its path, which `datasets` takes for a pattern: rename it")
+    builder = _folder_builder(folder, config)
     paths = split_files(builder)
     for path in (path for listed in paths.values() for path in listed):
         if not Path(path).is_absolute() or not Path(os.path.normpath(path)).is_relative_to(root):
@@ -77,8 +81,24 @@ def folder_corpus(folder: Path, config: str | None, source: Callable[..., Source
         raise UsageError(f"no data files in {folder}; expected {', '.join(FORMATS)}")
     for file in (file for files in splits.values() for file in files):
         check_delimiter(builder, file, f"{folder} cannot be read{f' with config {config!r}' if config else ''}; give the file itself")
+    if config is None and "configs" not in card_head(root):
+        _check_all_read(folder, {file for listed in paths.values() for file in map(os.path.normpath, listed)})
     name = root.name if config is None else f"{root.name}:{config}"
     return Corpus(name=name, splits=splits, class_names=class_names(builder), license=folder_license(root), about=card_facts(root))
+
+
+def _check_all_read(folder: Path, read: set[str]) -> None:
+    """UsageError for data files that no split reads, hidden ones apart: `datasets` takes one format, and the names that say a split."""
+    root = folder.resolve()
+    names = sorted(
+        path.relative_to(root) for path in root.rglob("*") if path.suffix and has_known_suffix(path.name) and str(path) not in read
+    )
+    left = [str(name) for name in names if not any(part[0] in "._" for part in name.parts) and name.name not in METADATA_NAMES]
+    if left:
+        raise UsageError(
+            f"{folder} has data files that no split reads: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}; move them away, list the "
+            "files in `configs` of a README.md, or give a glob"
+        )
 
 
 def _folder_builder(folder: Path, config: str | None) -> Any:

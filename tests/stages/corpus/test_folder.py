@@ -161,3 +161,26 @@ def test_a_saved_dataset_that_is_damaged(name: str, data: bytes, words: str, dat
     (tmp_path / "saved" / name).write_bytes(data)
     with pytest.raises(CorpusError, match=words):
         open_corpus(str(tmp_path / "saved"))
+
+
+@pytest.mark.parametrize("extra", ["more.csv", "extra.jsonl", "sub/notes.txt", "b::c.jsonl"])
+def test_data_files_that_no_split_reads_are_named(extra: str, tmp_path: Path) -> None:
+    folder = put(tmp_path / "mixed", {"train.jsonl": b'{"text": "a"}\n', ".hidden.csv": b"text\na\n", extra: b"text\na\n"})
+    with pytest.raises(UsageError, match=f"data files that no split reads: {extra}; move them away"):
+        open_corpus(str(folder))
+    (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: train.jsonl\n---\n")
+    assert [f.name for f in open_corpus(str(folder)).files] == ["train.jsonl"]
+
+
+def test_a_file_in_two_splits_is_refused(tmp_path: Path) -> None:
+    corpus = open_corpus(str(put(tmp_path / "both", {"train_test_part.jsonl": b'{"text": "a"}\n'})))
+    with pytest.raises(UsageError, match=r"train_test_part\.jsonl is read as train and as test"):
+        corpus.select(())
+    assert list(corpus.select(("test",)).splits) == ["test"]
+
+
+@pytest.mark.parametrize("name", ["old[v1]", "a::b", "what?", "all*"])
+def test_a_folder_whose_name_is_a_pattern_is_refused(name: str, tmp_path: Path) -> None:
+    folder = put(tmp_path / name, {"train.jsonl": b'{"text": "a"}\n'})
+    with pytest.raises(UsageError, match="takes for a pattern: rename it"):
+        open_corpus(str(folder))
