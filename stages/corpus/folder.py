@@ -17,6 +17,7 @@ from textsmooth.stages.corpus.source_file import SourceFile
 
 CARD_HEAD = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 METADATA_NAMES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+ABOUT = ("changelog", "citation", "copying", "licence", "license", "notice", "readme", "requirements")  # text files about a folder
 CARD_TEXTS = ("pretty_name", "license_name", "license_link")
 CARD_LISTS = ("language", "task_categories")
 
@@ -93,7 +94,11 @@ def _check_all_read(folder: Path, read: set[str]) -> None:
     names = sorted(
         path.relative_to(root) for path in root.rglob("*") if path.suffix and has_known_suffix(path.name) and str(path) not in read
     )
-    left = [str(name) for name in names if not any(part[0] in "._" for part in name.parts) and name.name not in METADATA_NAMES]
+    left = [
+        str(name)
+        for name in names
+        if not any(part[0] in "._" for part in name.parts) and name.name not in METADATA_NAMES and name.stem.lower() not in ABOUT
+    ]
     if left:
         raise UsageError(
             f"{folder} has data files that no split reads: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}; move them away, list the "

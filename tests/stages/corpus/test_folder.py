@@ -165,7 +165,9 @@ def test_a_saved_dataset_that_is_damaged(name: str, data: bytes, words: str, dat
 
 @pytest.mark.parametrize("extra", ["more.csv", "extra.jsonl", "sub/notes.txt", "b::c.jsonl"])
 def test_data_files_that_no_split_reads_are_named(extra: str, tmp_path: Path) -> None:
-    folder = put(tmp_path / "mixed", {"train.jsonl": b'{"text": "a"}\n', ".hidden.csv": b"text\na\n", extra: b"text\na\n"})
+    folder = put(
+        tmp_path / "mixed", {"train.jsonl": b'{"text": "a"}\n', ".hidden.csv": b"text\na\n", "LICENSE.txt": b"free\n", extra: b"text\na\n"}
+    )
     with pytest.raises(UsageError, match=f"data files that no split reads: {extra}; move them away"):
         open_corpus(str(folder))
     (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: train.jsonl\n---\n")
