@@ -209,7 +209,7 @@ def _figures(manifest: Manifest) -> Iterator[str]:
         if len(captured) > 1:
             yield f"At temperature {temperature:g}:"
         yield _block(f"k = {k:>4,}  {mass:6.1%}  {'█' * round(BAR * mass)}" for k, mass in masses.items())
-    if "reached_mass" in manifest.statistics:
+    if manifest.statistics.get("reached_mass") is not None:
         yield f"{manifest.statistics['reached_mass']:.1%} of the smoothed tokens reach mass {manifest.config['mass']:g}."
     yield (
         f"p(original), what the teacher gives the word that stands there: mean {original['mean']:.3f}, median {_bin(original['q50'])}, "

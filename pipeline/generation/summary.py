@@ -82,7 +82,7 @@ def captured_lines(statistics: dict[str, Any], *, topk: int, mass: float) -> "It
     for temperature, masses in captured_by_temperature(statistics).items():
         k = max(masses)
         yield f"  temperature {temperature:g}: the top {k} hold {masses[k]:.1%} of the probability, the top 1 {masses[1]:.1%}"
-    if "reached_mass" in statistics:
+    if statistics.get("reached_mass") is not None:
         yield f"  {reached_text(mass, statistics['reached_mass'], topk)}"
 
 
