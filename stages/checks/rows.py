@@ -18,7 +18,7 @@ from textsmooth.schemas.errors import first_line
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.checks.findings import Finding, Findings, FirstPlaces
-from textsmooth.stages.soft_ids.codec import TokenBlock, decode, find_codec
+from textsmooth.stages.soft_ids.codec import TokenBlock, decode, find_codec, values
 
 PER_TOKEN = ("input_ids", "token_type_ids", "offsets", "teacher_logits")  # lists with a value per token, beside those of the codec
 MAY_BE_NULL = ("example_id",)
@@ -92,11 +92,11 @@ def _broken_list(array: pa.Array) -> tuple[int, int | None] | None:
     """Row, and index in the row, of the first list that ends before it begins or beyond its values; None if there is none."""
     if not pa.types.is_list(array.type):
         return None
-    offsets, values = array.offsets.to_numpy(), array.values
-    bad = (np.diff(offsets) < 0) | (offsets[1:] > len(values)) | (offsets[:-1] < 0)
+    offsets, elements = values(array.offsets), array.values
+    bad = (np.diff(offsets) < 0) | (offsets[1:] > len(elements)) | (offsets[:-1] < 0)
     if bad.any():
         return int(bad.argmax()), None
-    inner = _broken_list(values)
+    inner = _broken_list(elements)
     if inner is None:
         return None
     row = int(np.searchsorted(offsets, inner[0], side="right")) - 1
@@ -143,15 +143,15 @@ def _inside(array: pa.ListArray) -> pa.Array:
 
 def _starts(array: pa.Array) -> NDArray[np.int32]:
     """The offsets of a list array, from 0."""
-    offsets: NDArray[np.int32] = array.offsets.to_numpy()
+    offsets: NDArray[np.int32] = values(array.offsets)
     shifted: NDArray[np.int32] = offsets - offsets[0]
     return shifted
 
 
 def first_places(batch: pa.RecordBatch, findings: Findings, row_offset: int = 0) -> FirstPlaces:
     """The rows of a record batch with valid lists. row_offset: added to their numbers."""
-    window = batch.column("window").to_numpy() if "window" in batch.schema.names else None
-    row = batch.column("row").to_numpy() + row_offset
+    window = values(batch.column("window")) if "window" in batch.schema.names else None
+    row = values(batch.column("row")) + row_offset
     return FirstPlaces(findings=findings, row=row, row_offsets=_starts(batch.column("input_ids")), window=window)
 
 
