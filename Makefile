@@ -10,13 +10,13 @@ DEMO := build/demo
 setup: $(READY)
 
 # torch first and by itself: its pinned build must be there before anything else asks for a torch. Python compiles a module when it is
-# first imported; compiling all of them here would take as long as installing them.
+# first imported; compiling all of them here would take as long as installing them. PYTHONWARNINGS: setuptools talks of editable installs.
 INSTALL := $(BIN)/python -m pip install -q --no-compile -c constraints.txt
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) pip setuptools wheel
 	$(INSTALL) torch
-	$(INSTALL) -e '.[dev]'
+	PYTHONWARNINGS=ignore $(INSTALL) -e '.[dev]'
 	touch $@
 
 demo: $(READY)
