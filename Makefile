@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
+# Where Python may not keep what it compiled, every process of the tests compiles torch and transformers anew: 13 s instead of 5 s each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test test-ci test-all lint types wheel docs chaos ci clean
 
 setup: $(READY)
