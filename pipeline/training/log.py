@@ -9,6 +9,7 @@ seconds: of all updates so far, or of that evaluation. A resumed run removes the
 """
 
 import json
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,32 @@ def board_writer() -> Any:
     except ImportError:
         raise UsageError('--log-dir needs tensorboardX: pip install "textsmooth[tensorboard]"; log.jsonl is written without it') from None
     return SummaryWriter
+
+
+class LogTail:
+    """Follows the events of a log, which may not exist yet; a restart puts another file in its place, with the events that it keeps."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = -1  # its number (inode)
+        self._read = 0  # bytes of it
+        self._shown: list[bytes] = []
+
+    def show(self, progress: TrainProgress) -> None:
+        """Show the complete lines that were not shown before."""
+        try:
+            with self.path.open("rb") as file:
+                replaced = (number := os.fstat(file.fileno()).st_ino) != self._file
+                file.seek(0 if replaced else self._read)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        complete = data[: data.rfind(b"\n") + 1]
+        lines = complete.splitlines()
+        if replaced:
+            kept = next((i for i, pair in enumerate(zip(lines, self._shown, strict=False)) if pair[0] != pair[1]), len(self._shown))
+            self._file, self._read, self._shown, lines = number, 0, lines[:kept], lines[kept:]
+        self._read += len(complete)
+        self._shown += lines
+        for line in lines:
+            progress.show(json.loads(line))

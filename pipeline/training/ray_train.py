@@ -29,7 +29,7 @@ except ImportError as _missing:
 from textsmooth.pipeline.executors import shutdown
 from textsmooth.pipeline.executors.ray_cluster import quiet
 from textsmooth.pipeline.progress import TrainProgress
-from textsmooth.pipeline.training.log import LOG
+from textsmooth.pipeline.training.log import LOG, LogTail
 from textsmooth.pipeline.training.places import out_folder
 from textsmooth.pipeline.training.result import RECORD, TrainResult
 from textsmooth.pipeline.training.run import run_folder, train_here
@@ -146,7 +146,7 @@ def _work(config: dict[str, Any]) -> None:
 def _follow(trainer: Any, stop: Stop, work: Path, out: Path, progress: TrainProgress) -> None:
     """Run a trainer to its end, show the log of its workers, pass on a request to stop. Raises the error of a worker."""
     failed: list[BaseException] = []
-    tail = _Tail(run_folder(out) / LOG)
+    tail = LogTail(run_folder(out) / LOG)
 
     def fit() -> None:
         try:
@@ -181,25 +181,3 @@ def _error(description: dict[str, Any]) -> TextsmoothError:
     error = kind.__new__(kind, description["text"])
     error.args, error.exit_code = (description["text"],), description["exit_code"]
     return error
-
-
-class _Tail:
-    """Follows the events appended to a log, which may not exist yet or be truncated by a restart."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._read = path, 0
-
-    def show(self, progress: TrainProgress) -> None:
-        """Show the complete lines that were not shown before."""
-        try:
-            with self.path.open("rb") as file:
-                if file.seek(0, os.SEEK_END) < self._read:
-                    self._read = 0
-                file.seek(self._read)
-                data = file.read()
-        except FileNotFoundError:
-            return
-        whole = data.rpartition(b"\n")[0] + b"\n" if b"\n" in data else b""
-        self._read += len(whole)
-        for line in whole.splitlines():
-            progress.show(json.loads(line))

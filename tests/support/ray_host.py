@@ -17,8 +17,9 @@ class RayHost:
 
     def __init__(self, head: int = 0, **env: str) -> None:
         command = [sys.executable, __file__, str(head)]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **env}
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env={**os.environ, **env}
         )
         self.pid = self._process.pid
         self.address = self._read()
@@ -31,6 +32,7 @@ class RayHost:
         self._process.stdin.close()
         self._process.wait(timeout=60)
         self._process.stdout.close()
+        self._errors.close()
 
     def ask(self, **question: Any) -> Any:
         """add={node arguments} -> its number; remove=N, a node that leaves; raylet=N -> its pid; resources=True -> what is free."""
@@ -42,7 +44,9 @@ class RayHost:
     def _read(self) -> Any:
         assert self._process.stdout
         line = self._process.stdout.readline()
-        assert line, "the cluster's process ended"
+        if not line:
+            self._errors.seek(0)
+            raise AssertionError(f"the cluster's process ended with {self._process.wait()}:\n{self._errors.read()}")
         return json.loads(line)
 
 
