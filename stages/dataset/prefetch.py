@@ -1,17 +1,20 @@
 """Prefetch shards: download and check them in background threads while earlier rows are read."""
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from queue import SimpleQueue
 from threading import Thread
+
+CLOSE_S = 1.0  # that close waits at most
 
 
 class Prefetch:
     """Makes shards ready one after the other, in a few daemon threads, until it is closed.
 
     touch: makes a shard ready; an error it raises is raised again by `wait`. threads: the most that are started, each with a shard that is
-    queued. After `close` a thread finishes its current shard and takes no other.
+    queued. After `close` a thread takes no other shard.
     """
 
     def __init__(self, touch: Callable[[int], object], threads: int) -> None:
@@ -41,12 +44,18 @@ class Prefetch:
             future.result()
 
     def close(self) -> None:
-        """Cancel the shards that no thread has started."""
+        """Cancel the shards that no thread has started, and wait for those that one has started, but not for a slow download.
+
+        The process aborts if it ends while a thread is in Arrow's code ("terminate called without an active exception").
+        """
         if os.getpid() == self._process:
             for future in self._ready.values():
                 future.cancel()
             for _ in self._threads:
                 self._waiting.put(None)
+            end = time.monotonic() + CLOSE_S
+            for thread in self._threads:
+                thread.join(max(0.0, end - time.monotonic()))
 
     def _work(self) -> None:
         while (shard := self._waiting.get()) is not None:
