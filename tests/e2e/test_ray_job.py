@@ -111,7 +111,7 @@ def server() -> Iterator[Server]:
         folder = next(line.split()[-1] for line in process.stdout if line.startswith("head is up"))
         assert processes(folder)
         started = Server(process, f"http://127.0.0.1:{port}", env)
-        until(started.ready, 120)
+        until(started.ready, 400)
         yield started
         process.stdin.close()
         process.wait(timeout=60)

@@ -57,7 +57,7 @@ def test_a_killed_worker_is_survived_and_the_result_is_that_of_one_process(
 ) -> None:
     slow = "import textsmooth.pipeline.training.ray_train as r; r.LOOK_S = 0.05"
     running = command("--num-workers", 2, patch=slow)
-    until(lambda: _update(tmp_path / "out.run/log.jsonl") >= 8, 120)
+    until(lambda: _update(tmp_path / "out.run/log.jsonl") >= 8, 400)
     workers = _workers(running.pid)
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
@@ -73,7 +73,7 @@ def test_a_killed_worker_is_survived_and_the_result_is_that_of_one_process(
 @pytest.mark.slow
 def test_sigterm_ends_it_resumable_by_one_process(kit: ModuleType, command: Callable[..., Any], whole: list[float], tmp_path: Path) -> None:
     running = command("--num-workers", 2)
-    until(lambda: _update(tmp_path / "out.run/log.jsonl") >= 3, 120)
+    until(lambda: _update(tmp_path / "out.run/log.jsonl") >= 3, 400)
     running.kill(signal.SIGTERM)
     stopped = running.wait()
     assert stopped.code == 143, stopped.err
