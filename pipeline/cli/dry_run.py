@@ -63,8 +63,8 @@ def _plan(preview: Preview) -> Iterator[str]:
         left = len(plan.units) - preview.done - preview.taken
         run = f"{left:,} would run ({counted(preview.rows_left, 'row')})"
         yield from predecessor_text(plan.predecessor, counts=f"{counted(preview.taken, 'unit')} would be taken over, {run}")
-        if preview.told is not None:
-            yield f"    --from-previous is no longer there, or not whole: what it had left to give would be run; {preview.told}"
+        if preview.previous_gone is not None:
+            yield f"    --from-previous is no longer there, or not whole: what it had left to give would be run; {preview.previous_gone}"
 
 
 def _finished(preview: Preview, statistics: dict[str, Any]) -> Iterator[str]:
@@ -75,7 +75,7 @@ def _finished(preview: Preview, statistics: dict[str, Any]) -> Iterator[str]:
     if statistics.get("windows"):
         yield f"  {counted(statistics['windows'], 'window')}"
     if statistics["smoothed_tokens"]:
-        yield from captured_lines(statistics, topk=preview.asked.topk, mass=preview.asked.mass)
+        yield from captured_lines(statistics, topk=preview.truncation.topk, mass=preview.truncation.mass)
         mean, low, median = (significant(original[name]) for name in ("mean", "q05", "q50"))
         yield f"  p(original): mean {mean}, 5 % quantile {low}, median {median}"
     yield f"  {size(statistics['bytes'])}, {statistics['bytes_per_token']:.0f} bytes per token"
@@ -109,8 +109,9 @@ def _sample(preview: Preview, sample: Sample, price_per_hour: float | None) -> I
         yield f"  p(original)  mean {significant(sample.p_original[None])}; {quantiles}"
         if (low := p_original_warning(sample.p_original[None], config.context)) is not None:
             yield from warning_lines(low)
-    asked = next(loss for loss in sample.losses if loss.truncation == preview.asked)
-    yield f"  size         about {significant(preview.bytes(asked) / max(tokens, 1))} bytes per token, {size(preview.bytes(asked))} in all"
+    chosen = next(loss for loss in sample.losses if loss.truncation == preview.truncation)
+    total = preview.bytes(chosen)
+    yield f"  size         about {significant(total / max(tokens, 1))} bytes per token, {size(total)} in all"
     passes = f", {config.passes} passes" if config.passes > 1 else ""
     yield f"  time         about {duration(preview.seconds)} on this device, at {significant(sample.tokens_per_s)} tokens/s{passes}"
     if price_per_hour is not None:
@@ -133,19 +134,19 @@ def _table(preview: Preview, sample: Sample) -> Iterator[str]:
     for loss in sample.losses:
         yield _row(preview, loss, tokens)
     yield from MEANING
-    asked = next(loss for loss in sample.losses if loss.truncation == preview.asked)
-    if asked.captured_by_temperature:
+    chosen = next(loss for loss in sample.losses if loss.truncation == preview.truncation)
+    if chosen.captured_by_temperature:
         yield from _temperatures(preview, sample)
     if sample.reached_mass is not None:
-        yield reached_text(preview.asked.mass, sample.reached_mass / sample.smoothed, preview.asked.topk)
-    if (warning := captured_warning({1.0: asked.captured, **asked.captured_by_temperature}, preview.asked.topk)) is not None:
+        yield reached_text(preview.truncation.mass, sample.reached_mass / sample.smoothed, preview.truncation.topk)
+    if (warning := captured_warning({1.0: chosen.captured, **chosen.captured_by_temperature}, preview.truncation.topk)) is not None:
         yield from warning_lines(warning)
 
 
 def _temperatures(preview: Preview, sample: Sample) -> Iterator[str]:
     """The captured mass at each stored temperature, by k."""
-    by_k = [loss for loss in sample.losses if loss.truncation.mass >= 1 or loss.truncation == preview.asked]
-    rows = [["", *(f"{'> ' if loss.truncation == preview.asked else ''}{_name(loss)}" for loss in by_k)]]
+    by_k = [loss for loss in sample.losses if loss.truncation.mass >= 1 or loss.truncation == preview.truncation]
+    rows = [["", *(f"{'> ' if loss.truncation == preview.truncation else ''}{_name(loss)}" for loss in by_k)]]
     for temperature in sorted({1.0, *by_k[0].captured_by_temperature}):
         masses = (loss.captured if temperature == 1.0 else loss.captured_by_temperature[temperature] for loss in by_k)
         rows.append([f"temperature {temperature:g}", *map(significant, masses)])
@@ -160,7 +161,7 @@ def _name(loss: Loss) -> str:
 def _row(preview: Preview, loss: Loss, tokens: float) -> str:
     total = preview.bytes(loss)
     values = (loss.entries, loss.captured, loss.tv, loss.tv_95, loss.kl_q_p, loss.kl_p_spread, total / max(tokens, 1))
-    mark = ">" if loss.truncation == preview.asked else " "
+    mark = ">" if loss.truncation == preview.truncation else " "
     return f"{mark} {_name(loss):<11}" + "".join(
         f"{word:>{width}}" for word, width in zip((*map(significant, values), size(total)), WIDTHS, strict=True)
     )

@@ -32,11 +32,11 @@ def run_job(path: str, ctx: click.Context) -> int:
     A corpus that fails does not keep the others from being done; an interruption does.
     """
     entries = read_job(path, ctx)
-    asked: list[GenerateOptions] = check(entries, generate_options, ctx.params, _place)
-    several = len(asked) > 1
+    all_options: list[GenerateOptions] = check(entries, generate_options, ctx.params, _place)
+    several = len(all_options) > 1
     lines: list[str] = []
     codes: list[int] = []
-    for entry, options in zip(entries, asked, strict=True):
+    for entry, options in zip(entries, all_options, strict=True):
         out = options.out or str(default_out(options))
         if drain.terminating() or (codes and codes[-1] in INTERRUPTED):
             lines.append(f"{options.corpus}: not begun")
@@ -45,8 +45,8 @@ def run_job(path: str, ctx: click.Context) -> int:
         codes.append(code)
         lines.append(f"{options.corpus}: {what}{f' (exit code {code})' if code else ''}, {out}")
     if several:
-        click.echo("\n".join([f"{path}: {len(asked)} corpora", *(f"  {line}" for line in lines)]))
-    if len(codes) < len(asked) and not set(codes) & set(INTERRUPTED):  # SIGTERM, and the corpus that ran could be finished
+        click.echo("\n".join([f"{path}: {len(all_options)} corpora", *(f"  {line}" for line in lines)]))
+    if len(codes) < len(all_options) and not set(codes) & set(INTERRUPTED):  # SIGTERM, and the corpus that ran could be finished
         raise drain.Terminated
     return next(code for code in (*INTERRUPTED, *WORST) if code in codes)
 

@@ -89,7 +89,7 @@ def _warnings(manifest: Manifest) -> Iterator[str]:
         if teacher.get("license") in (None, "unknown"):
             lines.append(f"**Licence of the {called} unknown.** Some licences bind what a model puts out: check before you share.")
     if lines:
-        yield "\n".join(["> [!WARNING]", *(f"> {said}" + ("\\" if said != lines[-1] else "") for said in lines)])
+        yield "\n".join(["> [!WARNING]", *(f"> {line}" + ("\\" if line != lines[-1] else "") for line in lines)])
     else:
         yield "The rows' text can be read back from the tokens: heed the licence of the corpus."
 

@@ -50,8 +50,8 @@ def jsonl(lines: Iterable[dict[str, Any]]) -> bytes:
 def _receipts(out: Folder, plan: Plan) -> Iterator[Receipt]:
     """The receipts of the units whose shards are there, in the plan's order. Some are read at a time: there may be very many."""
     files = out.files()
-    there = ((name, unit) for unit in plan.units if (name := receipt_name(unit)) in files)
-    while group := dict(islice(there, AT_ONCE)):
+    committed = ((name, unit) for unit in plan.units if (name := receipt_name(unit)) in files)
+    while group := dict(islice(committed, AT_ONCE)):
         found = out.read_all(group)
         for name, unit in group.items():
             receipt = whole_receipt(found[name], unit, files.get) if name in found else None

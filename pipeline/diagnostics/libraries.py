@@ -65,12 +65,12 @@ def python() -> Iterator[CheckResult]:
         yield LIBRARIES.ok("python", f"{version} ({needed})")
     else:
         yield LIBRARIES.problem("python", f"{version}, textsmooth needs {needed}", f"make an environment with python {needed}")
-    told = f"{VERSION}, code {code_digest()}"
+    version_and_code = f"{VERSION}, code {code_digest()}"
     if _stale():
         noted = "pip has noted what another state of its code needs, which is what follows"
-        yield LIBRARIES.note("textsmooth", f"{told}; {noted}", "pip install it again: pip install -e . in a checkout")
+        yield LIBRARIES.note("textsmooth", f"{version_and_code}; {noted}", "pip install it again: pip install -e . in a checkout")
     else:
-        yield LIBRARIES.ok("textsmooth", told)
+        yield LIBRARIES.ok("textsmooth", version_and_code)
 
 
 def _stale() -> bool:
@@ -81,9 +81,9 @@ def _stale() -> bool:
         project = tomllib.loads((checkout() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     except UsageError:
         return _version("textsmooth") != VERSION
-    asked = {asked for asked in map(Requirement, _requires("textsmooth")) if not asked.marker}
+    required = {required for required in map(Requirement, _requires("textsmooth")) if not required.marker}
     extras = importlib.metadata.metadata("textsmooth").get_all("Provides-Extra") or ()
-    return asked != set(map(Requirement, project["dependencies"])) or {*extras} != {*project["optional-dependencies"]}
+    return required != set(map(Requirement, project["dependencies"])) or {*extras} != {*project["optional-dependencies"]}
 
 
 def libraries() -> Iterator[CheckResult]:
@@ -105,11 +105,11 @@ def extras() -> Iterator[CheckResult]:
     from packaging.requirements import Requirement
 
     about = importlib.metadata.metadata("textsmooth")
-    asked = [Requirement(text) for text in _requires("textsmooth")]
+    requirements = [Requirement(text) for text in _requires("textsmooth")]
     for extra in about.get_all("Provides-Extra") or ():
         if extra == "dev":
             continue
-        needed = [r for r in asked if r.marker and r.marker.evaluate({"extra": extra}) and not r.marker.evaluate({"extra": ""})]
+        needed = [r for r in requirements if r.marker and r.marker.evaluate({"extra": extra}) and not r.marker.evaluate({"extra": ""})]
         versions = {r.name: _version(r.name) for r in needed}
         missing = [name for name, version in versions.items() if version is None]
         old = [f"{r.name} {v}, {r.specifier} is needed" for r in needed if (v := versions[r.name]) and not r.specifier.contains(v, True)]

@@ -36,11 +36,11 @@ def hub() -> Iterator[CheckResult]:
     """Whether the Hub answers, to whom, and where what comes from there is kept."""
     from huggingface_hub import constants
 
-    asked = [name for name in OFFLINE if os.environ.get(name)]
+    variables = [name for name in OFFLINE if os.environ.get(name)]
     if constants.HF_HUB_OFFLINE:
-        set_here = " and ".join(asked) or "HF_HUB_OFFLINE"
-        told = f"{constants.ENDPOINT} is not asked, {set_here} is set: only what is in the cache can be read"
-        yield HUB.note("endpoint", told, f"unset {set_here} to read from the Hub")
+        set_here = " and ".join(variables) or "HF_HUB_OFFLINE"
+        what = f"{constants.ENDPOINT} is not asked, {set_here} is set: only what is in the cache can be read"
+        yield HUB.note("endpoint", what, f"unset {set_here} to read from the Hub")
         yield _token(None)
     else:
         yield from _endpoint(constants.ENDPOINT)
@@ -102,31 +102,31 @@ def copies() -> Iterator[CheckResult]:
     taken = sum(LocalFolder(place / "files").files().values())
     free = _room(place)[1]
     yield from _kept(CACHE, place, cache.FOLDER_VARIABLE, needed=cache.FOLDER_VARIABLE in os.environ)
-    told = f"{size(taken)} taken of at most {size(most)}"
+    usage = f"{size(taken)} taken of at most {size(most)}"
     if most - taken > free:
         fits = f"set {cache.LIMIT_VARIABLE}={(taken + free) * 0.9 / 1e9:.0f}, or {cache.FOLDER_VARIABLE} to a folder with more room"
-        yield CACHE.note("limit", f"{told}, only {size(free)} free", fits)
+        yield CACHE.note("limit", f"{usage}, only {size(free)} free", fits)
     else:
-        yield CACHE.ok("limit", told)
+        yield CACHE.ok("limit", usage)
 
 
 def _kept(group: Group, place: Path, variable: str, *, needed: bool) -> Iterator[CheckResult]:
     """Whether a folder can keep what comes; if it need not, that it cannot is a note."""
     writable, free = _room(place)
-    told = f"{place}{'' if place.exists() else ', not there yet'}"
+    where = f"{place}{'' if place.exists() else ', not there yet'}"
     if not writable:
         say = group.problem if needed else group.note
-        yield say("cache", f"{told}, cannot be written", f"set {variable} to a folder you may write to")
+        yield say("cache", f"{where}, cannot be written", f"set {variable} to a folder you may write to")
     elif free < LITTLE:
-        yield group.note("cache", f"{told}, only {size(free)} free", f"make room, or set {variable} to a folder with more")
+        yield group.note("cache", f"{where}, only {size(free)} free", f"make room, or set {variable} to a folder with more")
     else:
-        yield group.ok("cache", f"{told}, writable, {size(free)} free")
+        yield group.ok("cache", f"{where}, writable, {size(free)} free")
 
 
 def _room(place: Path) -> tuple[bool, int]:
     """Whether a folder can be written, or made, and the bytes free there; found out without writing."""
-    there = next(path for path in (place, *place.parents) if path.exists())
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK), shutil.disk_usage(there).free
+    nearest = next(path for path in (place, *place.parents) if path.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK), shutil.disk_usage(nearest).free
 
 
 def out(place: str) -> Iterator[CheckResult]:

@@ -78,8 +78,8 @@ def _cluster(address: str) -> Iterator[CheckResult]:
     with cluster:
         nodes = cluster.nodes()
     total = {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
-    told = f"{len(nodes)} at {address}, with {total['CPU']:g} CPUs and {total['GPU']:g} GPUs"
-    yield CLUSTER.ok("nodes", f"{told}; Ray and Python there are as here")
+    what = f"{len(nodes)} at {address}, with {total['CPU']:g} CPUs and {total['GPU']:g} GPUs"
+    yield CLUSTER.ok("nodes", f"{what}; Ray and Python there are as here")
 
 
 def _trial() -> Iterator[CheckResult]:

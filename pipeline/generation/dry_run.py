@@ -83,11 +83,11 @@ class Preview:
     scope: tuple[Unit, ...] = ()  # what the sample stands for: all units; of a run that takes shards over, those that would run
     taken: int = 0  # units that would be taken over; their bytes were not looked at
     notes: tuple[str, ...] = ()  # remarks on columns and labels
-    told: str | None = None  # why none can be, where that was planned
+    previous_gone: str | None = None  # why none can be, where that was planned
     statistics: dict[str, Any] | None = None  # the manifest's, if finished
 
     @property
-    def asked(self) -> Truncation:
+    def truncation(self) -> Truncation:
         return Truncation(topk=self.plan.config.topk, mass=self.plan.config.mass)
 
     @property
@@ -108,9 +108,9 @@ class Preview:
         """All shards, were the entries those of `loss`: as many bytes more or less as there are ids and log-probabilities."""
         sample = self.sample
         assert sample is not None
-        asked = next(found for found in sample.losses if found.truncation == self.asked)
+        chosen = next(found for found in sample.losses if found.truncation == self.truncation)
         per_entry = find_codec(self.plan.config.codec).entry_bytes(self.plan.teacher.vocab_size)
-        other = (loss.entries - asked.entries) * sample.smoothed * per_entry if sample.smoothed else 0
+        other = (loss.entries - chosen.entries) * sample.smoothed * per_entry if sample.smoothed else 0
         return len(self.scope) * sample.empty_bytes + (sample.content_bytes + other) * self.of_all(sample.tokens) / max(
             sample.scored_tokens, 1
         )
@@ -161,7 +161,7 @@ def preview(options: GenerateOptions, progress: Progress | None = None) -> Previ
             scope=scope,
             taken=len(taken),
             notes=resolved.notes,
-            told=previous.why if isinstance(previous, Gone) else None,
+            previous_gone=previous.why if isinstance(previous, Gone) else None,
         )
 
 

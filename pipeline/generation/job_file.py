@@ -105,11 +105,11 @@ class _Job:
 
     def entry(self, shared: dict[str, _Given], own: dict[str, _Given], where: str) -> Entry:
         given = {name: found for name, found in {**shared, **own}.items() if not self.typed(name)}
-        told = {name: found for name, found in given.items() if found.value is not None}
-        params = {**self.ctx.params, **{name: found.value for name, found in told.items()}}
+        with_value = {name: found for name, found in given.items() if found.value is not None}
+        params = {**self.ctx.params, **{name: found.value for name, found in with_value.items()}}
         if not params["corpus"]:
             raise UsageError(f"{where}: no corpus: add corpus: NAME, or corpora: a list of mappings with one each")
-        return Entry(where=where, params=params, lines={name: found.where for name, found in told.items()})
+        return Entry(where=where, params=params, lines={name: found.where for name, found in with_value.items()})
 
     def typed(self, name: str) -> bool:
         """Whether an option was given on the command line."""
@@ -168,12 +168,12 @@ class _Job:
     def unknown(self, key: yaml.Node, name: str, *, top: bool) -> UsageError:
         known = [*self.options, *([CORPORA] if top else [])]
         near = difflib.get_close_matches(name, known, 1, 0.6)
-        said = key.value if isinstance(key, yaml.ScalarNode) else "this"
+        key_text = key.value if isinstance(key, yaml.ScalarNode) else "this"
         if name == CORPORA:
             return self.wrong(self.at(key), "corpora: goes at the top, not into one of its own")
         if name in NOT_IN_A_FILE:
-            return self.wrong(self.at(key), f"{said} goes on the command line, not into a file")
-        return self.wrong(self.at(key), f"no option {said!r}{f'; is {near[0]} meant?' if near else ', see textsmooth-gen --help'}")
+            return self.wrong(self.at(key), f"{key_text} goes on the command line, not into a file")
+        return self.wrong(self.at(key), f"no option {key_text!r}{f'; is {near[0]} meant?' if near else ', see textsmooth-gen --help'}")
 
     def value(self, option: click.Option, name: str, node: yaml.Node) -> Any:
         """A value as the command takes it; None for null: as if it were not given."""

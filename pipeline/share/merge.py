@@ -43,7 +43,7 @@ class Merged:
     taken: int  # shards linked or copied now; 0 if all were complete
     mended: tuple[str, ...]  # damaged or missing files restored in a finished dataset
     linked: int  # shards that share their disk space with a source
-    told: tuple[str, ...] = ()  # notes, one line each
+    notes: tuple[str, ...] = ()  # notes, one line each
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,7 +55,7 @@ class Merged:
             "taken": self.taken,
             "mended": list(self.mended),
             "linked": self.linked,
-            "told": list(self.told),
+            "notes": list(self.notes),
         }
 
     def summary(self) -> str:
@@ -77,7 +77,7 @@ class Merged:
         copies = len(manifest.shards) - self.linked
         how = f"{self.linked:,} linked, {copies:,} copied" if self.linked and copies else "linked" if self.linked else "copied"
         lines.append(f"  {counted(len(manifest.shards), 'shard')}, {how}; {size(manifest.statistics['bytes'])}")
-        return "\n".join([*lines, *(f"  {line}" for line in self.told)])
+        return "\n".join([*lines, *(f"  {line}" for line in self.notes)])
 
 
 def merge(
@@ -118,7 +118,7 @@ def merge(
         manifest = tidy(folder, plan)
         linked = _linked(sources, folder, manifest)
         taken = sum(shard.path in mended for shard in manifest.shards)
-        return Merged(out=str(folder), manifest=manifest, taken=taken, mended=mended, linked=linked, told=notes)
+        return Merged(out=str(folder), manifest=manifest, taken=taken, mended=mended, linked=linked, notes=notes)
     done = finished_units(folder, plan)
     left = {unit.id: unit for unit in plan.units if unit.id not in done}
     for number, receipt in enumerate(_taken(sources, left, partial(_take, folder, left)), len(done) + 1):
@@ -126,7 +126,7 @@ def merge(
         if progress is not None:
             progress(number, len(plan.units))
     manifest = commit(folder, plan, _tokenizer(sources[0]))
-    return Merged(out=str(folder), manifest=manifest, taken=len(left), mended=(), linked=_linked(sources, folder, manifest), told=notes)
+    return Merged(out=str(folder), manifest=manifest, taken=len(left), mended=(), linked=_linked(sources, folder, manifest), notes=notes)
 
 
 def _settings(source: Previous) -> Iterator[tuple[str, Any]]:

@@ -34,11 +34,11 @@ def parquet_path(unit: Unit) -> str:
 def units_to_write(source: Previous, out: Folder, *, overwrite: bool) -> list[Unit]:
     """The units whose file is not there yet. ConflictError if the folder holds anything else."""
     names = {parquet_path(unit): unit for unit in source.plan.units}
-    there = {} if not out.exists() else out.files()
-    other = [name for name in there if name not in names and name != CARD and not is_temp(name)]
+    present = {} if not out.exists() else out.files()
+    other = [name for name in present if name not in names and name != CARD and not is_temp(name)]
     if other and not overwrite:
         raise ConflictError(f"{out} has {other[0]}, which is no file of this conversion; give another OUT")
-    return [unit for name, unit in names.items() if overwrite or name not in there]
+    return [unit for name, unit in names.items() if overwrite or name not in present]
 
 
 def write_parquet(out: Folder, unit: Unit, batch: pa.RecordBatch) -> None:

@@ -84,13 +84,13 @@ class Comparison:
 
     def summary(self) -> str:
         """The table, and in words what it does and does not say."""
-        told = [f"{a.arm} {'above' if a.against.mean > 0 else 'below'}" for a in self.arms[1:] if a.against and a.against.tells]
+        distinct = [f"{a.arm} {'above' if a.against.mean > 0 else 'below'}" for a in self.arms[1:] if a.against and a.against.tells]
         undefined = [a.arm for a in self.arms if math.isnan(a.mean)]
         same = [a.arm for a in self.arms[1:] if a.against and not a.against.tells and a.arm not in undefined]
         first = self.arms[0].arm
         lines = [self.table(), "", f"{self.metric} on {self.eval_split}, {self.steps:,} updates for every arm"]
-        if told:
-            lines.append(f"told apart from {first}: {', '.join(told)}")
+        if distinct:
+            lines.append(f"told apart from {first}: {', '.join(distinct)}")
         if same:
             lines.append(f"not told apart from {first}: {', '.join(same)}")
         if undefined:

@@ -58,27 +58,27 @@ class TrainLog(AbstractContextManager["TrainLog"]):
         if self._board is not None:
             self._board.close()
 
-    def told(self, event: str, **facts: Any) -> None:
+    def event(self, kind: str, **facts: Any) -> None:
         """Something else happened: `started`, `resumed` or `finished`."""
-        self._tell({"event": event, **facts})
+        self._write({"event": kind, **facts})
 
     def update(self, **facts: Any) -> None:
         """An update was made."""
-        self._tell({"event": "update", **facts})
+        self._write({"event": "update", **facts})
         if self._board is not None:
             for name in _CURVES:
                 self._board.add_scalar(f"train/{name}", facts[name], facts["step"])
 
     def evaluation(self, **facts: Any) -> None:
         """The student was evaluated; without an evaluation split `metrics` is empty."""
-        self._tell({"event": "evaluation", **facts})
+        self._write({"event": "evaluation", **facts})
         if self._board is not None:
             for name, value in facts["metrics"].items():
                 if value is not None:
                     self._board.add_scalar(f"evaluation/{name}", value, facts["step"])
             self._board.flush()
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _write(self, event: dict[str, Any]) -> None:
         if self._file is not None:
             self._file.write(f"{json.dumps(event, ensure_ascii=False)}\n")
             self._progress.show(event)

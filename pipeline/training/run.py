@@ -58,7 +58,7 @@ def train_here(options: TrainOptions, progress: TrainProgress, world: World, sto
             except TextsmoothError as error:
                 raise _with_way_on(error, run, world) from error
             found = trained.result(out)
-            log.told("finished", step=found.steps, saved_step=found.saved_step, metric=found.metric, metrics=found.metrics)
+            log.event("finished", step=found.steps, saved_step=found.saved_step, metric=found.metric, metrics=found.metrics)
         seconds = {"train": state.train_s, "evaluate": state.evaluate_s, "this_process": time.perf_counter() - started}
         if world.first:
             _save(setup, state, found, run, out, seconds)
@@ -88,19 +88,19 @@ class _Run:
         state, train_step = self.state, self.train_step
         while train_step.done < train_step.steps and not state.ended:
             for parts in self.setup.batches(state.stream):
-                before, asked = train_step.done, False
+                before, stopping = train_step.done, False
                 for form in train_step.passes[: train_step.steps - train_step.done]:
                     update = train_step.update(parts, form, stop=self.stop.asked)
                     self._note(update)
-                    asked = asked or update.asked_to_stop
+                    stopping = stopping or update.asked_to_stop
                 epoch_over, over = self._move_on(parts[-1]), train_step.done == train_step.steps
                 if over or _due(self.options.eval_every, before, state.update, otherwise=epoch_over):
                     self._evaluate()
-                if asked or _due(self.options.checkpoint_every, before, state.update, otherwise=False):
+                if stopping or _due(self.options.checkpoint_every, before, state.update, otherwise=False):
                     self._save()
                 if over or state.ended:
                     return
-                if asked:
+                if stopping:
                     raise self.stop.stopped(state.update, train_step.steps, self.run)
 
     def _note(self, update: Update) -> None:
@@ -257,7 +257,7 @@ def _log(setup: Setup, run: Path, progress: TrainProgress, state: TrainState) ->
     shared: dict[str, Any] = {"steps": setup.train_step.steps, "rows": setup.count, "unlabelled_rows": left_out}
     if setup.note is not None:
         shared["note"] = setup.note
-    log.told("resumed" if state.update else "started", step=state.update, **shared)
+    log.event("resumed" if state.update else "started", step=state.update, **shared)
     return log
 
 

@@ -28,8 +28,8 @@ def hub_uri(place: str | Path) -> str | None:
         return None
     uri, above = f"hf://datasets/{place}", Path(place).parent
     if above.is_dir():
-        here = [f"{above}/{path.name}" for path in above.iterdir() if path.is_dir()]
-        like = difflib.get_close_matches(place, here, n=1)
+        folders = [f"{above}/{path.name}" for path in above.iterdir() if path.is_dir()]
+        like = difflib.get_close_matches(place, folders, n=1)
         raise UsageError(f"no folder {place} here{f' (closest: {like[0]})' if like else ''}; for the Hub write {uri}")
     return uri
 
@@ -43,13 +43,13 @@ def _of_page(address: str) -> str:
         "needed"
     )
     try:
-        asked = urlsplit(address)
+        url = urlsplit(address)
     except ValueError:  # of http://[x
         raise refused from None
     for hub in map(urlsplit, ("https://huggingface.co", constants.ENDPOINT)):
-        path = asked.path.removeprefix(hub.path)
+        path = url.path.removeprefix(hub.path)
         found = PAGE.fullmatch(path.strip("/"))
-        if asked.netloc == hub.netloc and found is not None:
+        if url.netloc == hub.netloc and found is not None:
             revision, folder = found["revision"], unquote(found["folder"] or "")
             at = "" if revision is None or (revision == "main" and not folder) else f"@{revision}"
             return f"hf://datasets/{found['name']}{at}{folder}"
@@ -115,8 +115,8 @@ def read_manifest(place: Folder | Path | str) -> Manifest:
         raise UsageError(f"no smoothed dataset at {folder}: there is no such folder; make one with textsmooth-gen{hub}")
     near = folder.near()
     if near:
-        told = f"{', '.join(near[:NAMED])}{f' and {len(near) - NAMED:,} more' if len(near) > NAMED else ''}"
-        raise UsageError(f"no smoothed dataset at {folder}: name {'one of ' if len(near) > 1 else ''}{told}")
+        names = f"{', '.join(near[:NAMED])}{f' and {len(near) - NAMED:,} more' if len(near) > NAMED else ''}"
+        raise UsageError(f"no smoothed dataset at {folder}: name {'one of ' if len(near) > 1 else ''}{names}")
     made = "textsmooth push" if folder.read_only else "textsmooth-gen, push or pull"
     raise DatasetError(f"{folder} has no {MANIFEST}: not a smoothed dataset, or not finished; run its {made} again")
 

@@ -113,8 +113,8 @@ def _shortest_wait_s(error: Exception, retry: tuple[int, ...]) -> float | None:
         return None  # huggingface_hub has tried five times
     for e in chain(error):
         if status_of(e) in (*RETRY_STATUSES, *retry):
-            asked = str(e.response.headers.get("Retry-After", ""))  # type: ignore[attr-defined]
-            seconds = float(asked) if asked.isdigit() else 0.0
+            retry_after = str(e.response.headers.get("Retry-After", ""))  # type: ignore[attr-defined]
+            seconds = float(retry_after) if retry_after.isdigit() else 0.0
             return None if seconds > LONGEST_WAIT_S else seconds
         if isinstance(e, httpx.ConnectError | httpx.ConnectTimeout):
             return None  # connection refused

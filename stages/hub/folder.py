@@ -95,9 +95,9 @@ class HubFolder(Folder):
         from huggingface_hub import HfApi, constants
         from huggingface_hub.errors import RevisionNotFoundError
 
-        asked: dict[str, Any] = {"repo_type": "dataset", "expand": ["sha"], "timeout": float(constants.HF_HUB_ETAG_TIMEOUT)}
+        arguments: dict[str, Any] = {"repo_type": "dataset", "expand": ["sha"], "timeout": float(constants.HF_HUB_ETAG_TIMEOUT)}
         try:
-            info = ask(self._repo, lambda: HfApi().repo_info(self._repo.name, revision=self._revision, **asked), policy=policy)
+            info = ask(self._repo, lambda: HfApi().repo_info(self._repo.name, revision=self._revision, **arguments), policy=policy)
         except UsageError as error:
             if isinstance(error.__cause__, RevisionNotFoundError):
                 raise UsageError(f"{self._repo} has no revision {self._revision!r}; {self._revisions()}") from None
@@ -189,8 +189,8 @@ class HubFolder(Folder):
             return place
 
         def get() -> str:
-            asked = {"repo_type": "dataset", "revision": self._commit, "local_dir": into, "force_download": again}
-            return str(hf_hub_download(self._repo.name, inside, **asked))
+            arguments = {"repo_type": "dataset", "revision": self._commit, "local_dir": into, "force_download": again}
+            return str(hf_hub_download(self._repo.name, inside, **arguments))
 
         with self._told(self.at(name)):
             return Path(self._ask(get, inside))
@@ -220,13 +220,13 @@ class HubFolder(Folder):
 
         if self._without is None:
             return []
-        api, name, asked = HfApi(), self._repo.name, {"repo_type": "dataset", "revision": self._without}
+        api, name, arguments = HfApi(), self._repo.name, {"repo_type": "dataset", "revision": self._without}
 
         def get() -> list[str]:
-            rooms = [entry.path for entry in api.list_repo_tree(name, self._inside, **asked) if isinstance(entry, RepoFolder)]
+            rooms = [entry.path for entry in api.list_repo_tree(name, self._inside, **arguments) if isinstance(entry, RepoFolder)]
             marks = [f"{room}/{mark}" for room in rooms[:LOOKED_INTO] for mark in (MANIFEST, PLAN)]
-            there = {entry.path for entry in api.get_paths_info(name, marks, **asked)} if marks else set()
-            return [room for room in rooms if {f"{room}/{MANIFEST}", f"{room}/{PLAN}"} <= there]
+            present = {entry.path for entry in api.get_paths_info(name, marks, **arguments)} if marks else set()
+            return [room for room in rooms if {f"{room}/{MANIFEST}", f"{room}/{PLAN}"} <= present]
 
         with suppress(Unreachable, TextsmoothError):  # a courtesy
             return [self.at(room.removeprefix(self._prefix)) for room in ask(self._repo, get)]

@@ -106,14 +106,14 @@ class HubTarget:
         if not self.private:
             return
         whole = FileEntry(path=MANIFEST, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-        mine = {entry.path: entry for entry in (*entries, whole)}
+        own = {entry.path: entry for entry in (*entries, whole)}
         made = Reader(source=reader.source, made={**reader.made, MANIFEST: data})
         seen = {(path, found.blob_id) for path, found in self._listed.items()} if self._holds(dataset) else set()
         for commit in self._commits():
             for path, found in self._tree(commit).items():
                 if path in self.spared or (path, found.blob_id) in seen:
                     continue
-                if path not in mine or not self._is(found, mine[path], made):
+                if path not in own or not self._is(found, own[path], made):
                     raise ConflictError(
                         f"{self.name} is private and its history has another dataset or other files ({printable(path)}), which --public "
                         f"would let all read: push to a new repository, or delete this one at {self.page}/settings first"
@@ -159,8 +159,8 @@ class HubTarget:
             return bool(found.lfs.sha256 == entry.sha256)
         if reader is not None:
             return bool(found.blob_id == git_hash(reader.bytes(entry)))
-        there = HubFolder(f"{self.where}@{self._head}").read(entry.path)
-        return hashlib.sha256(there).hexdigest() == entry.sha256
+        data = HubFolder(f"{self.where}@{self._head}").read(entry.path)
+        return hashlib.sha256(data).hexdigest() == entry.sha256
 
     def send(self, entries: list[FileEntry], reader: Reader, done: Done) -> None:
         self._create()
@@ -206,8 +206,8 @@ class HubTarget:
             left = [operation for path, operation in batch.items() if path not in arrived]
             tried = True
             if left:
-                said = f"Add {len(left)} file{'s' * (len(left) > 1)} of a smoothed dataset"
-                self._api.create_commit(self.name, left, commit_message=said, repo_type="dataset", parent_commit=parent)
+                message = f"Add {len(left)} file{'s' * (len(left) > 1)} of a smoothed dataset"
+                self._api.create_commit(self.name, left, commit_message=message, repo_type="dataset", parent_commit=parent)
 
         self._ask(commit, retry=BUSY if parent is None else ())
 
@@ -223,11 +223,11 @@ class HubTarget:
             some = names[first : first + COMMIT_FILES]
 
             def commit(some: list[str] = some) -> None:
-                here = [found.path for found in self._api.get_paths_info(self.name, some, repo_type="dataset")]
-                operations = [CommitOperationDelete(name, is_folder=False) for name in here]
-                said = f"Remove {len(here)} file{'s' * (len(here) > 1)} of another smoothed dataset"
-                if here:
-                    self._api.create_commit(self.name, operations, commit_message=said, repo_type="dataset")
+                present = [found.path for found in self._api.get_paths_info(self.name, some, repo_type="dataset")]
+                operations = [CommitOperationDelete(name, is_folder=False) for name in present]
+                message = f"Remove {len(present)} file{'s' * (len(present) > 1)} of another smoothed dataset"
+                if present:
+                    self._api.create_commit(self.name, operations, commit_message=message, repo_type="dataset")
 
             self._ask(commit, retry=BUSY)
         for name in names:
@@ -238,8 +238,8 @@ class HubTarget:
 
         def attempt() -> None:
             self._look_again()
-            there = self.manifest()
-            if there is not None and there != data:
+            present = self.manifest()
+            if present is not None and present != data:
                 raise ConflictError(f"another dataset arrived in {self.where} at the same time; see {self.page} which one is wanted there")
             lost = self.lacks(entries, reader)
             if lost:
@@ -247,7 +247,7 @@ class HubTarget:
                     f"{len(lost)} files are not in {self.where} though they were sent, the first is {lost[0].path}: see whether a "
                     ".gitignore there leaves them out, or somebody removes them, then run the same command again"
                 )
-            if there is None:
+            if present is None:
                 operation = CommitOperationAdd(MANIFEST, data)
                 self._transfer([operation])
                 self._commit({MANIFEST: operation}, parent=self._head)  # fails if that is not the latest commit any more
@@ -297,7 +297,7 @@ def _without_bars() -> Iterator[None]:
 
 def _explain(repo: Repo, error: BaseException) -> Exception | None:
     """The one line for an error of the Hub while a dataset is written to it."""
-    found = next((said for cause in chain(error) if (said := _explain_one(repo, cause)) is not None), None)
+    found = next((explained for cause in chain(error) if (explained := _explain_one(repo, cause)) is not None), None)
     if found is None and isinstance(error, RuntimeError) and str(error).startswith("Error while uploading"):
         found = StorageError(f"{first_line(error)} {first_line(error.__cause__ or error)}; {AGAIN}")
     return found
@@ -319,8 +319,8 @@ def _explain_one(repo: Repo, error: BaseException) -> Exception | None:
     if status in (401, 404):
         return StorageError(f"there is no dataset {repo.name} on the Hub that your token may see: check the name, or {TOKEN} with another")
     if status == 403:
-        said = _said(error)
-        return StorageError(f"your token may not write to {repo.name} ({said}): name another owner, or give the token write access")
+        reason = _said(error)
+        return StorageError(f"your token may not write to {repo.name} ({reason}): name another owner, or give the token write access")
     if status == 429:
         return StorageError(f"the Hub takes no more from you for now (429): wait some minutes, then {AGAIN}")
     if status is not None and status >= 500:

@@ -94,8 +94,8 @@ class UnitStats:
             a, b = a + [0] * (len(b) - len(a)), b + [0] * (len(a) - len(b))
             return [x + y for x, y in zip(a, b, strict=True)]
 
-        mine, theirs = vars(self), vars(other)  # not asdict: it copies every number, and a run may add up very many units
-        total = type(self)(**{k: add(mine[k], theirs[k]) for k in mine})
+        own, others = vars(self), vars(other)  # not asdict: it copies every number, and a run may add up very many units
+        total = type(self)(**{k: add(own[k], others[k]) for k in own})
         if self.smoothed and other.smoothed:
             return total
         known = self if self.smoothed else other  # a part without smoothed tokens does not have to know temperatures or a cut-off

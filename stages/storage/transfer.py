@@ -182,7 +182,7 @@ class FolderTarget:
 
     def lacks(self, entries: Iterable[FileEntry], reader: Reader | None) -> list[FileEntry]:
         """On this machine all that is there is read; in a store what has the right size, and no name that carries its content."""
-        files, there = self.files(), []
+        files, same_names = self.files(), []
         missing = {entry.path: entry for entry in entries}
         looked_at = [entry for entry in missing.values() if files.get(entry.path) == entry.bytes]
 
@@ -192,10 +192,10 @@ class FolderTarget:
             else:
                 same = entry.sha256[:12] in entry.path or hashlib.sha256(self.folder.read(entry.path)).hexdigest() == entry.sha256
             if same:
-                there.append(entry.path)
+                same_names.append(entry.path)
 
         many(look, looked_at, lambda entry: None)
-        for path in there:
+        for path in same_names:
             del missing[path]
         return list(missing.values())
 

@@ -124,10 +124,10 @@ def _whole(checkpoint: Path) -> dict[str, Any]:
     """The content of state.json, as it was written."""
     try:
         value: dict[str, Any] = json.loads((checkpoint / STATE).read_bytes())
-        told = value.pop("digest")
+        expected = value.pop("digest")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(checkpoint, f"{STATE}: {first_line(error)}") from None
-    if digest(value) != told:
+    if digest(value) != expected:
         raise _damaged(checkpoint, f"{STATE} was altered")
     return value
 
@@ -173,9 +173,9 @@ def _read(checkpoint: Path, file: str) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    told = _whole(checkpoint)["files"][file]
+    expected = _whole(checkpoint)["files"][file]
     try:
-        if file_sha256(checkpoint / file) != told:
+        if file_sha256(checkpoint / file) != expected:
             raise _damaged(checkpoint, f"{file} was altered")
         found: dict[str, torch.Tensor] = load_file(checkpoint / file)
     except (OSError, SafetensorError) as error:

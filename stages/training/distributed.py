@@ -92,9 +92,9 @@ class World(AbstractContextManager["World"]):
         if self.size == 1:
             return
         learning = list(parameters)
-        there = torch.tensor([float(p.grad is not None) for p in learning], device=learning[0].device)
+        has_gradient = torch.tensor([float(p.grad is not None) for p in learning], device=learning[0].device)
         parts = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in learning]
-        buffer = torch.cat([*parts, there])
+        buffer = torch.cat([*parts, has_gradient])
         if buffer.is_cuda:
             self.sum([0.0])  # over gloo: one that failed on its way here is missed now, over NCCL after WAIT
         self._wait(lambda: dist.all_reduce(buffer))
@@ -107,10 +107,10 @@ class World(AbstractContextManager["World"]):
         """At most `length` numbers of each process, all of at least 0, one process after the other."""
         if self.size == 1:
             return values[:length]
-        mine = torch.full((length,), -1, dtype=torch.int64)
-        mine[: len(values)] = torch.tensor(values[:length], dtype=torch.int64)
-        parts = [torch.empty_like(mine) for _ in range(self.size)]
-        self._wait(lambda: dist.all_gather(parts, mine))
+        own = torch.full((length,), -1, dtype=torch.int64)
+        own[: len(values)] = torch.tensor(values[:length], dtype=torch.int64)
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        self._wait(lambda: dist.all_gather(parts, own))
         return [value for part in parts for value in part.tolist() if value >= 0]
 
     def share(self, value: Any) -> Any:

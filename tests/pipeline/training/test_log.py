@@ -19,7 +19,7 @@ class Shown(TrainProgress):
 
 def _updates(log: TrainLog, first: int, last: int, seconds: float) -> None:
     for step in range(first, last + 1):
-        log.told("update", step=step, seconds=seconds)
+        log.event("update", step=step, seconds=seconds)
 
 
 def test_a_log_that_a_restart_replaced_goes_on_where_it_stood(tmp_path: Path) -> None:
@@ -33,10 +33,10 @@ def test_a_log_that_a_restart_replaced_goes_on_where_it_stood(tmp_path: Path) ->
         file.write('{"event": "upd')  # killed in the middle of a line
     tail.show(shown)
     with TrainLog(tmp_path, log_dir=None, progress=quiet, update=5) as log:
-        log.told("resumed", step=5)
+        log.event("resumed", step=5)
         _updates(log, 6, 40, 0.123456)
         tail.show(shown)
-        log.told("finished", step=40)
+        log.event("finished", step=40)
     moved = tmp_path / "saved" / LOG
     moved.parent.mkdir()
     moved.write_bytes((tmp_path / LOG).read_bytes())
