@@ -140,7 +140,7 @@ def test_tokens_and_bytes_are_those_of_the_run(asked: dict[str, Any], reviews: P
     )
     assert sample.long_rows == statistics["truncated_rows"]
     assert (sample.whole_tokens > sample.tokens) is bool(sample.long_rows)
-    loss = next(loss for loss in sample.losses if loss.truncation == found.asked)
+    loss = next(loss for loss in sample.losses if loss.truncation == found.truncation)
     assert loss.entries * sample.smoothed == pytest.approx(statistics["entries"])
     assert found.bytes(loss) == pytest.approx(statistics["bytes"], rel=0.02)  # Arrow pads its buffers
 
@@ -162,7 +162,7 @@ def test_a_sample_tells_of_the_whole(teacher: Path, tmp_path: Path) -> None:
     assert 500 <= found.sample.rows <= ROWS
     statistics = generate(wish).manifest.statistics
     assert found.of_all(found.sample.tokens) == pytest.approx(statistics["tokens"], rel=0.1)
-    loss = next(loss for loss in found.sample.losses if loss.truncation == found.asked)
+    loss = next(loss for loss in found.sample.losses if loss.truncation == found.truncation)
     assert found.bytes(loss) == pytest.approx(statistics["bytes"], rel=0.1)
     assert loss.captured == pytest.approx(statistics["captured_mass"]["8"], abs=0.02)
     assert found.sample.p_original[None] == pytest.approx(statistics["p_original"]["mean"], abs=0.02)
