@@ -35,7 +35,7 @@ from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.dataset.open import open_folder
 from textsmooth.stages.dataset.row_gather import concatenate
-from textsmooth.stages.soft_ids.codec import decode, find_codec
+from textsmooth.stages.soft_ids.codec import Codec, decode, find_codec
 from textsmooth.stages.soft_ids.shard import shard_bytes
 from textsmooth.stages.soft_ids.statistics import UnitStats
 from textsmooth.stages.storage.folder import Folder, read_json
@@ -213,7 +213,7 @@ class _Shards:
         if not batches:
             return pa.RecordBatch.from_pylist([], schema=schema), _no_soft_ids(meta)
         block = concatenate([decode(batch) for batch in batches])
-        block = replace(block, soft=smaller(block.soft, config, old.temperatures))
+        block = replace(block, soft=smaller(block.soft, config, old.temperatures, find_codec(old.codec)))
         whole = pa.Table.from_batches(batches).drop_columns([name for name in batches[0].schema.names if name in before]).combine_chunks()
         columns = {name: whole[name].chunk(0) for name in whole.column_names} | codec.encode(block)
         return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema), block.soft
@@ -227,8 +227,12 @@ def _schema(schema: pa.Schema, fields: list[pa.Field], before: tuple[str, ...], 
     return pa.schema([*rest[:first], *fields, *rest[first:]], metadata=meta.to_arrow())
 
 
-def smaller(soft: SoftIds, config: GenerationConfig, temperatures: tuple[float, ...]) -> SoftIds:
-    """Soft ids with fewer entries and temperatures. temperatures: those stored. The mass of what is dropped goes to the tail."""
+def smaller(soft: SoftIds, config: GenerationConfig, temperatures: tuple[float, ...], codec: Codec) -> SoftIds:
+    """Soft ids with fewer entries and temperatures; the mass of what is dropped goes to the tail. temperatures, codec: as they are stored.
+
+    The errors of many rounded entries add up in that sum, so the tail is kept within 1 minus the entries that stay, which are off by their
+    own rounding only.
+    """
     kept_columns = [temperatures.index(t) for t in config.extra_temperatures]
     partition = np.ascontiguousarray(soft.log_partition[:, kept_columns])
     counts = np.diff(soft.offsets)
@@ -240,9 +244,11 @@ def smaller(soft: SoftIds, config: GenerationConfig, temperatures: tuple[float, 
     keep = (rank < config.topk) & ((before < config.mass) | (config.mass >= 1))
     if keep.all():
         return replace(soft, log_partition=partition)
-    rest = np.bincount(token[~keep], p[~keep], len(counts))
+    dropped, stays = (np.bincount(token[some], p[some], len(counts)) for some in (~keep, keep))
+    off = np.bincount(token[keep], (p * np.expm1(codec.log_error(-soft.logprobs.astype(np.float64))))[keep], len(counts))
+    tail = np.clip(np.exp(soft.log_tail.astype(np.float64)) + dropped, 1 - stays - off, np.maximum(1 - stays + off, 0.0))
     with np.errstate(divide="ignore"):
-        log_tail = np.where(rest > 0, np.logaddexp(soft.log_tail.astype(np.float64), np.log(rest)), soft.log_tail)
+        log_tail = np.where(dropped > 0, np.log(tail), soft.log_tail)
     return SoftIds(
         offsets=np.concatenate([[0], np.cumsum(np.bincount(token[keep], minlength=len(counts)))]),
         ids=soft.ids[keep],

@@ -11,10 +11,14 @@ from helpers_gen import Ran
 from helpers_verify import KINDS, Kinds, said
 
 from textsmooth.pipeline import convert, generate, verify
+from textsmooth.pipeline.share.convert import smaller
+from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import ConflictError, UsageError
 from textsmooth.schemas.manifest import MANIFEST
+from textsmooth.schemas.soft_ids import SoftIds
 from textsmooth.stages import SmoothedDataset
 from textsmooth.stages.dataset.open import open_folder, read_manifest
+from textsmooth.stages.soft_ids.plain_codec import CODEC as PLAIN_CODEC
 
 PLAIN = [name for name in KINDS if not name.startswith("compact")]
 
@@ -42,6 +46,25 @@ def test_converted_soft_ids_are_those_that_gen_makes(tmp_path: Path) -> None:
     for field in ("ids", "logprobs", "log_tail", "original_logprob"):
         assert getattr(blocks[0].soft, field).tobytes() == getattr(blocks[1].soft, field).tobytes()
     assert read_manifest(open_folder(tmp_path / "c")).config["codec"] == "compact:0.0005"
+
+
+def test_the_roundings_of_many_dropped_entries_do_not_add_up() -> None:
+    """The entries that stay and the tail are 1 within their own rounding, whatever was dropped."""
+    logits = np.sort(np.random.default_rng(0).normal(scale=2.0, size=(500, 4000)), axis=1)[:, ::-1]
+    exact = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    many, few = 600, 2
+    soft = SoftIds(
+        offsets=np.arange(501) * many,
+        ids=np.tile(np.arange(many, dtype=np.uint16), 500),
+        logprobs=exact[:, :many].astype(np.float16).reshape(-1),
+        log_tail=np.log(np.exp(exact[:, many:]).sum(1)).astype(np.float16),
+        original_logprob=exact[:, 0].astype(np.float16),
+        log_partition=np.zeros((500, 0), np.float32),
+    )
+    small = smaller(soft, GenerationConfig(topk=few), (), PLAIN_CODEC)
+    logprobs = np.concatenate([small.logprobs.reshape(500, few), small.log_tail.astype(np.float16)[:, None]], axis=1).astype(np.float64)
+    off = np.exp(logprobs) * np.expm1(PLAIN_CODEC.log_error(-logprobs))
+    assert (np.abs(np.exp(logprobs).sum(1) - 1) < off.sum(1) + 1e-6).all()
 
 
 @pytest.mark.parametrize("codec", ["plain", "compact"])
