@@ -6,6 +6,6 @@ from chaos import chaos
 
 @pytest.mark.ci
 def test_whatever_is_killed_nothing_is_lost() -> None:
-    done = chaos(rounds=3, seed=1)
-    assert len({found.kind for found in done}) == 3
-    assert [found.wrong for found in done] == [()] * 3
+    done = chaos(rounds=2, seed=1)  # workers that die: test_ray.py
+    assert [found.kind for found in done] == ["driver", "raylet"]
+    assert [found.wrong for found in done] == [()] * 2

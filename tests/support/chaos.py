@@ -29,7 +29,7 @@ JOB = ("--corpus", "demo", "--limit", "120", "--rows-per-shard", "8", "--topk", 
 UNIT_S = 0.15  # that a unit takes longer
 RUN_S = 180.0  # that a run may take
 RUNS = 4  # of the same command after a kill, at most
-KINDS = ("driver", "worker", "raylet", "node", "driver with SIGTERM", "two drivers", "raylet with SIGTERM")
+KINDS = ("driver", "raylet", "worker", "node", "driver with SIGTERM", "two drivers", "raylet with SIGTERM")
 
 
 @dataclass(frozen=True, kw_only=True)
