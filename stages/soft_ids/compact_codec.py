@@ -179,32 +179,38 @@ def _places(tokens: Array, ids: Array) -> tuple[Array, Array, Array, Array]:
 
     Returns the place of each entry in the table of its token, from 1, 0 for none: [E]; the tokens that have a table, ascending, [T]; how
     many alternatives each has, [T]; and these, one token after the other. A pair that occurs once has no place: it would cost more.
-    UsageError if the shard is too large.
     """
-    place_bits, id_bits = len(ids).bit_length(), int(ids.max(initial=0)).bit_length()
-    if place_bits + id_bits + int(tokens.max(initial=0)).bit_length() > 64:
-        raise UsageError(f"{len(ids):,} entries in one shard are too many for codec compact; lower --rows-per-shard")
-    # sorted as plain integers with the place in their low bits: three times as fast as argsort
-    keys = (tokens.astype(np.uint64) << np.uint64(id_bits) | ids) << np.uint64(place_bits) | np.arange(len(ids), dtype=np.uint64)
-    keys.sort()
-    at = (keys & np.uint64((1 << place_bits) - 1)).astype(np.int64)
-    keys >>= np.uint64(place_bits)
-    firsts = np.flatnonzero(np.concatenate([np.ones(min(len(keys), 1), np.bool_), keys[1:] != keys[:-1]]))
-    counts = np.diff(np.append(firsts, len(keys)))
-    pairs = keys[firsts]
+    at = _sorted_order(ids, tokens)
+    token, id_ = tokens[at], ids[at]
+    starts = np.concatenate([np.ones(min(len(at), 1), np.bool_), (token[1:] != token[:-1]) | (id_[1:] != id_[:-1])])
+    firsts = np.flatnonzero(starts)
+    counts = np.diff(np.append(firsts, len(at)))
+    pair_tokens, pair_ids = token[firsts], id_[firsts]
     often = np.flatnonzero(counts > 1)
-    often = often[np.lexsort((pairs[often], -counts[often], pairs[often] >> np.uint64(id_bits)))]
-    token = pairs[often] >> np.uint64(id_bits)
+    often = often[np.lexsort((-counts[often], pair_tokens[often]))]  # stable: ids ascend where the counts are the same
+    token = pair_tokens[often]
     place = np.arange(len(often)) - np.searchsorted(token, token)
     short = place < MOST_ALTERNATIVES
     often, token, place = often[short], token[short], place[short]
-    code_of_pair = np.zeros(len(pairs), np.uint16)
+    code_of_pair = np.zeros(len(firsts), np.uint16)
     code_of_pair[often] = place + 1
     codes = np.empty(len(ids), np.uint16)
     codes[at] = np.repeat(code_of_pair, counts)
     with_table, sizes = np.unique(token, return_counts=True)
-    ids_of_pairs = (pairs[often] & np.uint64((1 << id_bits) - 1)).astype(ids.dtype)
-    return codes, with_table.astype(np.uint32), sizes.astype(np.uint16), ids_of_pairs
+    return codes, with_table.astype(np.uint32), sizes.astype(np.uint16), pair_ids[often]
+
+
+def _sorted_order(*keys: Array) -> NDArray[np.int64]:
+    """The order [E] in which integers of at least 0 ascend, by the last key first; stable. keys: [E] each.
+
+    By digits of 16 bits, which numpy sorts by radix: twice as fast as a sort of keys that are joined to 64 bits.
+    """
+    order = None
+    for key in keys:
+        for shift in range(0, max(int(key.max(initial=0)).bit_length(), 1), 16):
+            digit = (key >> shift).astype(np.uint16)
+            order = np.argsort(digit, kind="stable") if order is None else order[np.argsort(digit[order], kind="stable")]
+    return order
 
 
 @dataclass(frozen=True, kw_only=True)
