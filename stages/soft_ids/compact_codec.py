@@ -205,11 +205,10 @@ def _sorted_order(*keys: Array) -> NDArray[np.int64]:
 
     By digits of 16 bits, which numpy sorts by radix: twice as fast as a sort of keys that are joined to 64 bits.
     """
-    order = None
-    for key in keys:
-        for shift in range(0, max(int(key.max(initial=0)).bit_length(), 1), 16):
-            digit = (key >> shift).astype(np.uint16)
-            order = np.argsort(digit, kind="stable") if order is None else order[np.argsort(digit[order], kind="stable")]
+    digits = [(key >> shift).astype(np.uint16) for key in keys for shift in range(0, max(int(key.max(initial=0)).bit_length(), 1), 16)]
+    order = np.argsort(digits[0], kind="stable")
+    for digit in digits[1:]:
+        order = order[np.argsort(digit[order], kind="stable")]
     return order
 
 
