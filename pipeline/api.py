@@ -54,7 +54,7 @@ def make_student(
     teacher: `demo`, a folder, or a name on the Hub. layers: counted from 0. Raises UsageError, TeacherError, ConflictError or StorageError.
     """
     from textsmooth.pipeline.plan.inputs import find_model
-    from textsmooth.stages.models.student import model_folder
+    from textsmooth.stages.models.model_folder import model_folder
     from textsmooth.stages.models.student_init import make_student as make
 
     try:

@@ -76,7 +76,7 @@ def student(
         raise UsageError(f"{given[0]} is a size of a fresh student: add --fresh and omit --layers, or omit {given[0]}")
     chosen = None if layers is None else _layers(layers)
     from textsmooth.pipeline.plan.inputs import find_model
-    from textsmooth.stages.models.student import model_folder
+    from textsmooth.stages.models.model_folder import model_folder
     from textsmooth.stages.models.student_init import make_student
 
     def folder() -> Path:

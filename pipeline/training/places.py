@@ -7,7 +7,7 @@ from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.open import dataset_name
 from textsmooth.stages.hub.names import DATASET_NAME
-from textsmooth.stages.models.student import model_folder
+from textsmooth.stages.models.model_folder import model_folder
 from textsmooth.stages.storage.folder import is_uri
 
 

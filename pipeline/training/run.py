@@ -20,7 +20,8 @@ from textsmooth.stages.dataset.collate import Batch
 from textsmooth.stages.dataset.dataset import SmoothedDataset
 from textsmooth.stages.models.device import default_threads, pick_device
 from textsmooth.stages.models.load import teacher_digest
-from textsmooth.stages.models.student import check_out, new_model_folder, save_model, weight_bytes
+from textsmooth.stages.models.model_folder import check_out, new_model_folder
+from textsmooth.stages.models.student import save_model, weight_bytes
 from textsmooth.stages.storage.atomic import pretty_json, remove
 from textsmooth.stages.training import checkpoint
 from textsmooth.stages.training.checkpoint import TrainState

@@ -7,7 +7,8 @@ import torch
 
 from textsmooth.schemas.errors import TeacherError, UsageError, first_line
 from textsmooth.stages.models.load import accepted_inputs, check_masked_lm, load_checked, meta_model, quiet
-from textsmooth.stages.models.student import check_out, new_model_folder, save_model, weight_bytes
+from textsmooth.stages.models.model_folder import check_out, new_model_folder
+from textsmooth.stages.models.student import save_model, weight_bytes
 from textsmooth.stages.tokens.load import load_tokenizer, save_tokenizer
 from textsmooth.stages.tokens.padding import probe
 

@@ -16,7 +16,8 @@ from textsmooth.schemas.smoothing import Smoothing
 from textsmooth.schemas.task_kinds import task_kind
 from textsmooth.stages.dataset.collate import SmoothedCollator
 from textsmooth.stages.dataset.dataset import SmoothedDataset
-from textsmooth.stages.models.student import check_token_map, load_student, model_folder, new_model_folder, positions
+from textsmooth.stages.models.model_folder import model_folder, new_model_folder
+from textsmooth.stages.models.student import check_token_map, load_student, positions
 from textsmooth.stages.models.student_init import fresh_student, make_student
 from textsmooth.stages.training.losses import objective_for
 from textsmooth.stages.training.soft_embedding import SoftEmbedding
