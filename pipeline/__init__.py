@@ -6,6 +6,8 @@ The commands as functions are here: `from textsmooth.pipeline import generate, t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from textsmooth.schemas.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from textsmooth.pipeline.api import generate as generate
     from textsmooth.pipeline.api import make_student as make_student
@@ -34,7 +36,21 @@ _FUNCTIONS = {
     "train": "api",
     "verify": "verification.run",
 }
-__all__ = ["convert", "diff", "doctor", "figures", "generate", "make_student", "merge", "pull", "push", "report", "train", "verify"]
+__all__ = [
+    "__version__",
+    "convert",
+    "diff",
+    "doctor",
+    "figures",
+    "generate",
+    "make_student",
+    "merge",
+    "pull",
+    "push",
+    "report",
+    "train",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -44,4 +60,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_FUNCTIONS]
+    return sorted(__all__)

@@ -56,7 +56,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(VERSION, prog_name="textsmooth")
+@click.version_option(VERSION, message=f"textsmooth {VERSION}")
 def textsmooth() -> None:
     """Smoothed datasets: a teacher reads a corpus once, students are distilled from what it left.
 

@@ -14,6 +14,7 @@ from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.options import REQUIRED, Option, flag_of, options_of, sentence
 from textsmooth.schemas.printable import printable
 from textsmooth.schemas.type_checks import field_types
+from textsmooth.schemas.version import VERSION
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -109,7 +110,8 @@ class NumberOrText(click.ParamType):  # type: ignore[type-arg]
 
 def command(function: Callable[..., Any]) -> click.Command:
     """Make a function a command of textsmooth."""
-    return click.command(cls=Command, context_settings=SETTINGS)(function)
+    with_version = click.version_option(VERSION, message=f"textsmooth {VERSION}")(function)
+    return click.command(cls=Command, context_settings=SETTINGS)(with_version)
 
 
 def options_from(kind: type, *leave_out: str) -> Callable[[Function], Function]:

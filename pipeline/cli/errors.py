@@ -26,6 +26,8 @@ USERS_ERRNO = (
     errno.EIO,
 )
 
+NEVER_SUGGESTED = ("--overwrite", "--public")  # options that replace data, or show it to others, are not the way out of a mistyped one
+
 
 def exit_code_of(call: Callable[[], Any], path: str, *, after: str, debug: bool) -> int:
     """Call; its exit code. A known error is one line that begins with `path`; with debug it is let through.
@@ -42,7 +44,8 @@ def exit_code_of(call: Callable[[], Any], path: str, *, after: str, debug: bool)
         return 2
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else path
-        return print_error(path, f"{error.format_message()} (see {path} --help)", 2)
+        harmful = isinstance(error, click.NoSuchOption) and set(NEVER_SUGGESTED) & set(error.possibilities or ())
+        return print_error(path, f"{error.message if harmful else error.format_message()} (see {path} --help)", 2)
     except click.ClickException as error:
         return print_error(path, error.format_message(), error.exit_code)
     except TextsmoothError as error:

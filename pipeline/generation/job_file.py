@@ -20,7 +20,7 @@ from textsmooth.schemas.errors import UsageError, first_line
 CORPORA = "corpora"
 SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
 NULL = "tag:yaml.org,2002:null"
-NOT_IN_A_FILE = ("config", "help")
+NOT_IN_A_FILE = ("config", "help", "version")
 VARIABLE = re.compile(r"\$(?:(?P<escaped>\$\{)|\{(?:(?P<name>[A-Za-z_]\w*)(?P<default>:-[^}]*)?\}|(?P<wrong>.*)))", re.DOTALL)
 
 

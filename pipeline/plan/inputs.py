@@ -19,9 +19,9 @@ from textsmooth.stages.corpus.formats import source_file
 from textsmooth.stages.corpus.open import open_corpus as open_named_corpus
 from textsmooth.stages.corpus.open import refuse_revision
 from textsmooth.stages.corpus.source_file import SourceFile
-from textsmooth.stages.hub.names import MODEL_NAME
+from textsmooth.stages.hub.names import HUB, MODEL_NAME
 from textsmooth.stages.storage.folder import Folder, is_uri
-from textsmooth.stages.storage.local import LocalFolder
+from textsmooth.stages.storage.local import LocalFolder, closest, refuse_slip
 from textsmooth.stages.storage.object_store import last_part
 
 A_RUN = (  # files like those that a run over a glob makes in its folder
@@ -112,7 +112,7 @@ class Model:
 
 
 def find_model(name: str, revision: str | None, *, option: str) -> Model:
-    """The model that an option names: `demo`, a folder, or owner/name on the Hub. UsageError if nothing answers to it."""
+    """The model that an option names: `demo`, a folder, or owner/name on the Hub, also as hf://owner/name. UsageError if there is none."""
     folder = Path(name).expanduser()
     if name == "demo" or folder.is_dir():
         if revision is not None:
@@ -120,13 +120,17 @@ def find_model(name: str, revision: str | None, *, option: str) -> Model:
         return Model(folder=demo.teacher_folder(), name="demo") if name == "demo" else Model(folder=folder, name=folder.resolve().name)
     if folder.exists():
         raise UsageError(f"{option} {name!r} is a file: give the folder with config.json and *.safetensors")
-    if MODEL_NAME.fullmatch(name):
+    repository = name.removeprefix(HUB)
+    if MODEL_NAME.fullmatch(repository):
+        if repository == name:
+            refuse_slip(name, f"{HUB}{name}")
         from textsmooth.stages.hub.model import fetch_model
 
-        found, commit = fetch_model(name, revision=revision, option=option)
-        return Model(folder=found, name=name, revision=commit)
+        found, commit = fetch_model(repository, revision=revision, option=option)
+        return Model(folder=found, name=repository, revision=commit)
     demo_too = "" if option == "--task-teacher" else ", or `demo`"
-    raise UsageError(f"no model at {name!r}: give {option} a folder with config.json and *.safetensors, owner/name of the Hub{demo_too}")
+    wanted = f"a folder with config.json and *.safetensors, owner/name of the Hub{demo_too}"
+    raise UsageError(f"no model at {name!r}{closest(name)}: give {option} {wanted}")
 
 
 def open_corpus(name: str, *, revision: str | None = None, streaming: str = "auto") -> Corpus:

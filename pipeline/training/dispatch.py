@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from textsmooth.pipeline.progress import TrainProgress
+from textsmooth.pipeline.training.places import check_student_name
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.open import open_folder, read_manifest
@@ -19,7 +20,8 @@ def train(options: TrainOptions, progress: TrainProgress | None = None) -> "Trai
     or Stopped (by a signal; resumable). Seeds torch's generator and sets its number of threads. Equal options, threads and libraries give
     equal weights on a CPU, however often the run was interrupted and resumed.
     """
-    read_manifest(open_folder(options.dataset, reading=True))  # a wrong name ends here, before the seconds that torch takes to import
+    read_manifest(open_folder(options.dataset, reading=True))  # wrong names end here, before the seconds that torch takes to import
+    check_student_name(options)
     from textsmooth.pipeline.training.run import train_here
     from textsmooth.stages.training.distributed import World
 

@@ -12,6 +12,7 @@ from textsmooth.stages.corpus.corpus import Corpus
 from textsmooth.stages.corpus.folder import folder_corpus
 from textsmooth.stages.corpus.formats import FORMATS, has_known_suffix, source_file
 from textsmooth.stages.hub.names import OWNED_NAME
+from textsmooth.stages.storage.local import closest
 from textsmooth.stages.storage.registry import KINDS as STORES
 from textsmooth.stages.storage.registry import SCHEMES
 
@@ -32,11 +33,12 @@ def open_corpus(spec: str, *, revision: str | None = None, streaming: str = "aut
         corpus = kind(spec, revision, streaming)
         if corpus is not None:
             return corpus
+    near = "" if glob.has_magic(spec) else closest(spec, files=True)
     if glob.has_magic(spec) or has_known_suffix(spec):
-        raise UsageError(f"no corpus {spec!r}: there is no such file here; check the path, and quote a glob")
+        raise UsageError(f"no corpus {spec!r}: there is no such file here{near}; check the path, and quote a glob")
     raise UsageError(
-        f"no corpus {spec!r}: give `demo`, a task (glue/qnli, squad …), owner/name[:config] of the Hub, a folder laid out as a Hub dataset "
-        f"(FOLDER or FOLDER:config), or files ({', '.join(FORMATS)})"
+        f"no corpus {spec!r}{near}: give `demo`, a task (glue/qnli, squad …), owner/name[:config] of the Hub, a folder laid out as a Hub "
+        f"dataset (FOLDER or FOLDER:config), or files ({', '.join(FORMATS)})"
     )
 
 

@@ -1,6 +1,5 @@
 """Open a smoothed dataset by path, URI or Hub name."""
 
-import difflib
 import logging
 import os
 import re
@@ -12,25 +11,22 @@ from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import MANIFEST, Manifest
 from textsmooth.stages.hub.names import DATASET_NAME, OWNED_NAME
 from textsmooth.stages.storage.folder import Folder, is_uri, read_json
-from textsmooth.stages.storage.local import LocalFolder
+from textsmooth.stages.storage.local import LocalFolder, closest, refuse_slip
 from textsmooth.stages.storage.registry import KINDS, SCHEMES
 
 
 def hub_uri(place: str | Path) -> str | None:
     """The URI of a dataset on the Hub that is called by its name, owner/name, or by the address of its page there.
 
-    None for another place, and for a name that lies here; a Path is never such a name. UsageError for one that its first part, a folder
-    here, makes a slip of the pen as well, and for another address.
+    None for another place, and for a name that lies here; a Path is never such a name. UsageError for one that is nearly the name of a
+    folder here, and for another address.
     """
     if isinstance(place, str) and place.startswith(("https://", "http://")):
         return _of_page(place)
     if not isinstance(place, str) or DATASET_NAME.fullmatch(place) is None or os.path.lexists(place):
         return None
-    uri, above = f"hf://datasets/{place}", Path(place).parent
-    if above.is_dir():
-        folders = [f"{above}/{path.name}" for path in above.iterdir() if path.is_dir()]
-        like = difflib.get_close_matches(place, folders, n=1)
-        raise UsageError(f"no folder {place} here{f' (closest: {like[0]})' if like else ''}; for the Hub write {uri}")
+    uri = f"hf://datasets/{place}"
+    refuse_slip(place, uri)
     return uri
 
 
@@ -112,7 +108,8 @@ def read_manifest(place: Folder | Path | str) -> Manifest:
     if isinstance(folder, LocalFolder) and not folder.path.is_dir():
         named = not folder.path.is_absolute() and len(folder.path.parts) > 1
         hub = "; on the Hub one is owner/name, hf://datasets/owner/name@revision, or its page" if named else ""
-        raise UsageError(f"no smoothed dataset at {folder}: there is no such folder; make one with textsmooth-gen{hub}")
+        nothing = f"there is no such folder{closest(str(folder))}"
+        raise UsageError(f"no smoothed dataset at {folder}: {nothing}; make one with textsmooth-gen{hub}")
     near = folder.near()
     if near:
         names = f"{', '.join(near[:NAMED])}{f' and {len(near) - NAMED:,} more' if len(near) > NAMED else ''}"

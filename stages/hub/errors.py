@@ -36,7 +36,7 @@ class Repo:
         """What works without the Hub."""
         if self.kind == "dataset":
             return "--corpus demo or local files"
-        return "a local folder" if self.option == "--task-teacher" else "--teacher demo or a local folder"
+        return "a local folder" if self.option == "--task-teacher" else f"{self.option} demo or a local folder"
 
 
 class Unreachable(Exception):

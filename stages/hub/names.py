@@ -2,6 +2,7 @@
 
 import re
 
+HUB = "hf://"  # before a name that must not be taken for a local one
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 OWNED_NAME = rf"{_PART}/{_PART}"  # owner/name, to be part of a larger pattern
 DATASET_NAME = re.compile(OWNED_NAME)

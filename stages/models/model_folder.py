@@ -10,6 +10,7 @@ from pathlib import Path
 
 from textsmooth.schemas.errors import ConflictError, StorageError, UsageError
 from textsmooth.stages.storage.atomic import TEMP_PREFIX, sync
+from textsmooth.stages.storage.local import closest
 
 
 @contextlib.contextmanager
@@ -80,5 +81,5 @@ def model_folder(name: str, what: str) -> Path:
     if not (folder / "config.json").is_file():
         reason = "there is no such folder" if not folder.is_dir() else "it has no config.json"
         advice = "make one with `textsmooth student --from TEACHER`" if what == "student" else "give the folder of a local model"
-        raise UsageError(f"no {what} at {name}: {reason}; {advice}")
+        raise UsageError(f"no {what} at {name}: {reason}{'' if folder.exists() else closest(name)}; {advice}")
     return folder

@@ -1,14 +1,17 @@
 """A dataset folder on a local or mounted file system."""
 
 import contextlib
+import difflib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from textsmooth.schemas.errors import DatasetError, StorageError
+from textsmooth.schemas.errors import DatasetError, StorageError, UsageError
 from textsmooth.schemas.manifest import AGAIN, MANIFEST, PLAN
 from textsmooth.stages.storage import atomic
 from textsmooth.stages.storage.folder import BLOCK_BYTES, Folder, is_temp
+
+SLIP = 0.8  # how much a name resembles another one, at least, to be taken for a mistyped form of it
 
 
 class LocalFolder(Folder):
@@ -104,3 +107,36 @@ def overlap(one: Folder, other: Folder) -> bool:
     """Whether two folders are the same, or one lies in the other."""
     a, b = (folder.path.resolve() if isinstance(folder, LocalFolder) else PurePosixPath(str(folder)) for folder in (one, other))
     return a == b or a in b.parents or b in a.parents
+
+
+def nearest(place: str, *, files: bool = False) -> str | None:
+    """The folder that is called nearly so, where nothing lies at `place`; files: or the file."""
+    path = Path(place).expanduser()
+    cutoff = SLIP if path.parent == Path() or not path.parent.is_dir() else 0.6
+    try:
+        parents = [path.parent] if path.parent.is_dir() else _alike(path.parent, path.parent.parent.iterdir(), SLIP)
+        alike = [other for parent in parents for other in _alike(path, parent.iterdir(), cutoff) if files or other.is_dir()]
+    except OSError:  # a folder that cannot be read, or none
+        return None
+    return alike[0].as_posix() if alike else None
+
+
+def _alike(path: Path, others: Iterable[Path], cutoff: float) -> list[Path]:
+    """Those that are called nearly so, the closest first."""
+    by_name = {other.name: other for other in others}
+    return [by_name[name] for name in difflib.get_close_matches(path.name, by_name, n=3, cutoff=cutoff)]
+
+
+def closest(place: str, *, files: bool = False) -> str:
+    """Words for an error on `place`, where nothing lies: what is called nearly so, or nothing."""
+    near = nearest(place, files=files)
+    return f" (closest: {near})" if near else ""
+
+
+def refuse_slip(place: str, hub: str) -> None:
+    """UsageError for a name of the Hub that looks like a folder here: its first part is one, or a folder is called nearly so.
+
+    hub: how the Hub's is written.
+    """
+    if nearest(place) or (len(Path(place).parts) > 1 and Path(place).parent.is_dir()):
+        raise UsageError(f"no folder {place} here{closest(place)}; for the Hub write {hub}")

@@ -12,6 +12,9 @@ import pytest
 from helpers_gen import Ran
 from helpers_verify import Kinds
 
+from textsmooth.pipeline.cli.app import COMMANDS
+from textsmooth.schemas.version import VERSION
+
 
 @pytest.mark.parametrize(
     ("typed", "said"),
@@ -34,6 +37,51 @@ def test_an_option_that_is_none_is_told_with_the_nearest(textsmooth: Callable[..
     assert (
         ran.code == 2 and ran.err == "textsmooth verify: No such option '--seeed'. Did you mean '--seed'? (see textsmooth verify --help)\n"
     )
+
+
+@pytest.mark.parametrize("words", [("gen", "--overwrit"), ("push", "d", "me/d", "--publik")])
+def test_what_replaces_or_shows_data_is_never_the_suggestion(words: tuple[str, ...], textsmooth: Callable[..., Ran]) -> None:
+    ran = textsmooth(*words)
+    assert ran.code == 2 and f"No such option '{words[-1]}'. (see textsmooth {words[0]} --help)" in ran.err
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_says_its_version(command: str, textsmooth: Callable[..., Ran]) -> None:
+    assert textsmooth(command, "--version").out == textsmooth("--version").out == f"textsmooth {VERSION}\n"
+
+
+SLIPS: list[tuple[list[str], str]] = [
+    (
+        ["gen", "--corpus", "demo", "--teacher", "students/stat"],
+        "no folder students/stat here (closest: students/start); for the Hub write hf:/",
+    ),
+    (["train", "data", "--student", "studnets/start"], "no folder studnets/start here (closest: students/start); for the Hub write hf:/"),
+    (["train", "data", "--student", "students/q"], "no folder students/q here; for the Hub write hf://students/q"),
+    (
+        ["student", "--from", "students/stat", "--layers", "0", "--out", "new"],
+        "no folder students/stat here (closest: students/start); for the Hub",
+    ),
+    (
+        ["student", "--from", "./students/stat", "--layers", "0", "--out", "new"],
+        "no model at './students/stat' (closest: students/start): give --from",
+    ),
+    (["inspect", "students/stat"], "no folder students/stat here (closest: students/start); for the Hub write hf://datasets/students/stat"),
+    (["inspect", "./smothed"], "no smoothed dataset at smothed: there is no such folder (closest: smoothed); make one with textsmooth-gen"),
+    (["gen", "--corpus", "revews.csv"], "no corpus 'revews.csv': there is no such file here (closest: reviews.csv); check the path"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), SLIPS, ids=[" ".join(words) for words, _ in SLIPS])
+def test_a_mistyped_name_is_answered_with_the_closest_and_never_sent_to_the_hub(
+    words: list[str], message: str, kinds: Kinds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, textsmooth: Callable[..., Ran]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "students/start").mkdir(parents=True)
+    (tmp_path / "smoothed").mkdir()
+    (tmp_path / "data").symlink_to(kinds["single"][0])
+    (tmp_path / "reviews.csv").write_text("text\nfine\n")
+    ran = textsmooth(*words)
+    assert ran.code == 2 and message in ran.err and len(ran.err.splitlines()) == 1, ran.err
 
 
 @pytest.mark.parametrize("command", ["inspect", "stats", "verify", "report"])

@@ -240,7 +240,7 @@ def test_no_lengths_or_labels_are_read_where_the_manifest_says_enough(kit, optio
     ("changes", "error", "said"),
     [
         (
-            {"student": "nowhere", "objective": "kd"},
+            {"objective": "kd"},
             UsageError,
             "has no teacher_logits for --objective kd; generate it with --task-teacher",
         ),
@@ -348,7 +348,7 @@ def test_the_commands(kit, smoothed, tmp_path):
 
 def test_every_option_has_help_and_a_field():
     fields = {field.name for field in dataclasses.fields(TrainOptions)}
-    assert {parameter.name for parameter in train_command.params} == {*fields, "debug"}
+    assert {parameter.name for parameter in train_command.params} == {*fields, "debug", "version"}
     for command in (train_command, student_command):
         assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
 
