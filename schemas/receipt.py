@@ -1,10 +1,11 @@
 """What a unit reports when it ends: its receipt, or why it failed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from textsmooth.schemas.canonical import lean
 from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.field_types import Count, Sha256, convert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,9 +13,9 @@ class BadRow:
     """A row that cannot be smoothed because of its content."""
 
     split: str
-    row: int  # position in the split
+    row: Count  # position in the split
     file: str  # as Unit.file
-    file_row: int  # position in the file
+    file_row: Count  # position in the file
     error: str  # one line
     values: dict[str, Any] | None = None  # the row's columns; None if they cannot be written as JSON
 
@@ -25,18 +26,18 @@ class Receipt:
 
     unit: str  # Unit.id
     split: str
-    number: int
+    number: Count
     shard: str  # path in the dataset folder
-    sha256: str
-    bytes: int
-    rows: int  # of the corpus
-    tokens: int
-    entries: int
+    sha256: Sha256
+    bytes: Count
+    rows: Count  # of the corpus
+    tokens: Count
+    entries: Count
     stats: dict[str, Any]  # UnitStats.to_json()
     versions: dict[str, str]
     device: str
     timings: dict[str, float]  # seconds
-    windows: int | None = None  # rows of the shard, where long rows were cut into windows
+    windows: Count | None = None  # rows of the shard, where long rows were cut into windows
     skipped: tuple[BadRow, ...] = ()  # rows of the corpus that are not in the shard: --skip-bad-rows
     taken_from: str | None = None  # digest of the earlier dataset that the shard was reused from
 
@@ -45,11 +46,14 @@ class Receipt:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
+        """Read back. DatasetError if a field is missing, unknown, or has no value that it can have."""
         try:
-            skipped = tuple(BadRow(**row) for row in value.get("skipped", ()))
-            return cls(**{**value, "skipped": skipped})
-        except (TypeError, AttributeError) as error:
+            receipt: Self = convert(value, cls)
+        except ValueError as error:
             raise DatasetError(f"a receipt is damaged: {error}") from None
+        if other := value.keys() - {field.name for field in fields(cls)}:
+            raise DatasetError(f"a receipt is damaged: it has {min(other)}")
+        return receipt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,7 +132,7 @@ def commit(
     lines, total = io.BytesIO(), UnitStats()
     for receipt in _receipts(out, plan):
         lines.write(jsonl([receipt.to_json()]))
-        total += UnitStats(**receipt.stats)
+        total += UnitStats.from_json(receipt.stats)
         ordered.append(_light(receipt, plan))
     if out.size(MANIFEST) is not None:  # looked for after the receipts: until there is one they only grow
         return tidy(out, plan)

@@ -1,7 +1,6 @@
 """Reuse shards of a finished dataset: open it, compare its settings, take a shard from it."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from textsmooth.schemas.manifest import AGAIN, PLAN, RECEIPTS, Manifest, ShardEn
 from textsmooth.schemas.plan import Plan, Unit
 from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.dataset.open import read_manifest
-from textsmooth.stages.storage.atomic import link
+from textsmooth.stages.storage.atomic import link, parse_json
 from textsmooth.stages.storage.folder import Folder, read_json
 from textsmooth.stages.storage.local import LocalFolder
 
@@ -53,7 +52,7 @@ class Previous:
         data = read_checked(self.folder, self.manifest, RECEIPTS)
         for unit, line in zip(self.plan.units, data.splitlines(), strict=False):
             if unit.id in ids:
-                receipt = Receipt.from_json(json.loads(line))
+                receipt = Receipt.from_json(parse_json(line, self.folder.at(RECEIPTS)))
                 if receipt.unit != unit.id:
                     raise DatasetError(f"{self.folder.at(RECEIPTS)} does not follow its {PLAN}; {AGAIN}")
                 yield receipt

@@ -186,7 +186,7 @@ def _convert_unit(shards: "_Shards", out: Folder, plan: Plan, unit: Unit, receip
     sha256 = hashlib.sha256(data).hexdigest()
     name = shard_path(unit, sha256)
     out.put(name, memoryview(data))
-    stats = replace(UnitStats(**receipt.stats), entries=len(soft.ids))
+    stats = replace(UnitStats.from_json(receipt.stats), entries=len(soft.ids))
     config = plan.config
     counted = UnitStats.of(soft, topk=config.topk, mass=config.mass, temperatures=config.extra_temperatures)
     if stats.entries != receipt.entries:

@@ -1,7 +1,6 @@
 """Make a dataset of some shards of another: choose the shards, and derive manifest, receipts and card."""
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,8 +10,9 @@ from textsmooth.pipeline.commit.commit import jsonl
 from textsmooth.pipeline.share.deliver import DatasetFiles
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.manifest import CARD, QUARANTINE, RECEIPTS, FileEntry, Manifest, ShardEntry, of_splits
+from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.soft_ids.statistics import UnitStats
-from textsmooth.stages.storage.atomic import pretty_json
+from textsmooth.stages.storage.atomic import parse_json, pretty_json
 from textsmooth.stages.storage.transfer import Reader
 
 
@@ -63,8 +63,8 @@ def part(whole: DatasetFiles, shards: tuple[ShardEntry, ...]) -> DatasetFiles:
     changes: dict[str, Any] = {"statistics": {**manifest.statistics, **_size(shards)}}
     files = {entry.path: entry for entry in manifest.files}
     if RECEIPTS in files:
-        lines = [json.loads(line) for line in whole.reader.bytes(files[RECEIPTS]).splitlines()]
-        receipts = {receipt["shard"]: receipt for receipt in lines if receipt["shard"] in kept}
+        lines = [parse_json(line, RECEIPTS) for line in whole.reader.bytes(files[RECEIPTS]).splitlines()]
+        receipts = {receipt["shard"]: receipt for receipt in lines if Receipt.from_json(receipt).shard in kept}
         if set(receipts) == kept:
             ordered = [receipts[shard.path] for shard in shards]
             made[RECEIPTS] = jsonl(ordered)
@@ -77,7 +77,7 @@ def part(whole: DatasetFiles, shards: tuple[ShardEntry, ...]) -> DatasetFiles:
                 made[QUARANTINE] = jsonl(skipped)
             elif QUARANTINE in files:
                 del files[QUARANTINE]
-            total = sum((UnitStats(**receipt["stats"]) for receipt in ordered), start=UnitStats())
+            total = sum((UnitStats.from_json(receipt["stats"]) for receipt in ordered), start=UnitStats())
             left_out = {"skipped_rows": len(skipped)} if skipped else {}
             changes["statistics"] = {**total.summary(), **left_out, **_size(shards)}
     smaller = replace(

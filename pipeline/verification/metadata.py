@@ -35,7 +35,7 @@ from textsmooth.schemas.plan import Plan, Unit, unit_ids
 from textsmooth.schemas.receipt import Receipt
 from textsmooth.stages.checks.shard import Finding, Promised, check_file, missing, unreadable
 from textsmooth.stages.soft_ids.statistics import UnitStats
-from textsmooth.stages.storage.atomic import pretty_json
+from textsmooth.stages.storage.atomic import parse_json, pretty_json
 from textsmooth.stages.storage.folder import Folder, is_temp
 from textsmooth.stages.tokens.tokenize import tokenizer_digest, vocab_digest
 
@@ -209,8 +209,8 @@ def _wrong_units(plan: Plan) -> Iterator[str]:
 
 def _check_receipts(records: Records, manifest: Manifest, data: bytes, quarantine: bytes | None, listed: set[str]) -> None:
     try:
-        receipts = [Receipt.from_json(json.loads(line)) for line in data.splitlines()]
-        total = sum((UnitStats(**receipt.stats) for receipt in receipts), UnitStats())
+        receipts = [Receipt.from_json(parse_json(line, RECEIPTS)) for line in data.splitlines()]
+        total = sum((UnitStats.from_json(receipt.stats) for receipt in receipts), UnitStats())
         summary = total.summary()
     except (ValueError, TypeError, RecursionError, ArithmeticError, DatasetError) as error:
         records.add(RECEIPTS, f"cannot be read: {error}")

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol
 
 from textsmooth.schemas.errors import CorpusError
+from textsmooth.schemas.pointers import POINTER_BYTES, pointer
 
 SCAN_ROWS = 1024  # rows that decide the columns of a format without a schema; the most rows of a block
-
-POINTER_BYTES = 1024
-POINTERS = {b"version https://git-lfs.github.com/spec/": ("Git LFS", "git lfs pull"), b"/annex/objects/": ("git-annex", "git annex get")}
 
 LateColumns = tuple[tuple[str, ...], ...]  # groups of columns: see FileFormat.blocks
 
@@ -69,10 +67,9 @@ class SourceFile:
 
     def _check_pointer(self, opened: BinaryIO, content: bytes) -> None:
         """CorpusError for the small file that Git LFS or git-annex leaves in place of one that was not downloaded."""
-        for start, (name, command) in POINTERS.items():
-            if content.startswith(start):
-                opened.close()
-                raise CorpusError(f"{self} is a {name} pointer, not the file: {command}")
+        if what := pointer(content):
+            opened.close()
+            raise CorpusError(f"{self} is {what}")
 
     def stat(self) -> list[int]:
         """[bytes, mtime in ns], the cheap identity; of a remote file, [bytes, a number that changes with the content]."""

@@ -1,7 +1,6 @@
 """The folder of a dataset in a repository on the Hub, at one commit: read, never written. Files lie in the cache of huggingface_hub."""
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -11,11 +10,12 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote
 
 from textsmooth.schemas.errors import CorpusError, DatasetError, StorageError, TextsmoothError, UsageError
-from textsmooth.schemas.manifest import MANIFEST, PLAN, SHA256
+from textsmooth.schemas.manifest import MANIFEST, PLAN, SHA256, Manifest
 from textsmooth.stages.hub.errors import RETRY_STATUSES, Repo, Unreachable, ask, chain, status_of
 from textsmooth.stages.hub.file import DOWNLOAD_FIRST
 from textsmooth.stages.hub.names import OWNED_NAME
 from textsmooth.stages.storage import atomic
+from textsmooth.stages.storage.atomic import parse_json
 from textsmooth.stages.storage.folder import BLOCK_BYTES, Folder
 from textsmooth.stages.storage.retry import HUB, NO_RETRY, RetryPolicy
 
@@ -251,8 +251,8 @@ class HubFolder(Folder):
 
     def _promised(self) -> dict[str, int]:
         """What the manifest says there is: without a connection nobody else does."""
-        manifest = json.loads(self.read(MANIFEST))
-        return {entry["path"]: entry["bytes"] for entry in (*manifest["shards"], *manifest["files"])}
+        manifest = Manifest.from_json(parse_json(self.read(MANIFEST), self.at(MANIFEST)), self.at(MANIFEST))
+        return {shard.path: shard.bytes for shard in manifest.shards} | {file.path: file.bytes for file in manifest.files}
 
     def empty(self, *, but_temp: bool = False) -> bool:
         return not self.files()

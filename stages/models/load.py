@@ -17,6 +17,7 @@ import torch
 
 from textsmooth.schemas.canonical import digest, file_sha256
 from textsmooth.schemas.errors import TeacherError, first_line
+from textsmooth.schemas.pointers import POINTER_BYTES, pointer
 from textsmooth.stages.tokens.tokenize import NO_LIMIT
 
 # How much other padding may change logits, as a share of the largest one: kernels round differently.
@@ -31,6 +32,9 @@ def teacher_digest(folder: Path) -> str:
         raise TeacherError(f"{folder} is not a model folder: it has no config.json")
     if not weights:
         raise TeacherError(f"{folder} has no *.safetensors weights; save the model as safetensors (pickled weights are not read)")
+    for file in weights:
+        if file.stat().st_size <= POINTER_BYTES and (what := pointer(file.read_bytes())):
+            raise TeacherError(f"{file} is {what}")
     others = [file for name in ("model.safetensors.index.json", "adapter_config.json") if (file := folder / name).is_file()]
     return digest({file.name: file_sha256(file) for file in [config, *others, *weights]})
 

@@ -4,12 +4,14 @@ Legend: N tokens, E entries, K entries per token at most.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from textsmooth.schemas.errors import DatasetError
+from textsmooth.schemas.field_types import Count, Number, convert
 from textsmooth.schemas.soft_ids import SoftIds
 
 BINS = 100  # of the histogram of p(original)
@@ -22,23 +24,23 @@ _ROUNDING = 1e-6  # of a sum of float32 probabilities
 class UnitStats:
     """Sums over the tokens of a unit; `+` adds two."""
 
-    rows: int = 0
-    tokens: int = 0  # specials included, no padding
-    smoothed: int = 0  # tokens with soft ids
-    entries: int = 0
-    padded: int = 0  # tokens of the forward passes, padding included
-    passed: int = 0  # real tokens of the forward passes, where a row has several; else 0
-    truncated_rows: int = 0
-    windows: int = 0  # rows of the shards, where long rows are cut into windows; else 0
-    unknown_tokens: int = 0  # of the text, that the tokenizer has no token for
-    task_truncated_rows: int = 0  # cut by the task teacher's own tokenizer
-    lost_answers: int = 0  # rows of which no window holds the whole answer
-    unlabelled_rows: int = 0
-    mass_by_rank: list[float] = field(default_factory=list)  # [K] sum over tokens of the r-th entry's probability
-    mass_by_temperature: dict[str, list[float]] = field(default_factory=dict)  # as mass_by_rank, at other stored temperatures
-    reached_mass: int | None = None  # tokens whose entries reach the mass cut-off; None without one
-    original: float = 0.0  # sum of p(original)
-    original_bins: list[int] = field(default_factory=lambda: [0] * BINS)
+    rows: Count = 0
+    tokens: Count = 0  # specials included, no padding
+    smoothed: Count = 0  # tokens with soft ids
+    entries: Count = 0
+    padded: Count = 0  # tokens of the forward passes, padding included
+    passed: Count = 0  # real tokens of the forward passes, where a row has several; else 0
+    truncated_rows: Count = 0
+    windows: Count = 0  # rows of the shards, where long rows are cut into windows; else 0
+    unknown_tokens: Count = 0  # of the text, that the tokenizer has no token for
+    task_truncated_rows: Count = 0  # cut by the task teacher's own tokenizer
+    lost_answers: Count = 0  # rows of which no window holds the whole answer
+    unlabelled_rows: Count = 0
+    mass_by_rank: list[Number] = field(default_factory=list)  # [K] sum over tokens of the r-th entry's probability
+    mass_by_temperature: dict[str, list[Number]] = field(default_factory=dict)  # as mass_by_rank, at other stored temperatures
+    reached_mass: Count | None = None  # tokens whose entries reach the mass cut-off; None without one
+    original: Number = 0.0  # sum of p(original)
+    original_bins: list[Count] = field(default_factory=lambda: [0] * BINS)
 
     @classmethod
     def of(
@@ -103,6 +105,17 @@ class UnitStats:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Read back. DatasetError if a field is unknown, or has no value that it can have."""
+        try:
+            stats: Self = convert(value, cls)
+        except ValueError as error:
+            raise DatasetError(f"the statistics of a receipt are damaged: {error}") from None
+        if other := value.keys() - {field.name for field in fields(cls)}:
+            raise DatasetError(f"the statistics of a receipt are damaged: they have {min(other)}")
+        return stats
 
     def captured(self) -> dict[int, float]:
         """Mean probability inside the first k entries, for the k of RANKS up to K and for K itself."""

@@ -16,18 +16,21 @@ import secrets
 import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
+from msgspec import Meta
 
 from textsmooth.schemas.canonical import digest, file_sha256
 from textsmooth.schemas.errors import DatasetError, StorageError, first_line
+from textsmooth.schemas.field_types import Count, Number, Sha256, convert
 from textsmooth.stages.storage.atomic import TEMP_PREFIX, pretty_json, remove, sync
 
 STATE, MODEL, OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
 KEPT = 2  # the last ones, and the best
 _NAME = re.compile(r"step-(\d{8,})")
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+LossSum = Annotated[list[Number], Meta(min_length=2, max_length=2)]  # sum, updates
 
 
 @dataclass(kw_only=True)
@@ -35,21 +38,21 @@ class TrainState:
     """Where a run is: what is stored beside weights and optimizer."""
 
     options: dict[str, Any]  # TrainOptions.fixed()
-    dataset: str  # digest
-    student: str  # digest of the folder it began from
+    dataset: Sha256
+    student: Sha256  # digest of the folder it began from
     versions: dict[str, str]
-    update: int = 0  # updates made
-    epoch: int = 0  # that is read next
+    update: Count = 0  # updates made
+    epoch: Count = 0  # that is read next
     stream: dict[str, Any] = field(default_factory=dict)  # BatchStream.state_after; empty at the very beginning
-    rows: int = 0  # read so far, a row of `both` once for each update
-    tokens: int = 0
-    train_s: float = 0.0
-    evaluate_s: float = 0.0
-    losses: dict[str, list[float]] = field(default_factory=dict)  # form -> sum, updates: since the last evaluation
+    rows: Count = 0  # read so far, a row of `both` once for each update
+    tokens: Count = 0
+    train_s: Number = 0.0
+    evaluate_s: Number = 0.0
+    losses: dict[str, LossSum] = field(default_factory=dict)  # by form, since the last evaluation
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry for each evaluation
-    best_update: int | None = None
-    best_score: float | None = None
-    waited: int = 0  # evaluations since the best
+    best_update: Count | None = None
+    best_score: Number | None = None
+    waited: Count = 0  # evaluations since the best
     ended: bool = False  # by --patience
 
     def to_json(self) -> dict[str, Any]:
@@ -57,11 +60,16 @@ class TrainState:
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Self:
-        """Read back. DatasetError if it is none."""
-        names = {f.name for f in fields(cls)}
-        if not isinstance(value, dict) or set(value) != names or not isinstance(value["update"], int):
-            raise DatasetError(f"{where} is no state of this version of textsmooth; remove its folder, or begin again with --overwrite")
-        return cls(**value)
+        """Read back. DatasetError if a field is missing, unknown, or has no value that it can have."""
+        try:
+            if not isinstance(value, dict) or set(value) != {f.name for f in fields(cls)}:
+                raise ValueError("other fields")
+            state: Self = convert(value, cls)
+        except ValueError as error:
+            raise DatasetError(
+                f"{where} is no state of this version of textsmooth ({error}); remove its folder, or begin again with --overwrite"
+            ) from None
+        return state
 
 
 def name_of(update: int) -> str:
@@ -117,17 +125,17 @@ def save(run: Path, student: torch.nn.Module, optimizer: torch.optim.Optimizer, 
 
 def read_state(checkpoint: Path) -> TrainState:
     """Where the run was. DatasetError if the checkpoint is damaged."""
-    return TrainState.from_json(_whole(checkpoint)["state"], str(checkpoint / STATE))
+    return TrainState.from_json(_whole(checkpoint).get("state"), str(checkpoint / STATE))
 
 
 def _whole(checkpoint: Path) -> dict[str, Any]:
     """The content of state.json, as it was written."""
     try:
         value: dict[str, Any] = json.loads((checkpoint / STATE).read_bytes())
-        expected = value.pop("digest")
+        whole = value.pop("digest") == digest(value)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(checkpoint, f"{STATE}: {first_line(error)}") from None
-    if digest(value) != expected:
+    if not whole:
         raise _damaged(checkpoint, f"{STATE} was altered")
     return value
 
@@ -173,9 +181,9 @@ def _read(checkpoint: Path, file: str) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    expected = _whole(checkpoint)["files"][file]
+    digests = _whole(checkpoint).get("files")
     try:
-        if file_sha256(checkpoint / file) != expected:
+        if not isinstance(digests, dict) or file_sha256(checkpoint / file) != digests.get(file):
             raise _damaged(checkpoint, f"{file} was altered")
         found: dict[str, torch.Tensor] = load_file(checkpoint / file)
     except (OSError, SafetensorError) as error:

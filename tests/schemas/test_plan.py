@@ -90,6 +90,21 @@ def test_a_receipt_that_is_none_is_refused(value: Any) -> None:
         Receipt.from_json(value)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"bytes": -1}, {"rows": "3"}, {"sha256": "x"}, {"stats": []}, {"timings": {"a": "b"}}, {"skipped": [{"row": 1}]}, {"more": 1}],
+    ids=str,
+)
+def test_a_receipt_with_a_value_that_it_cannot_have_is_refused(changes: dict[str, Any]) -> None:
+    whole = {
+        "unit": "u", "split": "train", "number": 0, "shard": "train/0.arrow", "sha256": "0" * 64, "bytes": 1, "rows": 1, "tokens": 3,
+        "entries": 3, "stats": {}, "versions": {}, "device": "cpu", "timings": {},
+    }  # fmt: skip
+    assert Receipt.from_json(whole).rows == 1
+    with pytest.raises(DatasetError, match=f"a receipt is damaged: .*{next(iter(changes))}"):
+        Receipt.from_json(whole | changes)
+
+
 @pytest.fixture
 def plan() -> Plan:
     corpus = CorpusIdentity(

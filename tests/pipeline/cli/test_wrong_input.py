@@ -243,11 +243,18 @@ def _no_tokenizer(folder: Path) -> None:
         path.unlink()
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 90868376\n"
 TEACHERS: list[tuple[str, Callable[[Path], None], str]] = [
     ("an encoder without a head", _no_head, "is missing weights that BertForMaskedLM needs (cls.predictions"),
     ("a classifier", _classifier, "is missing weights that BertForMaskedLM needs (cls.predictions"),
     ("pickled weights", _pickled, "no *.safetensors weights"),
     ("cut weights", _cut_weights, "cannot load the model"),
+    (
+        "weights that Git LFS has not fetched",
+        _file("model.safetensors", LFS),
+        "model.safetensors is a Git LFS pointer, not the file: git lfs",
+    ),
+    ("a deep tokenizer_config.json", _file("tokenizer_config.json", b"[" * 100_000), "cannot load a tokenizer from teacher"),
     ("no weights", _file("model.safetensors", None), "no *.safetensors weights"),
     ("no config", _file("config.json", None), "no config.json"),
     ("damaged config", _file("config.json", b'{"vocab_size": '), "config.json cannot be read as JSON"),

@@ -36,7 +36,7 @@ def step(student: Any, adam: torch.optim.AdamW) -> float:
 
 
 def state(update: int = 1, **changes: Any) -> TrainState:
-    return TrainState(options={"lr": 0.1}, dataset="d" * 64, student="s" * 64, versions={"torch": "2"}, update=update, **changes)
+    return TrainState(options={"lr": 0.1}, dataset="d" * 64, student="a" * 64, versions={"torch": "2"}, update=update, **changes)
 
 
 def test_weights_moments_and_state_come_back_to_the_bit(kit: ModuleType, tmp_path: Path) -> None:
@@ -117,6 +117,59 @@ def test_a_state_of_another_version_is_refused(kit: ModuleType, tmp_path: Path) 
     (place / "state.json").write_text(json.dumps({**value, "digest": digest(value)}))
     with pytest.raises(DatasetError, match="is no state of this version of textsmooth"):
         read_state(place)
+
+
+ODD_FIELDS: list[dict[str, Any]] = [
+    {"update": -1},
+    {"update": "3"},
+    {"update": 2**62},
+    {"epoch": 1.5},
+    {"rows": None},
+    {"student": "nobody"},
+    {"options": []},
+    {"stream": 3},
+    {"losses": {"smoothed": [1.0]}},
+    {"losses": {"smoothed": ["a", 2]}},
+    {"history": [3]},
+    {"best_update": -2},
+    {"best_score": "high"},
+    {"ended": 1},
+]
+
+
+@pytest.mark.parametrize("changes", ODD_FIELDS, ids=str)
+def test_a_state_with_values_that_it_cannot_have_is_refused_though_its_digest_fits(
+    changes: dict[str, Any], kit: ModuleType, tmp_path: Path
+) -> None:
+    place = save(tmp_path, model(kit), optimizer(model(kit)), state())
+    found = json.loads((place / "state.json").read_text())
+    value = {"state": {**found["state"], **changes}, "files": found["files"]}
+    (place / "state.json").write_text(json.dumps({**value, "digest": digest(value)}))
+    with pytest.raises(DatasetError, match=f"is no state of this version of textsmooth .*{next(iter(changes))}.*remove its folder"):
+        read_state(place)
+
+
+@pytest.mark.parametrize("value", [{}, {"files": {}}, {"state": None, "files": {}}, {"state": [], "files": 3}], ids=str)
+def test_a_checkpoint_without_its_parts_is_refused(value: dict[str, Any], kit: ModuleType, tmp_path: Path) -> None:
+    student = model(kit)
+    place = save(tmp_path, student, optimizer(student), state())
+    (place / "state.json").write_text(json.dumps({**value, "digest": digest(value)}))
+    with pytest.raises(DatasetError) as caught:
+        read_state(place)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DatasetError, match="step-00000001 is damaged"):
+        restore(place, student)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"digest": "x", "state": Infinity}', "[" * 100_000, '{"digest": 1}', "[]", '{"digest": "\\ud800", "state": {}}']
+)
+def test_a_state_that_is_no_json_of_ours_is_one_line(text: str, kit: ModuleType, tmp_path: Path) -> None:
+    place = save(tmp_path, model(kit), optimizer(model(kit)), state())
+    (place / "state.json").write_text(text)
+    with pytest.raises(DatasetError, match="step-00000001 is damaged") as caught:
+        read_state(place)
+    assert "\n" not in str(caught.value)
 
 
 def test_another_student_is_refused(kit: ModuleType, tmp_path: Path) -> None:
