@@ -89,6 +89,7 @@ TEXT_COLUMNS: tuple[tuple[str, ...], ...] = (
 )
 TEXT_NAMES = {name for names in TEXT_COLUMNS for name in names}
 LABEL_COLUMN = "label"
+TRAIN_SPLIT = "train"  # that students learn from
 
 
 def find_task(corpus: str, columns: Iterable[str]) -> Task | None:

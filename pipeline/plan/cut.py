@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from textsmooth.pipeline.plan.duplicates import RowTexts
 from textsmooth.pipeline.plan.labels import FROM_LABELS, label_facts, label_remarks
 from textsmooth.pipeline.plan.resolve import Request
 from textsmooth.pipeline.plan.rows import bad_text, check_text, row_columns
@@ -30,7 +31,8 @@ def make_plan(request: Request, progress: Callable[[int], None] = lambda rows: N
     label = None if has_answers else identity.label_column
     columns = {name: ColumnKind(name, label=name == label) for name in ([label] if label else []) + list(identity.keep_columns)}
     texts: list[str] = []
-    units = _units(request, columns, texts, progress, skip_bad_rows=skip_bad_rows)
+    row_texts = RowTexts(identity.text_columns)
+    units = _units(request, columns, texts, row_texts, progress, skip_bad_rows=skip_bad_rows)
     seen = columns[label] if label else None
     identity = replace(
         identity,
@@ -47,18 +49,24 @@ def make_plan(request: Request, progress: Callable[[int], None] = lambda rows: N
         config=request.config,
         versions=request.versions,
         units=tuple(replace(unit, id=id_of(unit.split, unit.row, unit.rows_sha256)) for unit in units),
-        runtime={**request.runtime, **label_remarks(identity, seen), **_warnings(request, texts)},
+        runtime={**request.runtime, **label_remarks(identity, seen), **_warnings(request, texts, row_texts)},
         source={file.name: file.stat() for file in corpus.files},
         task_teacher=task_teacher,
     )
 
 
 def _units(
-    request: Request, columns: dict[str, ColumnKind], texts: list[str], progress: Callable[[int], None], *, skip_bad_rows: bool
+    request: Request,
+    columns: dict[str, ColumnKind],
+    texts: list[str],
+    row_texts: RowTexts,
+    progress: Callable[[int], None],
+    *,
+    skip_bad_rows: bool,
 ) -> list[Unit]:
     """The units of the corpus, still without ids; CorpusError if there are no rows with text.
 
-    Values are added to `columns`, and a sample of the texts to `texts`.
+    Values are added to `columns`, a sample of the texts to `texts`, and all rows to `row_texts`.
     """
     identity = request.identity
     units: list[Unit] = []
@@ -79,6 +87,7 @@ def _units(
                 if len(texts) < SAMPLE_TEXTS:
                     sample = (value for name in identity.text_columns for value in part.rows[name][:SAMPLE_ROWS])
                     texts += (value for value in sample if isinstance(value, str))
+                row_texts.add(split, part.rows)
                 stop, content = part.start + part.count, rows_sha256(part.rows)
                 units.append(
                     Unit(
@@ -107,11 +116,12 @@ def _has_cells(file: SourceFile, column: str, identity: CorpusIdentity) -> bool:
     return file.format.cells_are_text and column not in identity.text_columns
 
 
-def _warnings(request: Request, texts: list[str]) -> dict[str, list[str]]:
-    """An item of Plan.runtime, if anything is odd about how the teacher's tokenizer splits the corpus."""
+def _warnings(request: Request, texts: list[str], row_texts: RowTexts) -> dict[str, list[str]]:
+    """An item of Plan.runtime, if splits share rows, or anything is odd about how the teacher's tokenizer splits the corpus."""
     from textsmooth.stages.tokens.fit import fit_warnings
 
-    lines = list(fit_warnings(request.tokenizer, request.rebuilt_tokenizer, request.sources.teacher, texts))
+    lines = row_texts.warnings()
+    lines += list(fit_warnings(request.tokenizer, request.rebuilt_tokenizer, request.sources.teacher, texts))
     return {WARNINGS: lines} if lines else {}
 
 

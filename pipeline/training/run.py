@@ -12,9 +12,10 @@ from textsmooth.pipeline.training.data import corpus_rows
 from textsmooth.pipeline.training.log import LOG, TrainLog
 from textsmooth.pipeline.training.places import out_folder, student_folder
 from textsmooth.pipeline.training.result import RECORD, TrainResult, finished_before, record, versions
-from textsmooth.pipeline.training.setup import TRAIN_SPLIT, Setup, prepare
+from textsmooth.pipeline.training.setup import Setup, prepare
 from textsmooth.pipeline.training.stop import Stop
 from textsmooth.schemas.errors import ConflictError, TextsmoothError
+from textsmooth.schemas.tasks import TRAIN_SPLIT
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.collate import Batch
 from textsmooth.stages.dataset.dataset import SmoothedDataset

@@ -19,6 +19,7 @@ from textsmooth.pipeline.training.places import student_folder
 from textsmooth.schemas.errors import DatasetError, MachineError, TextsmoothError, UsageError, first_line
 from textsmooth.schemas.manifest import TOKENIZER_FOLDER, Manifest
 from textsmooth.schemas.task_kinds import TaskKind
+from textsmooth.schemas.tasks import TRAIN_SPLIT
 from textsmooth.schemas.train import TrainOptions
 from textsmooth.stages.dataset.batch_stream import BatchStream
 from textsmooth.stages.dataset.collate import Batch, SmoothedCollator
@@ -33,7 +34,6 @@ from textsmooth.stages.training.losses import objective_for
 from textsmooth.stages.training.soft_embedding import SoftEmbedding
 from textsmooth.stages.training.step import PASSES, TrainStep
 
-TRAIN_SPLIT = "train"
 # The files of a tokenizer. Others that lie in the dataset's tokenizer folder are not copied into the student's.
 TOKENIZER_FILES = {
     f"{TOKENIZER_FOLDER}/{name}"

@@ -134,9 +134,10 @@ def closest(place: str, *, files: bool = False) -> str:
 
 
 def refuse_slip(place: str, hub: str) -> None:
-    """UsageError for a name of the Hub that looks like a folder here: its first part is one, or a folder is called nearly so.
+    """UsageError for a name of the Hub that looks like a folder here: one is called nearly so, or others lie in its first part.
 
     hub: how the Hub's is written.
     """
-    if nearest(place) or (len(Path(place).parts) > 1 and Path(place).parent.is_dir()):
+    above = Path(place).parent
+    if nearest(place) or (above != Path() and above.is_dir() and any(path.is_dir() for path in above.iterdir())):
         raise UsageError(f"no folder {place} here{closest(place)}; for the Hub write {hub}")

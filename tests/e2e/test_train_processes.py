@@ -186,11 +186,11 @@ def test_torchrun(kit: ModuleType, whole: Path, smoothed: Path, student: Path, t
     assert_same(kit, tmp_path / "out", whole)
 
 
-def test_what_torchrun_and_ray_would_both_start_is_refused(smoothed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_torchrun_and_ray_would_both_start_is_refused(smoothed: Path, student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="--num-workers starts processes by Ray Train, and torchrun has started some"):
-        train(TrainOptions(dataset=str(smoothed), student="s", num_workers=2))
+        train(TrainOptions(dataset=str(smoothed), student=str(student), num_workers=2))
 
 
 @pytest.mark.parametrize(("rank", "said"), [("2", "RANK 2 is not below WORLD_SIZE 2"), ("x", "must be numbers, as torchrun sets them")])

@@ -74,7 +74,8 @@ def make_datasets(root: Path) -> None:
     labelled = [{**r, "label": r["idx"] % 2} for r in rows(60, 4)]
     write_parquet(reviews / "single/train-00000.parquet", labelled[:31], group=5, classes=("no", "yes"))
     write_parquet(reviews / "single/train-00001.parquet", labelled[31:], group=100, classes=("no", "yes"))
-    write_parquet(reviews / "single/validation-00000.parquet", labelled[:9], group=4, classes=("no", "yes"))
+    held_out = [{**r, "label": r["idx"] % 2} for r in rows(9, 14)]
+    write_parquet(reviews / "single/validation-00000.parquet", held_out, group=4, classes=("no", "yes"))
     (reviews / "README.md").write_text(REVIEWS)
     for folder in (reviews, tiny / "tables"):
         (folder / "table").mkdir(parents=True)

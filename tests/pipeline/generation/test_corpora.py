@@ -171,7 +171,7 @@ def pair(label: Any) -> dict[str, Any]:
 
 
 def test_scores_stay_scores_where_all_are_whole_numbers(gen: Callable[..., Ran], tmp_path: Path) -> None:
-    corpus = glue(tmp_path, "stsb", {"train": [pair(4), pair(0), pair(None)], "test": [pair(-1), pair(-1)]})
+    corpus = glue(tmp_path, "stsb", {"train": [pair(4), pair(0), pair(None)], "test": [pair(-1) | {"sentence2": "the dog"}] * 2})
     ran = gen("--corpus", corpus, "--out", tmp_path / "out", "--topk", 2)
     assert ran.code == 0, ran.err
     manifest = read_manifest(tmp_path / "out")

@@ -40,6 +40,7 @@ def stored(out: Path) -> tuple[list[int], list[str] | None]:
 @pytest.mark.parametrize("kind", ["glob", "folder", "saved", "arrow"])
 def test_classes_are_matched_by_name_across_files_and_splits(kind: str, gen: Callable[..., Ran], desk: Path) -> None:
     one, two = (weather(*part) for part in WEATHER)
+    two = two.map(lambda row: {"text": f"{row['text']} again"})
     (desk / "d").mkdir()
     if kind == "saved":
         datasets.DatasetDict({"train": one, "test": two}).save_to_disk(desk / "d")

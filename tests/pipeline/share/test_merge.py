@@ -162,7 +162,10 @@ def test_sources_that_are_none_are_damage(sources: Any, merged: Path) -> None:
 
 def test_rows_left_out_keep_their_numbers_in_a_part_of_a_merged_dataset(make: Callable[..., Path], tmp_path: Path) -> None:
     one, two = ([{**row, "text": None} if n == 3 else row for n, row in enumerate(lines)] for lines in (LABELLED[:8], LABELLED[8:18]))
-    sources = [make(n, {"train": r, "test": r}, skip_bad_rows=True) for n, r in (("left", one), ("right", two))]
+    sources = [
+        make(name, {"train": lines, "test": [row | {"text": row["text"] and f"{row['text']} again"} for row in lines]}, skip_bad_rows=True)
+        for name, lines in (("left", one), ("right", two))
+    ]
     merge(sources, tmp_path / "whole")
     pull(str(tmp_path / "whole"), str(tmp_path / "part"), splits=["test"])
     lines = [json.loads(line) for line in (tmp_path / "part/quarantine.jsonl").read_text().splitlines()]

@@ -109,13 +109,13 @@ def test_a_masked_run_in_parts_is_that_run(kit: ModuleType, options: Callable[..
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-5)
 
 
-def questions(rows: int) -> list[dict[str, Any]]:
+def questions(rows: int, films: int = 0) -> list[dict[str, Any]]:
     """The answer is always the word after `is`."""
     words = ("good", "bad", "fine", "great", "poor", "dull", "sharp", "flat")
     found = []
     for row in range(rows):
         word = words[row % len(words)]
-        context = f"the film {row % 5} is {word} today"
+        context = f"the film {films + row % 5} is {word} today"
         answers = {"text": [word], "answer_start": [context.index(word)]}
         found.append({"id": str(row), "question": "how is the film", "context": context, "answers": answers})
     return found
@@ -123,8 +123,8 @@ def questions(rows: int) -> list[dict[str, Any]]:
 
 def test_answers_are_learned(gen: Callable[..., Ran], teacher: Path, options: Callable[..., TrainOptions], tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
-    for split, rows in (("train", 64), ("validation", 16)):
-        write_jsonl(tmp_path / "corpus" / f"{split}.jsonl", questions(rows))
+    write_jsonl(tmp_path / "corpus/train.jsonl", questions(64))
+    write_jsonl(tmp_path / "corpus/validation.jsonl", questions(16, films=5))
     (tmp_path / "corpus/README.md").write_text(
         "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: train.jsonl}\n"
         "  - {split: validation, path: validation.jsonl}\n---\n"
