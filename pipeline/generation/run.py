@@ -38,6 +38,7 @@ class Generated:
     run_s: float  # of running units
     busy: float  # share of run_s in which the forward pass ran
     taken: int = 0  # units taken over now
+    kept: int = 0  # units that were finished before
     not_taken: tuple[str, ...] = ()  # shards that could not be taken over, one line each
     notes: tuple[str, ...] = ()  # remarks on columns and labels
     warnings: tuple[str, ...] = ()  # one line each
@@ -135,6 +136,7 @@ def _generate(options: GenerateOptions, shown: Progress, executor: Executor, rec
         run_s=run_s,
         busy=busy,
         taken=len(taken.receipts),
+        kept=len(done) - len(taken.receipts),
         not_taken=taken.problems,
         notes=resolved.notes,
         warnings=plan_warnings(plan),

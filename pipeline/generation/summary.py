@@ -28,10 +28,13 @@ def summary_text(made: "Generated") -> str:
     if manifest.task_teacher is not None:
         lines.append(f"  teacher_logits by {manifest.task_teacher['name']}{_classes(manifest)}")
     if made.units:
+        device, dtype = manifest.config["device"], manifest.config["dtype"]
         lines.append(
-            f"  {made.tokens:,} tokens{_passes(manifest)} in {made.run_s:.1f} s: {made.tokens / made.run_s:,.0f} tokens/s, "
-            f"padding {statistics['padding']:.1%}, device busy {made.busy:.0%}"
+            f"  {made.tokens:,} tokens{_passes(manifest)} in {made.run_s:.1f} s on {device} in {dtype}: "
+            f"{made.tokens / made.run_s:,.0f} tokens/s, padding {statistics['padding']:.1%}, device busy {made.busy:.0%}"
         )
+    if made.units and made.kept:
+        lines.append(f"  {counted(made.kept, 'unit')} kept from an earlier run, {made.units:,} run now")
     if statistics.get("windows"):
         lines.append(f"  {counted(statistics['windows'], 'window')} of at most {manifest.config['max_length']} tokens")
     if statistics.get("lost_answers"):

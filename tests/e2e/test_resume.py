@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -197,6 +198,8 @@ def test_killed_after_the_nth_receipt_and_run_again_gives_the_same_bytes(
     assert not (out / "manifest.json").exists()
     again = gen_process(*args).wait()
     assert again.code == 0, again.err
+    kept, now = (int(number) for number in re.findall(r"(\d+) units? kept from an earlier run, (\d+) run now", again.out)[0])
+    assert kept >= receipts and kept + now == 60 and " on cpu in float32: " in again.out
     assert shards_of(out) == shards_of(whole["long"])
     assert dataset(out) == dataset(whole["long"])
     assert_clean(out)

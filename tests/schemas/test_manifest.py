@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from textsmooth.schemas.canonical import digest
 from textsmooth.schemas.config import GenerationConfig
 from textsmooth.schemas.errors import DatasetError, UsageError
 from textsmooth.schemas.manifest import OWN, FileEntry, Manifest, ShardEntry
+from textsmooth.schemas.manifest_fields import Statistics
 from textsmooth.schemas.plan import CorpusIdentity, TeacherIdentity
 from textsmooth.stages.soft_ids.statistics import UnitStats
 
@@ -212,3 +215,10 @@ def test_fields_that_a_later_version_added_are_passed_over(manifest: Manifest) -
         Manifest.from_json(value, "m")
     del value["digest"]
     assert Manifest.from_json({**value, "digest": digest(value)}, "m").shards == manifest.shards
+
+
+def test_the_format_page_lists_every_statistic() -> None:
+    page = (Path(__file__).parents[2] / "docs/format.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \| ", page.partition("## Statistics")[2].partition("\n## ")[0], re.MULTILINE)
+    listed = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
+    assert sorted(listed) == sorted(Statistics.__struct_fields__)
