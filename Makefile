@@ -8,7 +8,7 @@ DEMO := build/demo
 # Where Python may not keep what it compiled, every process of the tests compiles torch and transformers anew: 13 s instead of 5 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-ci test-all lint types wheel docs chaos ci clean
+.PHONY: setup demo test test-ci test-all lint types wheel docs chaos dist ci clean
 
 setup: $(READY)
 
@@ -72,6 +72,10 @@ chaos: $(READY)
 # Every command that the docs show.
 docs: $(READY)
 	$(PYTEST) --dist loadfile -m docs
+
+# What a release consists of, built reproducibly and tried in an empty environment.
+dist: $(READY)
+	$(BIN)/python .ci/dist.py
 
 ci: lint wheel demo test test-ci
 

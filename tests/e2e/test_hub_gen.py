@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from helpers_gen import Ran, files_of, rows, shards_of, wrong
 from helpers_hub import at_hub, go_offline, moved, plan_of
 from hub_server import Fault, Hub
 
+from textsmooth.pipeline import doctor, push
+from textsmooth.schemas.errors import TextsmoothError, UsageError
 from textsmooth.schemas.manifest import Manifest
 from textsmooth.stages.storage.atomic import read_json
 
@@ -78,6 +81,32 @@ def test_reading_in_place_makes_the_same_bytes(server: Hub, gen: Callable[..., R
     ok(gen(*REVIEWS, "--rows-per-shard", 13, "--streaming", "never", "--out", "fetched"))
     assert manifest_of(Path("streamed")).dataset == manifest_of(Path("fetched")).dataset
     assert shards_of(Path("streamed")) == shards_of(Path("fetched")) != {}
+
+
+def test_credentials_are_nowhere_in_what_is_written_or_printed(
+    server: Hub, gen: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    secrets = {"HF_TOKEN": "hf_N0body5hallSee", "AWS_ACCESS_KEY_ID": "AKIAN0B0DY", "AWS_SECRET_ACCESS_KEY": "sh4ll/see/th1s"}
+    for name, secret in secrets.items():
+        monkeypatch.setenv(name, secret)
+    server.tokens.add(secrets["HF_TOKEN"])
+    server.private["datasets/tiny/reviews"] = {secrets["HF_TOKEN"]}  # nobody else can read it
+    runs = [
+        gen(*REVIEWS, "--out", "out"),
+        gen(*REVIEWS, "--corpus-revision", "nowhere", "--out", "other"),
+        gen("--corpus", "tiny/missing", "--teacher", "tiny/bert", "--out", "other"),
+        gen("--corpus", "s3://nobody/x.jsonl", "--teacher", "tiny/bert", "--out", "other"),
+    ]
+    with pytest.raises(UsageError) as caught:
+        gen(*REVIEWS, "--corpus-revision", "nowhere", "--out", "other", "--debug")
+    assert runs[0].code == 0, runs[0].err
+    with pytest.raises(TextsmoothError) as refused:
+        push("out", "me/set")  # that server takes nothing
+    tracebacks = [line for error in (caught.value, refused.value) for line in traceback.format_exception(error)]
+    printed = "".join([*(ran.out + ran.err for ran in runs), *tracebacks, *map(repr, doctor(trial=False)), caplog.text])
+    written = b"".join(files_of(Path("out")).values())
+    for secret in secrets.values():
+        assert secret not in printed and secret.encode() not in written
 
 
 def test_a_folder_of_the_same_files_makes_the_same_shards(server: Hub, gen: Callable[..., Ran], repositories: Path) -> None:
