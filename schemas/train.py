@@ -128,7 +128,9 @@ class TrainOptions:
         **_LOGS,
     )
     checkpoint_every: int | None = option(None, help="Updates between checkpoints.", unset="at each evaluation", check=whole(1), **_LOGS)
-    resume: bool = option(False, help="Resume from the last checkpoint in <out>.run, or start if there is none.", **_LOGS)
+    resume: bool = option(
+        False, help="With --overwrite: resume a run with the same settings instead of replacing it. Without, that is the default.", **_LOGS
+    )
     overwrite: bool = option(False, help="Replace the student in --out, and an unfinished run.", **_LOGS)
     log_dir: OptionalPath = option(None, help="Folder for TensorBoard events.", unset="none", convert=to_text, **_LOGS)
     progress: str = option("auto", help="How to show progress on stderr.", choices=PROGRESS_MODES, **_LOGS)
@@ -210,6 +212,16 @@ class TrainOptions:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def continues(self) -> bool:
+        """Whether an unfinished or finished run with these settings counts; otherwise it is replaced."""
+        return self.resume or not self.overwrite
+
+    @property
+    def way_on(self) -> str:
+        """How an interrupted run is continued."""
+        return "the same command goes on" if self.continues else "the same command without --overwrite goes on"
 
     def fixed(self) -> dict[str, Any]:
         """What a run may only be resumed with, by its name on the command line."""

@@ -86,7 +86,8 @@ def resume_advice(name: str, args: list[str]) -> str:
     """What running the same command again will do."""
     generates = name == "textsmooth-gen" or (name == "textsmooth" and args[:1] == ["gen"])
     if name == "textsmooth-train" or (name == "textsmooth" and args[:1] == ["train"]):
-        return "the same command with --resume goes on from the last checkpoint"
+        how = " without --overwrite" if "--overwrite" in args and "--resume" not in args else ""
+        return f"the same command{how} goes on from the last checkpoint"
     generates = generates or (name == "textsmooth" and args[:1] in (["compare"], ["convert"], ["merge"], ["pull"], ["push"]))
     if name == "textsmooth" and args[:1] == ["verify"] and "--repair" in args:
         return "files that were mended are in place, the same command mends the rest"

@@ -19,7 +19,7 @@ from textsmooth.schemas.train import TrainOptions
 def train(debug: bool, **options: Any) -> None:
     """Train a student on the smoothed DATASET (a folder made by textsmooth-gen); the teacher is not needed.
 
-    After an interruption the same command with --resume continues from the last checkpoint.
+    After an interruption the same command continues from the last checkpoint. A finished student is not trained again.
     """
     checked = TrainOptions(**options)
     from textsmooth.pipeline.training.dispatch import train as run

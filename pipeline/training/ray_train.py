@@ -167,7 +167,7 @@ def _follow(trainer: Any, stop: Stop, work: Path, out: Path, progress: TrainProg
         raise _error(read_json(path))
     if failed:
         what = " ".join(str(failed[0]).split())[:300]
-        raise WorkerError(f"training processes died more than {TRIES} times: {what}; --resume goes on") from failed[0]
+        raise WorkerError(f"training processes died more than {TRIES} times: {what}; the same command goes on") from failed[0]
 
 
 def _error(description: dict[str, Any]) -> TextsmoothError:

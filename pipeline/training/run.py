@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from textsmooth.pipeline.formatting import counted
 from textsmooth.pipeline.progress import TrainProgress
 from textsmooth.pipeline.training.data import corpus_rows
 from textsmooth.pipeline.training.log import LOG, TrainLog
@@ -43,14 +42,13 @@ def train_here(options: TrainOptions, progress: TrainProgress, world: World, sto
     run = run_folder(out)
     with world, Stop(stop_file) as stop:
         world.join(device)
-        done = world.share(_finished(out, options, dataset) if world.first and options.resume else None)
+        done = world.share(_finished(out, options, dataset) if world.first and options.continues else None)
         if done is not None:
             if world.first:
                 remove(run)
             return TrainResult.from_json(done, out, before=True)
         if world.first:
             check_out(out, overwrite=options.overwrite)
-            _check_no_other_run(run, options)
         setup = prepare(options, dataset, world, device, progress.line if world.first else lambda line: None)
         state = _begin(setup, run)
         with progress, _log(setup, run, progress, state) as log:
@@ -68,6 +66,8 @@ def train_here(options: TrainOptions, progress: TrainProgress, world: World, sto
 
 
 def _finished(out: Path, options: TrainOptions, dataset: SmoothedDataset) -> dict[str, Any] | None:
+    if not (out / RECORD).is_file():  # before the student's weights are hashed
+        return None
     return finished_before(out, options, dataset.manifest, teacher_digest(student_folder(options)))
 
 
@@ -103,7 +103,7 @@ class _Run:
                 if over or state.ended:
                     return
                 if stopping:
-                    raise self.stop.stopped(state.update, train_step.steps, self.run)
+                    raise self.stop.stopped(state.update, train_step.steps, self.run, self.options.way_on)
 
     def _note(self, update: Update) -> None:
         state, now = self.state, time.perf_counter()
@@ -202,23 +202,14 @@ def _due(every: int | None, before: int, now: int, *, otherwise: bool) -> bool:
     return otherwise if every is None else before // every < now // every
 
 
-def _check_no_other_run(run: Path, options: TrainOptions) -> None:
-    """ConflictError for an unfinished run, unless --resume or --overwrite is given."""
-    if not run.is_dir() or options.resume or options.overwrite:
-        return
-    there = checkpoint.checkpoints(run)
-    how_far = f"after {counted(checkpoint.read_state(there[-1]).update, 'update')}" if there else "before its first checkpoint"
-    raise ConflictError(f"{run} has a run that stopped {how_far}: go on with --resume, or begin again with --overwrite")
-
-
 def _begin(setup: Setup, run: Path) -> TrainState:
-    """The state to start from: with --resume that of the last checkpoint, else a fresh one. The first process's state goes to all."""
+    """The state to start from: that of the last checkpoint, or a fresh one. The first process's state goes to all."""
     options, train_step = setup.options, setup.train_step
     fresh = TrainState(options=options.fixed(), dataset=setup.manifest.dataset, student=setup.student_digest, versions=versions())
     found = None
     if setup.world.first:
         checkpoint.sweep(run)
-        there = checkpoint.checkpoints(run) if options.resume else []
+        there = checkpoint.checkpoints(run) if options.continues else []
         state = checkpoint.read_state(there[-1]) if there else None
         differs = None if state is None else differences(state, fresh)
         if differs and not options.overwrite:

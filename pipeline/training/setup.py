@@ -244,7 +244,9 @@ def _loaded(stream: BatchStream, workers: int) -> Iterator[Batch]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise MachineError(f"a loader worker died ({first_line(error)}); give fewer --loader-workers, and --resume goes on") from error
+        raise MachineError(
+            f"a loader worker died ({first_line(error)}); give fewer --loader-workers, and the same command goes on"
+        ) from error
 
 
 def _unchanged(batch: Any) -> Any:

@@ -49,11 +49,11 @@ class Stop(AbstractContextManager["Stop"]):
             self.signal = int(self.file.read_text() or signal.SIGTERM)
         return self.signal is not None
 
-    def stopped(self, update: int, steps: int, run: Path) -> Stopped:
-        """What to raise once a checkpoint of `update` lies in `run`."""
+    def stopped(self, update: int, steps: int, run: Path, way_on: str) -> Stopped:
+        """What to raise once a checkpoint of `update` lies in `run`. way_on: how the run is continued."""
         number = self.signal or signal.SIGTERM  # another process was asked
         how = _NAMES[signal.Signals(number)]
-        return Stopped(number, f"{how} after update {update:,} of {steps:,}, saved in {run}; the same command with --resume goes on")
+        return Stopped(number, f"{how} after update {update:,} of {steps:,}, saved in {run}; {way_on}")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a loader worker, forked: the process that trains decides

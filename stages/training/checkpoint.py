@@ -113,9 +113,7 @@ def save(run: Path, student: torch.nn.Module, optimizer: torch.optim.Optimizer, 
         shutil.rmtree(temp, ignore_errors=True)
         if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
             raise
-        raise StorageError(
-            f"cannot write the checkpoint {place}: {error}; make room; the run goes on from the one before (train: --resume)"
-        ) from error
+        raise StorageError(f"cannot write the checkpoint {place}: {error}; make room; the run goes on from the one before") from error
     kept = {name_of(update) for update in (state.update, state.best_update) if update is not None}
     for old in checkpoints(run)[:-KEPT]:
         if old.name not in kept:
@@ -192,4 +190,4 @@ def _read(checkpoint: Path, file: str) -> dict[str, torch.Tensor]:
 
 
 def _damaged(checkpoint: Path, what: str) -> DatasetError:
-    return DatasetError(f"the checkpoint {checkpoint} is damaged ({what}); remove it, and --resume takes the one before")
+    return DatasetError(f"the checkpoint {checkpoint} is damaged ({what}); remove it, and the run goes on from the one before")

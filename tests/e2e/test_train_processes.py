@@ -81,7 +81,7 @@ def test_a_killed_process_ends_the_other_and_one_alone_goes_on(
     first, second = (process.wait() for process in two(patches=("", "die_at('textsmooth.stages.training.step', 'TrainStep', 'update', 9)")))
     assert (first.code, second.code) == (1, -signal.SIGKILL)
     assert first.err.splitlines()[-1].startswith("textsmooth-train: process 0 of 2 lost the others")
-    done = train(TrainOptions(dataset=str(smoothed), student=str(student), out=str(tmp_path / "out"), resume=True, **SHARED))  # type: ignore[arg-type]
+    done = train(TrainOptions(dataset=str(smoothed), student=str(student), out=str(tmp_path / "out"), **SHARED))  # type: ignore[arg-type]
     assert_same(kit, done.out, whole)
 
 

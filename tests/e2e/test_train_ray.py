@@ -77,8 +77,8 @@ def test_sigterm_ends_it_resumable_by_one_process(kit: ModuleType, command: Call
     running.kill(signal.SIGTERM)
     stopped = running.wait()
     assert stopped.code == 143, stopped.err
-    assert re.search(r"terminated after update \d+ of 40, saved in .*/out\.run; the same command with --resume goes on", stopped.err)
-    assert command("--resume").wait().code == 0
+    assert re.search(r"terminated after update \d+ of 40, saved in .*/out\.run; the same command goes on", stopped.err)
+    assert command().wait().code == 0
     np.testing.assert_allclose([event["loss"] for event in kit.events(tmp_path / "out/log.jsonl")], whole, atol=1e-5)
 
 

@@ -63,9 +63,9 @@ def test_killed_twice_in_a_row_at_any_update_the_student_is_the_same_to_the_bit(
     first, second = (random.Random(seed).randint(1, 20) for _ in range(2))  # of each process's own updates
     for call in (first, second):
         patch = f"die_at('textsmooth.stages.training.step', 'TrainStep', 'update', {call})"
-        assert command("--resume", patch=patch).wait().code == -signal.SIGKILL
+        assert command(patch=patch).wait().code == -signal.SIGKILL
         assert not (tmp_path / "out").exists()
-    ended = command("--resume").wait()
+    ended = command().wait()
     assert ended.code == 0, ended.err
     assert same(tmp_path / "out", whole)
     assert losses(kit, tmp_path / "out") == losses(kit, whole)
@@ -83,7 +83,7 @@ def test_killed_twice_in_a_row_at_any_update_the_student_is_the_same_to_the_bit(
 )
 def test_killed_while_it_saves(command: Callable[..., Any], whole: Path, tmp_path: Path, module: str, name: str, call: int) -> None:
     assert command(patch=f"die_at({module!r}, None, {name!r}, {call})").wait().code == -signal.SIGKILL
-    ended = command("--resume").wait()
+    ended = command().wait()
     assert ended.code == 0, ended.err
     assert "trained  40 updates" in ended.out
     assert same(tmp_path / "out", whole)
@@ -96,9 +96,9 @@ def test_a_signal_ends_it_resumable(
 ) -> None:
     stopped = command(patch=f"die_at('textsmooth.stages.training.step', 'TrainStep', 'update', 7, ({int(number)},))").wait()
     assert stopped.code == code
-    assert f"{word} after update 8 of 40, saved in {tmp_path}/out.run; the same command with --resume goes on" in stopped.err
+    assert f"{word} after update 8 of 40, saved in {tmp_path}/out.run; the same command goes on" in stopped.err
     assert checkpoint.read_state(tmp_path / "out.run/step-00000008").update == 8  # both updates of its batch
-    ended = command("--resume").wait()
+    ended = command().wait()
     assert ended.code == 0 and "resuming after update 8 of 40" in ended.err
     assert same(tmp_path / "out", whole)
 
@@ -106,7 +106,7 @@ def test_a_signal_ends_it_resumable(
 def test_a_second_signal_ends_it_at_once(command: Callable[..., Any]) -> None:
     patch = "die_at('textsmooth.stages.training.step', 'TrainStep', 'update', 2, (2, 2))"
     stopped = command(patch=patch).wait()
-    assert stopped.code == 130 and stopped.err.endswith("interrupted; the same command with --resume goes on from the last checkpoint\n")
+    assert stopped.code == 130 and stopped.err.endswith("interrupted; the same command goes on from the last checkpoint\n")
 
 
 def _stop_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
@@ -132,17 +132,20 @@ def unfinished(options: Callable[..., TrainOptions], monkeypatch: pytest.MonkeyP
     return tmp_path / "out.run"
 
 
-def test_an_unfinished_run_is_neither_lost_nor_taken_up_unasked(
-    options: Callable[..., TrainOptions], unfinished: Path, whole: Path
+def test_overwrite_begins_an_unfinished_run_again_unless_resume_is_given_too(
+    kit: ModuleType, options: Callable[..., TrainOptions], unfinished: Path, whole: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConflictError, match=r"out\.run has a run that stopped after 12 updates: go on with --resume, or .* --overwrite"):
-        train(options())
-    assert [path.name for path in checkpoint.checkpoints(unfinished)] == ["step-00000008", "step-00000012"]
+    shutil.copytree(unfinished, tmp_path / "kept")
     assert same(train(options(overwrite=True)).out, whole)
+    assert kit.events(tmp_path / "out/log.jsonl", "resumed") == []
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "kept").rename(unfinished)
+    assert same(train(options(overwrite=True, resume=True)).out, whole)
+    assert [event["step"] for event in kit.events(tmp_path / "out/log.jsonl", "resumed")] == [12]
 
 
 def test_how_it_is_computed_may_change_in_between(options: Callable[..., TrainOptions], unfinished: Path, whole: Path) -> None:
-    assert same(train(options(resume=True, loader_workers=2, checkpoint_every=None)).out, whole)
+    assert same(train(options(loader_workers=2, checkpoint_every=None)).out, whole)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,7 @@ def test_how_it_is_computed_may_change_in_between(options: Callable[..., TrainOp
 )
 def test_other_options_are_not_resumed(options: Callable[..., TrainOptions], unfinished: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConflictError, match=f"cannot resume .*out.run: {said}; give what it began with") as caught:
-        train(options(resume=True, **changes))
+        train(options(**changes))
     assert "\n" not in str(caught.value)
     assert train(options(resume=True, overwrite=True, max_steps=1, **changes)).steps == 1  # both flags: go on, or else begin again
 
@@ -165,23 +168,23 @@ def test_another_dataset_or_student_is_not_resumed(
 ) -> None:
     other = kit.write_dataset(tmp_path / "other", {"train": [kit.random_rows(7, 300).block]})
     with pytest.raises(ConflictError, match=r"cannot resume .*: the dataset was [0-9a-f]{12}, now [0-9a-f]{12}"):
-        train(options(resume=True, dataset=str(other)))
+        train(options(dataset=str(other)))
     another = kit.save_masked_lm(tmp_path / "another", seed=5, num_hidden_layers=2)
     with pytest.raises(ConflictError, match=r"the student was [0-9a-f]{12}, now [0-9a-f]{12}"):
-        train(options(resume=True, student=str(another)))
+        train(options(student=str(another)))
 
 
 def test_resume_begins_where_there_is_nothing_and_ends_where_all_is_done(options: Callable[..., TrainOptions], whole: Path) -> None:
-    first = train(options(resume=True))
+    first = train(options())
     assert same(first.out, whole)
     before = (first.out / "train.json").stat().st_mtime_ns
-    again = train(options(resume=True))
+    again = train(options())
     assert again == first
     assert not first.before
     assert again.summary().startswith(f"nothing to do: {first.out} was trained just so\n")
     assert (first.out / "train.json").stat().st_mtime_ns == before
     with pytest.raises(ConflictError, match=r"out holds a student that was trained with seed 0, now 3; choose another --out, or"):
-        train(options(resume=True, seed=3))
+        train(options(seed=3))
 
 
 def test_a_finished_run_of_another_student_is_not_taken_for_this_one(
@@ -190,8 +193,8 @@ def test_a_finished_run_of_another_student_is_not_taken_for_this_one(
     first = train(options(max_steps=2))
     another = kit.save_masked_lm(tmp_path / "another", seed=5, num_hidden_layers=2)
     with pytest.raises(ConflictError, match=r"was trained with student [0-9a-f]{12}, now [0-9a-f]{12}"):
-        train(options(max_steps=2, resume=True, student=str(another)))
-    assert train(options(max_steps=2, resume=True)) == first
+        train(options(max_steps=2, student=str(another)))
+    assert train(options(max_steps=2)) == first
 
 
 def test_what_a_kill_left_half_written_goes(options: Callable[..., TrainOptions], unfinished: Path, whole: Path) -> None:
@@ -207,17 +210,17 @@ def test_what_a_kill_left_half_written_goes(options: Callable[..., TrainOptions]
     real = checkpoint.restore
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "restore", looked)
-        assert same(train(options(resume=True)).out, whole)
+        assert same(train(options()).out, whole)
     assert seen == [False]
 
 
 def test_a_damaged_checkpoint_is_named(options: Callable[..., TrainOptions], unfinished: Path, whole: Path) -> None:
     (last,) = (path for path in checkpoint.checkpoints(unfinished) if path.name.endswith("12"))
     (last / "optimizer.safetensors").write_bytes(b"x" * 100)
-    with pytest.raises(TextsmoothError, match=r"step-00000012 is damaged .*; remove it, and --resume takes the one before"):
-        train(options(resume=True))
+    with pytest.raises(TextsmoothError, match=r"step-00000012 is damaged .*; remove it, and the run goes on from the one before"):
+        train(options())
     shutil.rmtree(last)
-    assert same(train(options(resume=True)).out, whole)
+    assert same(train(options()).out, whole)
 
 
 def test_the_best_state_is_saved_and_survives_an_interruption(
@@ -233,6 +236,6 @@ def test_the_best_state_is_saved_and_survives_an_interruption(
         _stop_at(patch, first.saved_step + 6)
         with pytest.raises(Stopped):
             train(options(**asked))
-    again = train(options(resume=True, **asked))
+    again = train(options(**asked))
     assert (again.saved_step, again.metrics) == (first.saved_step, first.metrics)
     assert same(again.out, first.out)

@@ -309,14 +309,15 @@ def test_what_a_loader_worker_says_is_one_line(kit, options, tmp_path):
 
 def test_a_loader_worker_that_dies_is_told(options, monkeypatch):
     monkeypatch.setattr(SmoothedDataset, "batch", lambda self, indices: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(MachineError, match=r"a loader worker died \(DataLoader worker .* --resume goes on"):
+    with pytest.raises(MachineError, match=r"a loader worker died \(DataLoader worker .* the same command goes on"):
         train(options(loader_workers=1))
 
 
 def test_output_folders_are_safe(options, smoothed, student, tmp_path):
     train(options(max_steps=1))
+    assert train(options(max_steps=1)).before
     with pytest.raises(ConflictError, match="--overwrite"):
-        train(options(max_steps=1))
+        train(options(max_steps=2))
     for place in (student, student.parent, smoothed, smoothed / "train"):
         with pytest.raises(UsageError, match="would touch the"):
             train(options(out=str(place), overwrite=True))

@@ -51,6 +51,6 @@ def test_a_new_objective_trains_a_student(kit: ModuleType, student: Path, tmp_pa
     assert (result.objective, result.kind, result.metric) == ("label-smoothing", "class", "accuracy")
     assert result.metrics["accuracy"] is not None and result.metrics["accuracy"] > 0.7
     assert json.loads((result.out / "train.json").read_text())["options"]["objective"] == "label-smoothing"
-    assert train(options(max_steps=160, inputs="plain", resume=True)).before
+    assert train(options(max_steps=160, inputs="plain")).before
     with pytest.raises(UsageError, match=r"--kd-temperature 3.0 has no effect with --objective label-smoothing; remove it"):
         options(kd_temperature=3.0)
