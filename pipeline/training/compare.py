@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from textsmooth.pipeline.progress import TrainProgress
-from textsmooth.pipeline.training.compare_result import CONFIDENCE, PICTURE, RESULTS, SUMMARY, Against, ArmScore, Comparison, _stdev
+from textsmooth.pipeline.training.compare_result import CONFIDENCE, PICTURE, RESULTS, SUMMARY, TABLE, Against, ArmScore, Comparison, _stdev
 from textsmooth.pipeline.training.dispatch import train
 from textsmooth.pipeline.training.places import student_folder
 from textsmooth.pipeline.training.setup import planned_steps
@@ -147,5 +147,6 @@ def _conclude(options: CompareOptions, done: dict[tuple[str, int], dict[str, Any
         picture = draw(found, out / PICTURE)
     found = replace(found, picture=picture)
     facts = {"metric": found.metric, "steps": steps, "eval_split": found.eval_split, "confidence": CONFIDENCE, "against": first}
+    put(out / TABLE, f"{found.table()}\n".encode())
     put(out / SUMMARY, pretty_json({**facts, "arms": [arm.to_json() for arm in arms], "settings": any_run["settings"]}))
     return found

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from textsmooth.pipeline.formatting import counted
+
 RESULTS = "results.jsonl"  # a line for each finished run
 
 SUMMARY = "compare.json"
+
+TABLE = "compare.md"
 
 PICTURE = "compare.png"
 
@@ -69,7 +73,7 @@ class Comparison:
     picture: Path | None  # None if matplotlib is not installed
 
     def table(self) -> str:
-        """Markdown."""
+        """The scores of every seed, as Markdown."""
         first = self.arms[0].arm
         seeds = "".join(f" seed {number} |" for number in range(len(self.arms[0].scores)))
         lines = [
@@ -82,20 +86,30 @@ class Comparison:
             lines.append(f"| {arm.arm} |{scores} {arm.mean:.4f} | {spread} | {arm.against or ''} |")
         return "\n".join(lines)
 
+    def columns(self) -> str:
+        """The means, in aligned columns for a terminal."""
+        rows = [("arm", "mean", "sd", f"against {self.arms[0].arm} [{CONFIDENCE:.0%} interval]")]
+        for arm in self.arms:
+            rows.append((arm.arm, f"{arm.mean:.4f}", "" if math.isnan(arm.spread) else f"{arm.spread:.4f}", str(arm.against or "")))
+        name, mean, spread = (max(len(row[column]) for row in rows) for column in range(3))
+        return "\n".join(f"{row[0]:<{name}}  {row[1]:>{mean}}  {row[2]:>{spread}}  {row[3]}".rstrip() for row in rows)
+
     def summary(self) -> str:
-        """The table, and in words what it does and does not say."""
-        distinct = [f"{a.arm} {'above' if a.against.mean > 0 else 'below'}" for a in self.arms[1:] if a.against and a.against.tells]
+        """The means, and in words what they do and do not say."""
         undefined = [a.arm for a in self.arms if math.isnan(a.mean)]
-        same = [a.arm for a in self.arms[1:] if a.against and not a.against.tells and a.arm not in undefined]
-        first = self.arms[0].arm
-        lines = [self.table(), "", f"{self.metric} on {self.eval_split}, {self.steps:,} updates for every arm"]
-        if distinct:
-            lines.append(f"told apart from {first}: {', '.join(distinct)}")
-        if same:
-            lines.append(f"not told apart from {first}: {', '.join(same)}")
+        first, seeds = self.arms[0].arm, len(self.arms[0].scores)
+        lines = [self.columns(), "", f"{self.metric} on {self.eval_split}, {counted(seeds, 'seed')}, {self.steps:,} updates for every arm"]
+        for arm in self.arms[1:]:
+            if arm.against is None or arm.arm in undefined:
+                continue
+            if arm.against.tells:
+                lines.append(f"{arm.arm} is {'above' if arm.against.mean > 0 else 'below'} {first}")
+            elif not math.isnan(arm.against.low):
+                least = (arm.against.high - arm.against.low) / 2
+                lines.append(f"{arm.arm} is not told apart from {first}: with these seeds a difference of {least:.4f} or more would be")
         if undefined:
             lines.append(f"undefined in at least one run: {self.metric} of {', '.join(undefined)}")
-        lines.append(f"saved    {self.out}  ({SUMMARY}{f', {PICTURE}' if self.picture else ''}; runs in {RESULTS})")
+        lines.append(f"saved    {self.out}  ({SUMMARY}, {TABLE}{f', {PICTURE}' if self.picture else ''}; runs in {RESULTS})")
         if self.picture is None:
             lines.append(f'note     no {PICTURE}: pip install "textsmooth[plot]" and run this again, the runs are kept')
         return "\n".join(lines)

@@ -64,9 +64,13 @@ def test_every_arm_makes_the_same_updates_and_no_student_is_left(options: Callab
     assert [(r["arm"], r["seed"]) for r in made] == [(a, s) for s in (0, 1) for a in ("plain", "both", "kd+smoothed", "smoothed:lam=0.2")]
     assert {r["steps"] for r in made} == {found.steps} and found.steps > 1
     assert said[0] == "run 1 of 8: plain, seed 0" and len(said) == 8
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["compare.json", "compare.png", "results.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["compare.json", "compare.md", "compare.png", "results.jsonl"]
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert found.table().splitlines()[2].startswith("| plain | ") and "| seed 0 | seed 1 | mean | sd | against plain" in found.table()
+    assert (tmp_path / "out" / "compare.md").read_text() == f"{found.table()}\n"
+    head, *lines = found.columns().splitlines()
+    assert head.split("  ")[-1] == "against plain [95% interval]" and [line.split()[0] for line in lines] == [arm.arm for arm in found.arms]
+    assert max(map(len, (head, *lines))) < 80 and "|" not in found.summary()
     summary = json.loads((tmp_path / "out" / "compare.json").read_text())
     for arm, told in zip(found.arms, summary["arms"], strict=True):
         assert list(arm.scores) == told["scores"] == [r["score"] for r in made if r["arm"] == arm.arm]
