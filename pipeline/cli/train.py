@@ -11,6 +11,8 @@ from textsmooth.schemas.compare import Arm, CompareOptions
 from textsmooth.schemas.errors import UsageError
 from textsmooth.schemas.train import TrainOptions
 
+SMOOTHING = ("lam", "temperature", "topk", "mass", "tail", "draws")  # options of smoothed input
+
 
 @command
 @click.argument("dataset")
@@ -21,12 +23,21 @@ def train(debug: bool, **options: Any) -> None:
 
     After an interruption the same command continues from the last checkpoint. A finished student is not trained again.
     """
+    _check_smoothing_is_read(options["inputs"])
     checked = TrainOptions(**options)
     from textsmooth.pipeline.training.dispatch import train as run
 
     result = run(checked)
     if os.environ.get("RANK", "0") == "0":  # only one of torchrun's processes prints
         click.echo(result.summary())
+
+
+def _check_smoothing_is_read(inputs: str | None) -> None:
+    """UsageError for an option of smoothed input that is typed with --inputs plain, where it would change nothing."""
+    source = click.get_current_context().get_parameter_source
+    typed = [name for name in SMOOTHING if source(name) is click.core.ParameterSource.COMMANDLINE]
+    if inputs == "plain" and typed:
+        raise UsageError(f"--{typed[0]} has no effect with --inputs plain: remove it, or choose other --inputs")
 
 
 def _layers(text: str) -> tuple[int, ...]:

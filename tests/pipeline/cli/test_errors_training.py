@@ -128,6 +128,7 @@ CASES = [
         small(context="masked:3"),
     ),
     Case("The input", "no draws", "--draws 0", 2),
+    Case("The input", "a smoothing rate for plain input", "--inputs plain --lam 0.5", 2),
     Case("The input", "a tail that is none", "--tail head", 2),
     Case("The run", "rows and tokens of a batch", "--batch-size 8 --batch-tokens 512", 2),
     Case("The run", "no epochs", "--epochs 0", 2),
